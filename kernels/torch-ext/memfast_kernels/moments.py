@@ -1,0 +1,97 @@
+"""Column statistics of an activation, and the one formula that joins them.
+
+A running state of many calls needs integer counts and float64 moments: float32 drifts.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Statistics of every neuron over the rows of every segment (one image's tokens, say).
+
+    count: int64 [segments], rows seen; mean: float64 [segments, neurons]; m2: float64
+    [segments, neurons], the sum of squared deviations from the mean; max_abs: float32
+    [segments, neurons]; nonzero: int64 [segments, neurons]. NaN and infinities of the
+    activation show: the column's mean and m2 are then not finite.
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+    max_abs: Tensor
+    nonzero: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance, float64 [segments, neurons]; 0 where no row was seen."""
+        return self.m2 / self.count.clamp(min=1)[:, None]
+
+    @property
+    def l2_norm(self) -> Tensor:
+        """sqrt(sum over rows of H²) = sqrt(m2 + n·mean²), float64 [segments, neurons]."""
+        return (self.m2 + self.count[:, None] * self.mean.square()).sqrt()
+
+    @classmethod
+    def empty(cls, segments: int, neurons: int, device: torch.device | str = "cpu") -> "Moments":
+        """The statistics of no rows: `merge(empty, a)` equals `a`."""
+        shape = (segments, neurons)
+        return cls(
+            count=torch.zeros(segments, dtype=torch.int64, device=device),
+            mean=torch.zeros(shape, dtype=torch.float64, device=device),
+            m2=torch.zeros(shape, dtype=torch.float64, device=device),
+            max_abs=torch.zeros(shape, dtype=torch.float32, device=device),
+            nonzero=torch.zeros(shape, dtype=torch.int64, device=device),
+        )
+
+    def select(self, index: slice | Tensor) -> "Moments":
+        """The segments at `index` (a slice, an index list or a mask)."""
+        return Moments(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def pool(self) -> "Moments":
+        """All segments joined into one: shapes [1] and [1, neurons]."""
+        if len(self.count) == 0:
+            return Moments.empty(1, self.mean.shape[1], self.mean.device)
+        return fold(Moments(*(getattr(self, field.name)[:, None] for field in fields(self))))
+
+    def to(self, device: torch.device | str) -> "Moments":
+        """The same statistics on another device."""
+        return Moments(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+torch.utils._pytree.register_dataclass(Moments)
+
+
+def join(a: Moments, b: Moments) -> Moments:
+    """Statistics of the rows of both (Chan, Golub & LeVeque 1979, the delta form).
+
+    Fields may carry further leading axes. An empty side leaves the other unchanged, bit by bit.
+    """
+    n_a, n_b = a.count[..., None], b.count[..., None]
+    share = n_b / (n_a + n_b).clamp(min=1)
+    delta = torch.where((n_a > 0) & (n_b > 0), b.mean - a.mean, 0.0)
+    return Moments(
+        count=a.count + b.count,
+        mean=torch.where(n_a > 0, a.mean, b.mean) + delta * share,
+        m2=a.m2 + b.m2 + delta.square() * (n_a * share),
+        max_abs=torch.maximum(a.max_abs, b.max_abs),
+        nonzero=a.nonzero + b.nonzero,
+    )
+
+
+def fold(parts: Moments) -> Moments:
+    """Joins the first axis of every field by a tree of fixed order, so that bits repeat."""
+    while (size := len(parts.count)) > 1:
+        half = (size + 1) // 2
+        odd = parts.select(slice(size // 2, half))
+        joined = join(parts.select(slice(size // 2)), parts.select(slice(half, None)))
+        parts = Moments(
+            *(
+                torch.cat([getattr(joined, field.name), getattr(odd, field.name)])
+                for field in fields(Moments)
+            )
+        )
+    return Moments(*(getattr(parts, field.name)[0] for field in fields(Moments)))

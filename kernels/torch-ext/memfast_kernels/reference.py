@@ -1,0 +1,56 @@
+"""Backend `reference`: float64 throughout, rounded once at the end; any device. The truth."""
+
+from torch import Tensor, float32, float64
+from torch.nn.functional import linear
+
+from .activations import find
+from .moments import Moments
+from .shapes import counts
+
+
+def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
+    rows, neurons = activation.shape
+    count = counts(rows, segment_rows, activation.device)
+    values = activation.to(float64)
+    if row_weight is not None:
+        values = values * row_weight.to(float64)[:, None]
+    values = values.view(len(count), segment_rows, neurons)
+    if segment_rows == 0:
+        return Moments.empty(len(count), neurons, activation.device)
+    mean = values.mean(1)
+    return Moments(
+        count=count,
+        mean=mean,
+        m2=(values - mean[:, None]).square().sum(1),
+        max_abs=values.abs().amax(1).to(float32),
+        nonzero=(values != 0).sum(1),
+    )
+
+
+def geglu(
+    projected: Tensor, activation: str, gated: bool, segment_rows: int | None
+) -> tuple[Tensor, Moments | None]:
+    hidden = _gate(projected.to(float64), activation, gated).to(projected.dtype)
+    return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
+
+
+def geglu_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    gated: bool,
+    exact: bool,
+    segment_rows: int | None,
+) -> tuple[Tensor, Moments | None]:
+    projected = linear(x.to(float64), weight.to(float64), None if bias is None else bias.to(float64))
+    hidden = _gate(projected, activation, gated).to(x.dtype)
+    return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
+
+
+def _gate(projected: Tensor, activation: str, gated: bool) -> Tensor:
+    forward = find(activation).forward
+    if not gated:
+        return forward(projected)
+    value, gate = projected.chunk(2, dim=-1)
+    return value * forward(gate)

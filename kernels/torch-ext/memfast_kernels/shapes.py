@@ -1,0 +1,42 @@
+"""Checks of arguments, and the rows-to-segments arithmetic that all backends share."""
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensor(name: str, tensor: Tensor, ndim: int | None = None) -> None:
+    """Raises TypeError or ValueError unless `tensor` is floating point with enough axes."""
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name}: dtype {tensor.dtype}; choose from {', '.join(map(str, DTYPES))}")
+    if tensor.ndim < 2 if ndim is None else tensor.ndim != ndim:
+        expected = "[..., rows, features]" if ndim is None else f"{ndim} axes"
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}; expected {expected}")
+
+
+def inner_neurons(name: str, width: int, gated: bool) -> int:
+    """Neurons behind a projection of `width` features: half of them where gated."""
+    if gated and width % 2:
+        raise ValueError(f"{name}: {width} features; a gated activation needs an even number")
+    return width // 2 if gated else width
+
+
+def segment_size(rows: int, segment_rows: int | None) -> int:
+    """Rows of one segment; all of them where `segment_rows` is None."""
+    if segment_rows is None:
+        return rows
+    if segment_rows < 1 or rows % segment_rows:
+        raise ValueError(f"segment_rows={segment_rows}: must be a positive divisor of {rows} rows")
+    return segment_rows
+
+
+def segments_of(rows: int, segment_rows: int) -> int:
+    """How many segments there are; no rows at all still make one (empty) segment."""
+    return rows // segment_rows if segment_rows else 1
+
+
+def counts(rows: int, segment_rows: int, device: torch.device) -> Tensor:
+    """Rows of every segment, int64 [segments]."""
+    segments = segments_of(rows, segment_rows)
+    return torch.full((segments,), segment_rows, dtype=torch.int64, device=device)
