@@ -1,0 +1,1 @@
+"""Everything that touches a diffusers model: where its feed-forwards are, tracing, surgery."""
