@@ -12,7 +12,8 @@ TEXT = ("prompt", "caption", "text", "prompts", "captions", "sentence", "title",
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id", "prompt_id"),
     "seed": ("seed",),
-    "label": ("label", "group", "type", "overfit_type"),
+    "label": ("label", "type", "overfit_type"),
+    "group": ("group", "cluster"),
     "image": ("image", "image_path", "file_name"),
 }
 MAX_CHARACTERS = 10_000
@@ -61,6 +62,7 @@ class Columns:
             seed=_seed(values.get("seed")),
             label=_word(values.get("label")),
             line=line,
+            group=_word(values.get("group")),
         )
 
 

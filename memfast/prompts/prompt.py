@@ -12,7 +12,8 @@ class Prompt:
 
     id: the list's own, or the first 16 hex digits of the text's sha256: never the position.
     image: absolute path (or URL, untouched) of its training image.
-    seed: a noise seed of its own. label: any word that tells groups apart.
+    seed: a noise seed of its own. label: what the prompt is known to be, such as "VM" or
+    "reference". group: its near-duplicate cluster, never to be split between two sets.
     line: where it stands in its file, from 1 (a row number in binary formats); 0 if from Python.
     """
 
@@ -22,6 +23,7 @@ class Prompt:
     seed: int | None = None
     label: str | None = None
     line: int = 0
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,10 @@ def make_prompt(
     seed: int | None = None,
     label: str | None = None,
     line: int = 0,
+    group: str | None = None,
 ) -> Prompt:
     """A Prompt whose id, when none is given, follows from its text alone."""
-    return Prompt(id or text_id(text), text, image, seed, label, line)
+    return Prompt(id or text_id(text), text, image, seed, label, line, group)
 
 
 def text_id(text: str) -> str:
