@@ -1,0 +1,1 @@
+"""Proof: replication and quality metrics, extraction, attacks on embeddings, honest controls."""
