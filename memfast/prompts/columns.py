@@ -12,7 +12,7 @@ TEXT = ("prompt", "caption", "text", "prompts", "captions", "sentence", "title",
 FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id", "prompt_id"),
     "seed": ("seed",),
-    "label": ("label", "type", "overfit_type"),
+    "label": ("label", "level", "type", "overfit_type"),
     "group": ("group", "cluster"),
     "image": ("image", "image_path", "file_name"),
 }
