@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     When `write` raises, `path` is untouched and the temporary file is gone.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as handle:
@@ -42,24 +43,31 @@ def atomic_write_json(path: str | Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def prepare_out(path: str | Path, overwrite: bool = False) -> Path:
-    """The folder `path`, made if need be.
+def check_out(path: str | Path, overwrite: bool = False) -> Path:
+    """`path` as a folder that may be written; touches nothing.
 
-    Raises InputError for a file, for a folder that holds something (unless `overwrite`: files are
-    then replaced one by one, and nothing else in the folder is deleted), and for a place that
-    cannot be written.
+    Raises InputError for a file, and for a folder that holds something unless `overwrite`.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise InputError(f"--out {folder}: is not empty; name another folder or pass --overwrite")
+    return folder
+
+
+def prepare_out(path: str | Path, overwrite: bool = False) -> Path:
+    """The folder `path`, made and empty.
+
+    Raises InputError where `check_out` does, and for a place that cannot be written.
+    """
+    folder = check_out(path, overwrite)
     try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--out {folder}: is read-only")
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from error
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from memfast.errors import InputError
+from memfast.files import check_out
 from memfast.models.families import find_sites
 
 DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
@@ -30,7 +33,7 @@ def load_pipeline(
     if not is_folder and (Path(source).is_absolute() or str(source).startswith((".", "~"))):
         raise InputError(f"MODEL {model}: no such folder; give 'demo', a folder or a hub id")
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype)
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -74,3 +77,46 @@ def versions() -> dict[str, Any]:
     from memfast import __version__
 
     return {"memfast": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
+def set_attention(pipeline: DiffusionPipeline, kernel: str) -> str:
+    """Choose the attention kernel, "auto", "sdpa" or "xformers", and return the one in use.
+
+    "auto" is SDPA. Raises InputError for an unknown kernel, or xformers where it cannot run.
+    """
+    if kernel in ("auto", "sdpa"):
+        return "sdpa"
+    if kernel != "xformers":
+        raise InputError(f"attention must be one of auto, sdpa, xformers, not {kernel!r}")
+    try:
+        if denoiser_name(pipeline) == "unet":
+            pipeline.enable_xformers_memory_efficient_attention()
+        else:
+            pipeline.transformer.set_attention_backend("xformers")
+    except (
+        ImportError,
+        ModuleNotFoundError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"attention 'xformers' cannot run here ({reason}); available: auto, sdpa"
+        ) from error
+    return "xformers"
+
+
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path, overwrite: bool = False) -> None:
+    """Write a pipeline folder: whole, or not at all.
+
+    Raises InputError for a folder that holds something, unless `overwrite`.
+    """
+    check_out(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        unfinished = Path(temporary) / "pipeline"
+        pipeline.save_pretrained(unfinished)
+        if folder.exists():
+            rmtree(folder)
+        unfinished.rename(folder)

@@ -1,0 +1,21 @@
+"""The typer application and its commands."""
+
+import typer
+
+from memfast.cli import collect, compact, demo, locate, prune
+
+app = typer.Typer(
+    help="Find, remove and verify memorization in the feed-forward neurons of diffusion models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+COMMANDS = {
+    "demo": demo.demo,
+    "collect": collect.collect,
+    "locate": locate.locate,
+    "prune": prune.prune,
+    "compact": compact.compact,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)

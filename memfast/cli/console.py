@@ -1,0 +1,74 @@
+"""What commands show: a progress bar, a closing table, and the same figures as summary.json."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from memfast.files import atomic_write_json
+
+console = Console()
+
+
+class Bar:
+    """Progress of one command over its named stages."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def stage(self, label: str, total: int) -> "Advance":
+        """A new bar; call the result with the number of units done."""
+        return Advance(self._progress, self._progress.add_task(label, total=total))
+
+
+class Advance:
+    def __init__(self, progress: Progress, task: Any):
+        self._progress, self._task = progress, task
+
+    def __call__(self, done: int = 1) -> None:
+        self._progress.advance(self._task, done)
+
+
+@contextmanager
+def progress() -> Iterator[Bar]:
+    """A progress display on stderr for the duration of a command."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as display:
+        yield Bar(display)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; the first column is text, the others are figures."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(format_figure(cell) for cell in row))
+    console.print(table)
+
+
+def format_figure(value: Any) -> str:
+    """A cell: floats to three significant decimals, integers with thousands separators."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def finish(out: Path, title: str, summary: Mapping[str, Any]) -> None:
+    """Write `summary` in the folder (or beside the file) `out`, and print its plain figures."""
+    path = out / "summary.json" if out.is_dir() else out.with_name(f"{out.stem}.summary.json")
+    atomic_write_json(path, dict(summary))
+    plain = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+    show_table(title, ("figure", "value"), plain.items())
+    console.print(f"wrote {out} and {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,35 @@
+"""memfast demo [--out DIR]"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memfast.cli import options
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("memfast-demo"),
+    fraction: Annotated[float, typer.Option(help="Share of neurons to remove.")] = 0.4,
+    singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """The whole path on the embedded model: locate, compact, generate, compare, report."""
+    from memfast.cli.console import console, progress, show_table
+    from memfast.demo import experiment, page
+    from memfast.files import atomic_write_json, prepare_out
+    from memfast.models.pipelines import save_pipeline
+    from memfast.selection import check_fraction
+
+    check_fraction(fraction)
+    folder = prepare_out(out, overwrite)
+    with progress() as bar:
+        result = experiment.run(fraction, singles, seed, bar.stage)
+    save_pipeline(result.pipeline, folder / "model")
+    atomic_write_json(folder / "summary.json", page.summary(result))
+    page.report(result).write(folder / "report.html")
+    show_table("copies before and after", *page.table(result))
+    show_table("size and time", ("figure", "value"), result.figures.items())
+    console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)

@@ -1,0 +1,118 @@
+"""Options that several commands share, each said once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memfast.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+DTYPES = ("float32", "float16", "bfloat16")
+ATTENTION = ("auto", "sdpa", "xformers")
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a YAML file give options that the command line does not."""
+    if path is None:
+        return None
+    import yaml
+
+    if not path.is_file():
+        raise InputError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not YAML ({' '.join(str(error).split())})") from error
+    known = {parameter.name for parameter in context.command.params}
+    if not isinstance(values, Mapping):
+        raise InputError(f"--config {path}: must map option names to values")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    if unknown := sorted(set(values) - known):
+        legal = ", ".join(sorted(name for name in known if name))
+        raise InputError(f"--config {path}: unknown {', '.join(unknown)}; legal: {legal}")
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, or 'demo'.")]
+OutFile = Annotated[Path, typer.Option("--out", help="File to write; must not exist.")]
+OutFolder = Annotated[
+    Path, typer.Option("--out", help="Folder to write; must not exist or be empty.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, …")]
+Dtype = Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")]
+Attention = Annotated[str, typer.Option(help=f"One of {', '.join(ATTENTION)}.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of option values.", callback=_read_config, is_eager=True),
+]
+Column = Annotated[str | None, typer.Option(help="Column of the prompts, where not obvious.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts a batch.")]
+Steps = Annotated[int, typer.Option(min=1, help="Denoising steps to look at, from the noisiest.")]
+InferenceSteps = Annotated[
+    int | None, typer.Option(min=1, help="Length of the schedule (50; the demo model: its own).")
+]
+Guidance = Annotated[
+    float | None, typer.Option(help="Guidance scale (7.5; the demo model: its own).")
+]
+
+
+def open_pipeline(
+    model: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "auto"
+) -> "DiffusionPipeline":
+    """The pipeline that MODEL names, with the attention kernel asked for."""
+    from memfast.models.pipelines import load_pipeline, set_attention
+
+    pipeline = load_pipeline(model, dtype=torch_dtype(dtype), device=torch_device(device))
+    set_attention(pipeline, attention)
+    return pipeline
+
+
+def torch_dtype(name: str) -> "torch.dtype":
+    """The torch dtype of that name."""
+    import torch
+
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name}: must be one of {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
+def torch_device(name: str) -> "torch.device":
+    """The device of that name; raises InputError if this machine has none such."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: cannot be used here ({reason})") from error
+    return torch.device(name)
+
+
+def schedule(
+    model: str, num_inference_steps: int | None, guidance_scale: float | None
+) -> dict[str, Any]:
+    """Schedule length and guidance: as given, else the demo model's own, else 50 and 7.5."""
+    from memfast.demo import SETTINGS
+
+    default = SETTINGS if model == "demo" else {"num_inference_steps": 50, "guidance_scale": 7.5}
+    given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    return {key: default[key] if value is None else value for key, value in given.items()}
+
+
+def check_file(path: Path, overwrite: bool) -> Path:
+    """`path` as a file that may be written; raises InputError if it exists or its folder does not."""
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise InputError(f"--out {path}: exists; name another file or pass --overwrite")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {path.parent}")
+    return path

@@ -1,0 +1,6 @@
+"""The embedded model: a small text-to-image pipeline that truly memorizes, with its prompts."""
+
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+SETTINGS = {"num_inference_steps": 20, "guidance_scale": 1.75}
