@@ -22,7 +22,8 @@ def frechet_distance(first: First, second: Second) -> float:
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) in float64. With C1 = A'A and C2 = B'B the trace of
     that root is the sum of the singular values of AB', so no complex root arises. With fewer
     images than feature dimensions the covariances are singular and the estimate is biased
-    upwards: compare only distances of equal image counts. Raises ValueError for fewer than two images a side.
+    upwards: compare only distances of equal image counts. Raises ValueError for fewer than two
+    images a side.
     """
     if min(len(first), len(second)) < 2:
         raise ValueError(f"features: 2 images a side at least, got {len(first)}, {len(second)}")

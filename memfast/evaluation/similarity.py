@@ -94,7 +94,7 @@ _PLAIN = (
     Metric("tiled_l2", 1, 0.15, "below", _CARLINI, _tiled),
     Metric("l2_ratio", 1, 0.5, "below", _CARLINI, _ratio),
     Metric("ssim", 1, 0.6, "above", "Wang et al. 2004", _ssim),
-    Metric("ms_ssim", 1, 0.8, "above", "Wang et al. 2003", _ms_ssim),
+    Metric("ms_ssim", 1, 0.7, "above", "Wang et al. 2003", _ms_ssim),
     Metric("perceptual", 1, 0.6, "above", "memfast", _cosine, "efficientnet-lite0-spatial"),
     Metric("sscd_disc_large", 1, 0.7, "above", _SSCD, _cosine, "sscd_disc_large"),
     Metric("sscd_disc_mixup", 1, 0.7, "above", _SSCD, _cosine, "sscd_disc_mixup"),

@@ -1,0 +1,111 @@
+"""Scores of generated images against their captions' training images, and memorization rates."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from memfast.evaluation.cases import Cases
+from memfast.evaluation.rates import Interval, mean_interval
+from memfast.evaluation.similarity import METRICS, Comparison, Toolbox, template_mask
+
+PAIRS = 256  # compared at a time
+SCORES_OF_TEMPLATES = 3  # training images from which a template's shared pixels are taken
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """Every metric's score of every image: {metric: [seeds, captions]}.
+
+    Each score is the nearest over the caption's training images; NaN where there is none, or
+    where a masked metric has no template to mask.
+    """
+
+    cases: Cases
+    scores: Mapping[str, Float[Tensor, "seeds captions"]]
+
+    def replicated(self, metric: str) -> Float[Tensor, " captions"]:
+        """1 where a caption's nearest image over all seeds passes the threshold, NaN: unknown."""
+        entry = METRICS[metric]
+        nearest = entry.closest(self.scores[metric], 0)
+        return entry.copies(nearest).float().masked_fill(nearest.isnan(), float("nan"))
+
+    def rate(self, metric: str, which: Bool[Tensor, " captions"] | None = None) -> Interval:
+        """The memorization rate of the captions (or of those in `which`), by duplicate group."""
+        hits = self.replicated(metric)
+        if which is not None:
+            hits = hits.masked_fill(~which, float("nan"))
+        return mean_interval(hits, self.cases.groups, rate=True)
+
+    def rates(self) -> dict[str, dict[str, Interval]]:
+        """{metric: {"all", "verbatim", "template": rate}}, the latter two where there are any."""
+        template = torch.tensor([case.template for case in self.cases.cases])
+        parts = {"all": None, "verbatim": ~template, "template": template}
+        return {
+            metric: {
+                name: self.rate(metric, which)
+                for name, which in parts.items()
+                if which is None or (which.any() and not which.all())
+            }
+            for metric in self.scores
+        }
+
+
+def score_images(
+    tools: Toolbox,
+    images: Float[Tensor, "captions 3 height width"],
+    cases: Cases,
+    others: Float[Tensor, "others 3 height width"],
+) -> dict[str, Float[Tensor, " captions"]]:
+    """Each metric's score of one image a caption: the nearest over its training images.
+
+    others: the training images that the ratio compares with; own ones may be among them.
+    """
+    pairs = [
+        (caption, own)
+        for caption, case in enumerate(cases.cases)
+        for own in range(len(case.images))
+    ]
+    masks = {
+        caption: template_mask(case.images)
+        for caption, case in enumerate(cases.cases)
+        if len(case.images) >= SCORES_OF_TEMPLATES
+    }
+    found: dict[str, list[list[float]]] = {
+        metric.name: [[] for _ in cases.cases] for metric in tools.metrics
+    }
+    for start in range(0, len(pairs), PAIRS):
+        part = pairs[start : start + PAIRS]
+        for kept in ([p for p in part if p[0] not in masks], [p for p in part if p[0] in masks]):
+            if not kept:
+                continue
+            captions = torch.tensor([caption for caption, _ in kept])
+            own = torch.stack([cases.cases[caption].images[k] for caption, k in kept])
+            mask = [masks[caption] for caption, _ in kept if caption in masks]
+            pair = Comparison(images[captions], own, others, torch.stack(mask) if mask else None)
+            for name, scores in tools.score(pair).items():
+                for caption, score in zip(captions.tolist(), scores.tolist(), strict=True):
+                    found[name][caption].append(score)
+    return {
+        name: torch.stack(
+            [
+                METRICS[name].closest(torch.tensor(of_caption or [torch.nan]), 0)
+                for of_caption in rows
+            ]
+        )
+        for name, rows in found.items()
+    }
+
+
+def replication(
+    tools: Toolbox,
+    images: Iterable[Float[Tensor, "captions 3 height width"]],
+    cases: Cases,
+    others: Float[Tensor, "others 3 height width"],
+) -> Replication:
+    """Score the images of one seed after another; no more than one seed's need be in memory."""
+    seeds = [score_images(tools, of_seed, cases, others) for of_seed in images]
+    names = [metric.name for metric in tools.metrics]
+    return Replication(cases, {name: torch.stack([seed[name] for seed in seeds]) for name in names})
