@@ -57,17 +57,18 @@ def check_out(path: str | Path, overwrite: bool = False) -> Path:
 
 
 def prepare_out(path: str | Path, overwrite: bool = False) -> Path:
-    """The folder `path`, made and empty.
+    """The folder `path`, made if need be.
 
+    With `overwrite`, files are replaced one by one and nothing else in the folder is deleted.
     Raises InputError where `check_out` does, and for a place that cannot be written.
     """
     folder = check_out(path, overwrite)
     try:
-        if folder.is_dir():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from error
+        raise InputError(f"--out {folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out {folder}: is read-only")
     return folder
 
 
@@ -78,11 +79,11 @@ def save_tensors(path: str | Path, tensors: "dict[str, Tensor]", header: dict[st
     """
     if not isinstance(header.get("kind"), str) or not isinstance(header.get("format"), int):
         raise ValueError('header: needs "kind" (a string) and "format" (an integer)')
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {_HEADER_KEY: json.dumps(header, sort_keys=True)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write(path, lambda temporary: save_file(plain, temporary, metadata=metadata))
+    atomic_write(path, lambda temporary: temporary.write_bytes(save(plain, metadata)))
 
 
 def load_tensors(

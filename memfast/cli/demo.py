@@ -27,7 +27,7 @@ def demo(
     folder = prepare_out(out, overwrite)
     with progress() as bar:
         result = experiment.run(fraction, singles, seed, bar.stage)
-    save_pipeline(result.pipeline, folder / "model")
+    save_pipeline(result.pipeline, folder / "model", overwrite)
     atomic_write_json(folder / "summary.json", page.summary(result))
     page.report(result).write(folder / "report.html")
     show_table("copies before and after", *page.table(result))
