@@ -1,12 +1,13 @@
 """Streaming statistics of feed-forward neurons: what one pass over any number of prompts keeps.
 
 Per site (module path of a feed-forward block), step and neuron: count, mean and second central
-moment, largest magnitude and number of non-zero values, all over token rows. The memory does not
-grow with the number of prompts, and merging is exact.
+moment, largest magnitude and number of non-zero values, all over token rows; and on request the
+moments, over prompts, of each prompt's own norm. The tensors do not grow with the number of
+prompts (the header lists their ids), and merging is exact.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from memfast.errors import InputError
 from memfast.files import load_tensors, save_tensors
 
 FORMAT = 1
-_FIELDS = ("count", "mean", "m2", "max_abs", "nonzero")
 
 
 @dataclass(frozen=True)
 class SiteStatistics:
-    """The statistics of one site; every array is [steps, neurons]."""
+    """The statistics of one site; every array is [steps, neurons].
+
+    `moments` are over token rows, `norms` over prompts: there each prompt counts once, with the
+    root mean square of the neuron over its token rows.
+    """
 
     moments: Moments
+    norms: Moments | None = None
 
     @property
     def count(self) -> Int64[Tensor, "steps neurons"]:
@@ -34,6 +39,7 @@ class SiteStatistics:
 
     @property
     def mean(self) -> Float64[Tensor, "steps neurons"]:
+        """Mean over token rows."""
         return self.moments.mean
 
     @property
@@ -53,7 +59,42 @@ class SiteStatistics:
 
     @property
     def max_abs(self) -> Float32[Tensor, "steps neurons"]:
+        """Largest magnitude."""
         return self.moments.max_abs
+
+    @property
+    def nonzero(self) -> Int64[Tensor, "steps neurons"]:
+        """Number of token rows in which the neuron was not zero."""
+        return self.moments.nonzero
+
+    @property
+    def prompts(self) -> Int64[Tensor, "steps 1"]:
+        """Number of prompts behind `norm_mean` and `norm_variance`."""
+        return self._norms.count[:, None]
+
+    @property
+    def norm_mean(self) -> Float64[Tensor, "steps neurons"]:
+        """Mean over prompts of the prompt's root mean square."""
+        return self._norms.mean
+
+    @property
+    def norm_variance(self) -> Float64[Tensor, "steps neurons"]:
+        """Unbiased variance over prompts of the prompt's root mean square.
+
+        Raises InputError for fewer than two prompts.
+        """
+        if int(self._norms.count.min()) < 2:
+            raise InputError("a variance over prompts needs at least two prompts on each side")
+        return self._norms.m2 / (self.prompts - 1)
+
+    @property
+    def _norms(self) -> Moments:
+        if self.norms is None:
+            raise InputError(
+                "these statistics hold no norms by prompt: collect them with prompt_norms=True "
+                "(--prompt-norms)"
+            )
+        return self.norms
 
 
 class NeuronStatistics:
@@ -67,19 +108,17 @@ class NeuronStatistics:
         self,
         moments: Mapping[str, Moments],
         header: Mapping[str, Any] | None = None,
-        skipped: list[dict[str, Any]] | None = None,
+        skipped: Sequence[dict[str, Any]] = (),
+        norms: Mapping[str, Moments] | None = None,
     ):
         self.moments = dict(moments)
+        self.norms = dict(norms or {})
         self.header = dict(header or {})
-        self.skipped = list(skipped or [])
-
-    @classmethod
-    def zeros(cls, sites: Mapping[str, int], steps: int, header: Mapping[str, Any] | None = None):
-        """Statistics of no rows at all, for `sites` (path -> neurons) and `steps`."""
-        return cls({site: Moments.empty(steps, neurons) for site, neurons in sites.items()}, header)
+        self.skipped = list(skipped)
 
     @property
     def sites(self) -> list[str]:
+        """Module paths, in execution order where known."""
         return list(self.moments)
 
     @property
@@ -90,51 +129,79 @@ class NeuronStatistics:
     def __getitem__(self, site: str) -> SiteStatistics:
         if site not in self.moments:
             raise InputError(f"site {site!r} is unknown; the sites are {', '.join(self.moments)}")
-        return SiteStatistics(self.moments[site])
+        return SiteStatistics(self.moments[site], self.norms.get(site))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.moments)
 
     def merge(self, other: "NeuronStatistics") -> "NeuronStatistics":
-        """The statistics of both sets of prompts together (Chan et al. 1979)."""
+        """The statistics of both sets of prompts together (Chan et al. 1979).
+
+        Raises InputError for statistics of another model, schedule, setting, site or step.
+        """
         check_comparable(self, other)
-        moments = {site: merge(self.moments[site], other.moments[site]) for site in self.moments}
-        header = dict(self.header)
-        for key in ("prompts", "prompts_digest"):
-            if key in self.header:
-                header[key] = self.header[key] + other.header[key]
-        return NeuronStatistics(moments, header, self.skipped + other.skipped)
+        if self.norms.keys() != other.norms.keys():
+            raise InputError("only one of the two statistics holds norms by prompt")
+        moments, norms = (
+            {site: merge(state, theirs[site]) for site, state in ours.items()}
+            for ours, theirs in ((self.moments, other.moments), (self.norms, other.norms))
+        )
+        added = {
+            key: self.header[key] + other.header[key]
+            for key in ADDITIVE
+            if key in self.header and key in other.header
+        }
+        return NeuronStatistics(
+            moments, {**self.header, **added}, self.skipped + other.skipped, norms
+        )
 
     __add__ = merge
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a JSON header, atomically."""
         tensors = {
-            f"{site}/{field}": getattr(moments, field)
-            for site, moments in self.moments.items()
-            for field in _FIELDS
+            f"{group}/{site}/{field.name}": getattr(moments, field.name)
+            for group, sites in (("rows", self.moments), ("prompts", self.norms))
+            for site, moments in sites.items()
+            for field in fields(Moments)
         }
         header = {**self.header, "kind": "statistics", "format": FORMAT, "sites": self.sites}
         save_tensors(Path(path), tensors, {**header, "skipped": self.skipped})
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronStatistics":
-        """Read a file that `save` wrote. Refuses other kinds of file and newer formats."""
+        """Read a file that `save` wrote.
+
+        Raises InputError for a missing or damaged file, another kind of file, or a newer format.
+        """
         tensors, header = load_tensors(Path(path), "statistics", FORMAT)
-        moments = {
-            site: Moments(**{field: tensors[f"{site}/{field}"] for field in _FIELDS})
-            for site in header.pop("sites")
-        }
-        return cls(moments, header, header.pop("skipped"))
+        names = [field.name for field in fields(Moments)]
+        try:
+            moments, norms = (
+                {
+                    site: Moments(**{name: tensors[f"{group}/{site}/{name}"] for name in names})
+                    for site in header["sites"]
+                    if group == "rows" or f"{group}/{site}/mean" in tensors
+                }
+                for group in ("rows", "prompts")
+            )
+        except KeyError as error:
+            raise InputError(f"{path}: damaged, it lacks {error}") from error
+        own = {"kind", "format", "sites", "skipped"}
+        kept = {key: value for key, value in header.items() if key not in own}
+        return cls(moments, kept, header["skipped"], norms)
 
 
+ADDITIVE = ("prompts", "prompts_digest", "prompt_ids", "text_ids")
 MUST_AGREE = {
+    "quantity": "another quantity",
     "model": "another model",
-    "scheduler": "another scheduler",
+    "schedule": "another schedule",
     "num_inference_steps": "another schedule",
     "guidance_scale": "another guidance scale",
     "rows": "other rows",
     "row_normalised": "another normalisation",
+    "shared_noise": "another kind of noise",
     "seed": "another seed",
 }
 
@@ -142,13 +209,27 @@ MUST_AGREE = {
 def check_comparable(a: NeuronStatistics, b: NeuronStatistics) -> None:
     """Raise InputError unless both come from the same model, schedule and settings."""
     for key, what in MUST_AGREE.items():
-        if a.header.get(key) != b.header.get(key):
+        ours, theirs = a.header.get(key), b.header.get(key)
+        if ours != theirs:
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                key, ours, theirs = _first_difference(key, ours, theirs)
             raise InputError(
-                f"statistics of {what}: {key} is {a.header.get(key)!r} in one "
-                f"and {b.header.get(key)!r} in the other"
+                f"statistics of {what}: {key} is {ours!r} in one and {theirs!r} in the other"
             )
     if a.sites != b.sites or a.steps != b.steps:
         raise InputError(
-            f"statistics of different sites or steps: {len(a.sites)} sites × {a.steps} steps "
-            f"and {len(b.sites)} sites × {b.steps} steps"
+            f"statistics of different sites or steps: {len(a.sites)} sites at {a.steps} steps "
+            f"and {len(b.sites)} sites at {b.steps} steps"
         )
+
+
+def _first_difference(name: str, a: dict[str, Any], b: dict[str, Any]) -> tuple[str, Any, Any]:
+    key = next(key for key in [*a, *b] if a.get(key) != b.get(key))
+    return f"{name}.{key}", a.get(key), b.get(key)
+
+
+def shared_prompts(a: NeuronStatistics, b: NeuronStatistics) -> list[str]:
+    """Ids, in `a`, of the prompts that `b` holds too, by id or by text."""
+    ids, texts = (set(b.header.get(key, ())) for key in ("prompt_ids", "text_ids"))
+    ours = zip(a.header.get("prompt_ids", ()), a.header.get("text_ids", ()), strict=True)
+    return [own for own, text in ours if own in ids or text in texts]

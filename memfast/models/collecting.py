@@ -1,9 +1,9 @@
 """collect: run prompts through a pipeline once and keep exact statistics of its neurons."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
-from itertools import islice
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -12,13 +12,45 @@ from memfast_kernels import Moments, merge
 
 from memfast.errors import InputError
 from memfast.models.families import ffn_sites
+from memfast.models.listening import Call, listen
 from memfast.models.noise import generator
-from memfast.models.pipelines import denoiser_of, fingerprint, versions
+from memfast.models.pipelines import denoiser_of, fingerprint, schedule_of, versions
+from memfast.models.side_by_side import by_site, image_of, side_by_side
 from memfast.models.tracing import Trace, trace
-from memfast.prompts import Prompt, PromptSet
+from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
 ROWS = ("conditional", "both")
+_log = logging.getLogger("memfast")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How prompts are run and what is kept of them; `collect` documents each."""
+
+    steps: int = 10
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    seed: int = 0
+    rows: str = "conditional"
+    row_normalised: bool = False
+    prompt_norms: bool = False
+    shared_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rows not in ROWS:
+            raise InputError(f"rows must be one of {', '.join(ROWS)}, not {self.rows!r}")
+        if not 1 <= self.steps <= self.num_inference_steps:
+            raise InputError(
+                f"steps must lie between 1 and num_inference_steps ({self.num_inference_steps}), "
+                f"not {self.steps}"
+            )
+
+    def noise(self, prompt: Prompt) -> torch.Generator:
+        """Where a prompt's noise comes from."""
+        if self.shared_noise:
+            return torch.Generator().manual_seed(self.seed)
+        return generator(prompt.id, self.seed)
 
 
 @torch.no_grad()
@@ -33,57 +65,68 @@ def collect(
     batch_size: int | None = None,
     rows: str = "conditional",
     row_normalised: bool = False,
+    prompt_norms: bool = False,
+    shared_noise: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] of every feed-forward over the token rows of all prompts.
 
-    Only the first `steps` of `num_inference_steps` denoising steps are run, and no VAE. A prompt's
-    noise depends on its id and `seed` alone, and prompts are merged one by one in their order, so
-    that neither the batch size nor the worker shapes the result. `rows` takes the conditional half
-    of the guided batch, or both halves; `row_normalised` divides each row by its L2 norm first
-    (both as arXiv 2406.18566 was coded). A prompt whose activations are not finite is left out and
-    listed in `.skipped`. `progress` is told how many prompts each finished batch held.
-    Raises InputError for an empty prompt set or settings that contradict each other.
+    Only the first `steps` of `num_inference_steps` denoising steps are run, and no VAE; a step is
+    one pass of the pipeline's loop (a scheduler of second order makes two of each of its own).
+    A prompt's noise depends on its id and `seed` alone, and prompts are merged one by one in their
+    order, so that neither the batch size nor the worker shapes the result; a prompt given twice
+    counts twice. `shared_noise` starts every prompt from the same noise instead.
+    `rows` takes the conditional half of the guided batch, or "both" halves; `row_normalised`
+    divides each row by its L2 norm first (both as arXiv 2406.18566 was coded). `prompt_norms` also
+    keeps the moments over prompts that the scores "z" and "welch" need, which doubles the state.
+
+    A prompt whose activations are not finite leaves no trace in the statistics: it is logged and
+    listed in `.skipped` with the first step and site. `progress` is told how many prompts each
+    finished batch held.
+    Raises InputError for an empty prompt set or settings that contradict each other or the model.
     """
-    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
-    if rows not in ROWS:
-        raise InputError(f"rows must be one of {', '.join(ROWS)}, not {rows!r}")
-    if not 1 <= steps <= num_inference_steps:
-        raise InputError(
-            f"steps must lie between 1 and num_inference_steps ({num_inference_steps}), not {steps}"
-        )
-    model = denoiser_of(pipeline)
-    header = {
-        "model": fingerprint(model),
-        "scheduler": type(pipeline.scheduler).__name__,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "seed": seed,
-        "rows": rows,
-        "row_normalised": row_normalised,
-        "prompts": len(prompts),
-        "prompts_digest": [prompts.digest],
-        "versions": versions(),
-    }
-    if header["prompts"] == 0:
+    settings = Settings(
+        steps,
+        num_inference_steps,
+        guidance_scale,
+        seed,
+        rows,
+        row_normalised,
+        prompt_norms,
+        shared_noise,
+    )
+    prompts = PromptSet.of(prompts)
+    if len(prompts) == 0:
         raise InputError("prompts: there are none")
-    statistics = NeuronStatistics.zeros(ffn_sites(model), steps, header)
-    settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    model = denoiser_of(pipeline)
+    sites = ffn_sites(model)
+    header = {"quantity": "activation", "model": fingerprint(model)}
+    header |= {"schedule": schedule_of(pipeline), "num_inference_steps": num_inference_steps}
+    header |= {"guidance_scale": guidance_scale, "seed": seed, "rows": rows}
+    header |= {"row_normalised": row_normalised, "shared_noise": shared_noise}
+    width = sum(sites.values()) * (2 if prompt_norms else 1)
+    state = [Moments.empty(width, 1) for _ in range(steps)]
+    kept: list[Prompt] = []
+    skipped: list[dict[str, Any]] = []
     with trace(model, row_normalised=row_normalised) as traced:
-        for batch in batched(prompts, batch_size or _default_batch(pipeline)):
+        for batch in batched(prompts, batch_size or _default_batch(model)):
             size = len(batch)
-            while batch:
-                seen = _run(pipeline, traced, batch, steps, seed, settings)
-                bad = _not_finite(batch, seen, rows)
+            while batch:  # a batch is merged whole, or run again without its bad prompts
+                after, bad = _run(pipeline, traced, batch, state, settings)
                 if not bad:
-                    _fold(statistics, seen, rows)
+                    state = after
                     break
-                statistics.skipped += bad
-                batch = [p for p in batch if p.id not in {entry["id"] for entry in bad}]
+                skipped += [{"id": batch[place].id, **where} for place, where in bad.items()]
+                batch = [prompt for place, prompt in enumerate(batch) if place not in bad]
+            kept += batch
             if progress:
                 progress(size)
-    statistics.header["prompts"] -= len(statistics.skipped)
-    return statistics
+    for entry in skipped:
+        _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
+    header |= {"prompts": len(kept), "prompts_digest": [PromptSet.of(kept).digest]}
+    header |= {"prompt_ids": [p.id for p in kept], "text_ids": [text_id(p.text) for p in kept]}
+    moments, norms = by_site(state, sites)
+    return NeuronStatistics(moments, header | {"versions": versions()}, skipped, norms)
 
 
 def batched(items: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
@@ -93,135 +136,64 @@ def batched(items: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
         yield batch
 
 
-Seen = list[
-    dict[str, tuple[Moments | None, Moments]]
-]  # step -> site -> (unconditional, conditional)
+Bad = dict[int, dict[str, Any]]  # place in the batch -> where it first was not finite
 
 
 def _run(
     pipeline: DiffusionPipeline,
     traced: Trace,
     batch: list[Prompt],
-    steps: int,
-    seed: int,
-    settings: dict[str, Any],
-) -> Seen:
-    """Denoise one batch for `steps` steps; one entry a step."""
-    seen: Seen = []
-    with _calls(pipeline, traced, len(batch)) as calls:
+    state: list[Moments],
+    settings: Settings,
+) -> tuple[list[Moments], Bad]:
+    """Denoise one batch: the state after it, and the prompts that must not be in it."""
+    after: list[Moments] = []
+    bad: Bad = {}
 
-        def end_of_step(pipe: Any, step: int, timestep: Any, kwargs: dict) -> dict:
-            halves: dict[str, dict[str, Moments]] = {}
-            for call in calls:
-                halves |= call
-            calls.clear()
-            seen.append(
-                {
-                    site: (halves.get("unconditional", {}).get(site), moments)
-                    for site, moments in halves["conditional"].items()
-                }
-            )
-            if step + 1 == steps:
-                pipe._interrupt = True
-            return {}
+    def end_of_step(step: int, call: Call) -> None:
+        images = side_by_side(_rows(call, settings.rows), settings.prompt_norms)
+        finite = images.m2.isfinite().flatten(1)
+        for place in (~finite.all(1)).nonzero().flatten().tolist():
+            where = {"site": _site_of(finite[place], traced), "step": step}
+            bad.setdefault(place, where)
+        merged = state[step]
+        for place in range(0 if bad else len(batch)):
+            merged = merge(merged, image_of(images, place))
+        after.append(merged)
 
-        pipeline(
+    with listen(pipeline, traced, len(batch), settings.steps, end_of_step) as callback:
+        pipeline(  # type: ignore[operator]
             prompt=[prompt.text for prompt in batch],
-            generator=[generator(prompt.id, seed) for prompt in batch],
+            generator=[settings.noise(prompt) for prompt in batch],
             output_type="latent",
-            callback_on_step_end=end_of_step,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            callback_on_step_end=callback,
             callback_on_step_end_tensor_inputs=[],
-            **settings,
         )
-    return seen
+    if len(after) < settings.steps:
+        raise InputError(f"steps: the schedule makes only {len(after)}, not {settings.steps}")
+    return after, bad
 
 
-@contextmanager
-def _calls(pipeline: DiffusionPipeline, traced: Trace, images: int) -> Iterator[list[dict]]:
-    """Collects {"conditional" | "unconditional": {site: moments}} of each denoiser call.
-
-    Guidance comes batched (unconditional rows first), or as separate calls that the pipeline
-    names by `cache_context`, or not at all.
-    """
-    model = denoiser_of(pipeline)
-    calls: list[dict[str, dict[str, Moments]]] = []
-    context = ["cond"]
-    named = getattr(model, "cache_context", None)
-
-    def after_forward(*_: Any) -> None:
-        moments = traced.drain()
-        segments = {site: m.count.shape[0] for site, m in moments.items()}
-        guided = all(n == 2 * images for n in segments.values())
-        if guided:
-            parts = {"unconditional": slice(0, images), "conditional": slice(images, 2 * images)}
-        elif all(n == images for n in segments.values()):
-            half = "unconditional" if "uncond" in context[0] else "conditional"
-            parts = {half: slice(0, images)}
-        else:
-            raise InputError(f"cannot tell conditional from unconditional rows: {segments}")
-        calls.append(
-            {
-                half: {site: m.select(part) for site, m in moments.items()}
-                for half, part in parts.items()
-            }
-        )
-
-    handle = model.register_forward_hook(after_forward)
-    if named is not None:
-
-        @contextmanager
-        def noted(name: str) -> Iterator[None]:
-            context[0] = name
-            with named(name):
-                yield
-            context[0] = "cond"
-
-        model.cache_context = noted  # type: ignore[assignment]
-    try:
-        yield calls
-    finally:
-        handle.remove()
-        if named is not None:
-            del model.cache_context
+def _rows(call: Call, rows: str) -> dict[str, Moments]:
+    """Each site's statistics of the rows that were asked for, one segment an image."""
+    if rows == "conditional":
+        return call["conditional"]
+    if "unconditional" not in call:
+        raise InputError("rows 'both' needs guidance: this pipeline ran conditional rows alone")
+    unconditional = call["unconditional"]
+    return {site: merge(unconditional[site], m) for site, m in call["conditional"].items()}
 
 
-def _not_finite(batch: list[Prompt], seen: Seen, rows: str) -> list[dict[str, Any]]:
-    """Where each prompt's activations first stopped being finite."""
-    found: dict[str, dict[str, Any]] = {}
-    for step, sites in enumerate(seen):
-        for site, halves in sites.items():
-            for moments in _halves(halves, rows):
-                finite = moments.m2.isfinite().all(dim=1).tolist()
-                for prompt, fine in zip(batch, finite, strict=True):
-                    if not fine:
-                        found.setdefault(prompt.id, {"id": prompt.id, "site": site, "step": step})
-    return list(found.values())
+def _site_of(finite: torch.Tensor, traced: Trace) -> str:
+    """The first site with a neuron that is not finite, in `finite` [neurons side by side]."""
+    place = int((~finite).nonzero()[0])
+    ends = accumulate(site.neurons for site in traced.sites.values())
+    return next(path for path, end in zip(traced.sites, ends, strict=True) if place < end)
 
 
-def _halves(halves: tuple[Moments | None, Moments], rows: str) -> list[Moments]:
-    unconditional, conditional = halves
-    return [m for m in (unconditional if rows == "both" else None, conditional) if m is not None]
-
-
-def _fold(statistics: NeuronStatistics, seen: Seen, rows: str) -> None:
-    """Merge image after image, so that the batch size leaves no trace in the result."""
-    for site, state in statistics.moments.items():
-        by_step = [_halves(sites[site], rows) for sites in seen]
-        for image in range(by_step[0][0].count.shape[0]):
-            for half in range(len(by_step[0])):
-                rows_of_image = _stack(
-                    [halves[half].select(slice(image, image + 1)) for halves in by_step]
-                )
-                state = merge(state, rows_of_image)
-        statistics.moments[site] = state
-
-
-def _stack(parts: list[Moments]) -> Moments:
-    """One segment for each part's only segment."""
-    return Moments(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Moments)))
-
-
-def _default_batch(pipeline: DiffusionPipeline) -> int:
+def _default_batch(model: torch.nn.Module) -> int:
     """As many prompts as keep a small model busy, few for a large one."""
-    parameters = sum(p.numel() for p in denoiser_of(pipeline).parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     return 16 if parameters < 1e8 else 4 if parameters < 1.5e9 else 1
