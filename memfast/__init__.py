@@ -22,6 +22,7 @@ _HOMES = {
     "ablate": "memfast.models.surgery",
     "prune": "memfast.models.surgery",
     "compact": "memfast.models.compact",
+    "audit": "memfast.auditing.run",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

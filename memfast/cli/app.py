@@ -2,7 +2,7 @@
 
 import typer
 
-from memfast.cli import collect, compact, demo, locate, prune
+from memfast.cli import audit, collect, compact, demo, locate, merge, prune
 
 app = typer.Typer(
     help="Find, remove and verify memorization in the feed-forward neurons of diffusion models.",
@@ -16,6 +16,8 @@ COMMANDS = {
     "locate": locate.locate,
     "prune": prune.prune,
     "compact": compact.compact,
+    "audit": audit.audit,
+    "merge": merge.merge,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

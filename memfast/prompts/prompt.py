@@ -25,6 +25,12 @@ class Prompt:
     line: int = 0
     group: str | None = None
 
+    @property
+    def identity(self) -> bytes:
+        """Id and text, each with its length before it: what a set's digest is made of."""
+        parts = (self.id.encode(), self.text.encode())
+        return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -86,9 +92,7 @@ class PromptSet:
         """sha256 over ids and texts, in order: equal for equal sets whatever file held them."""
         total = hashlib.sha256()
         for prompt in self:
-            for part in (prompt.id, prompt.text):
-                encoded = part.encode()
-                total.update(len(encoded).to_bytes(8, "little") + encoded)
+            total.update(prompt.identity)
         return total.hexdigest()
 
 

@@ -1,0 +1,152 @@
+"""Calibration on reference prompts: neuron baselines, and a threshold for each score.
+
+Scores that compare with the reference are crossed over halves of it, so that no reference prompt
+is judged by a baseline that it helped to make; otherwise the thresholds would be too low.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from memfast.auditing.inputs import Examples
+from memfast.auditing.scores import COMBINED, SCORES, Baseline, discriminant_direction
+from memfast.auditing.worker import Worker, score_looks
+from memfast.errors import InputError
+from memfast.files import load_tensors, save_tensors
+
+KIND, FORMAT = "audit calibration", 1
+FEWEST = 20  # reference prompts; a standard deviation of fewer means little
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What reference prompts taught: `baselines`, one a noise; `reference`: the scores of the
+    reference prompts, mean over noises, that thresholds and `combined` follow from. seen: ids of
+    all texts that were learnt from, by text alone."""
+
+    names: list[str]
+    baselines: list[Baseline]
+    reference: Float64[Tensor, "prompts scores"]
+    seen: list[str]
+
+    def columns(self) -> list[str]:
+        """The names of `table`'s columns."""
+        return [*self.names, COMBINED]
+
+    def table(
+        self, scores: Float64[Tensor, "rows noises scores"]
+    ) -> Float64[Tensor, "rows columns"]:
+        """Mean over noises, with the sum of all standardised scores as a last column."""
+        return self._with_combined(scores.mean(1))
+
+    def threshold(self, column: str, rate: float) -> float:
+        """The least value that at most a share `rate` of the reference prompts exceeds."""
+        values = self._with_combined(self.reference)[:, self.columns().index(column)]
+        ordered = values.sort(descending=True).values
+        return float(ordered[int(rate * len(ordered))])
+
+    def _with_combined(self, means: Float64[Tensor, "rows scores"]) -> Tensor:
+        centre, spread = self.reference.mean(0), self.reference.std(0)
+        total = ((means - centre) / spread.clamp(min=1e-300)).sum(1, keepdim=True)
+        return torch.cat([means, total], 1)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        tensors = {"reference": self.reference}
+        for field in ("mean", "deviation", "located", "direction"):
+            values = [getattr(baseline, field) for baseline in self.baselines]
+            if values[0] is not None:
+                tensors[field] = torch.stack(values)
+        header = {"kind": KIND, "format": FORMAT, "names": self.names, "seen": self.seen}
+        save_tensors(path, tensors, header)
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        """A calibration that `save` wrote."""
+        tensors, header = load_tensors(path, KIND, FORMAT)
+        reference = tensors.pop("reference")
+        noises = range(len(tensors["mean"]))
+        baselines = [
+            Baseline(**{name: t[noise] for name, t in tensors.items()}) for noise in noises
+        ]
+        return cls(header["names"], baselines, reference, header["seen"])
+
+
+Norms = Float64[Tensor, "prompts noises neurons"]
+
+
+def calibrate(
+    worker: Worker,
+    names: Sequence[str],
+    examples: Examples,
+    *,
+    located: Bool[Tensor, " neurons"] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Run the reference prompts (and memorized examples) and learn from them.
+
+    Keeps their norms in memory: 8 bytes a prompt, noise and neuron.
+    Raises InputError for fewer than 20 reference prompts, or 2 memorized ones where any are given.
+    """
+    reference, memorized = examples.reference, examples.memorized
+    if len(reference) < FEWEST:
+        raise InputError(f"reference: {len(reference)} prompts are too few; give at least {FEWEST}")
+    if len(memorized) == 1:
+        raise InputError("memorized: one example is too few; give at least 2")
+    names = list(names)
+    scores, norms = _observe(worker, names, reference, progress)
+    positive = _observe(worker, names, memorized, progress)[1] if memorized else None
+    halves = [torch.arange(len(reference)) % 2 == half for half in (0, 1)]
+    for own in halves:
+        crossed = _baselines(norms[~own], positive, located)
+        for column, name in enumerate(names):
+            if of_norms := SCORES[name].of_norms:
+                for noise, baseline in enumerate(crossed):
+                    scores[own, noise, column] = of_norms(norms[own, noise], baseline)
+    means = scores.mean(1)
+    if not bool(means.isfinite().all()):
+        bad = [
+            text for text, fine in zip(reference, means.isfinite().all(1), strict=True) if not fine
+        ]
+        raise InputError(f"reference: the model's output is not finite for {bad[0]!r}")
+    return Calibration(names, _baselines(norms, positive, located), means, examples.seen)
+
+
+def _observe(
+    worker: Worker,
+    names: Sequence[str],
+    texts: Sequence[str],
+    progress: Callable[[int], None] | None,
+) -> tuple[Float64[Tensor, "prompts noises scores"], Norms]:
+    """The scores that need no baseline (NaN for the others), and the norms at the last look."""
+    scores, norms = [], []
+    for rows, by_noise in worker.looks(texts):
+        size = rows.stop - rows.start
+        scores.append(
+            torch.stack([score_looks(looks, names, None)[:size] for looks in by_noise], 1)
+        )
+        norms.append(torch.stack([looks[-1].norms[:size].cpu() for looks in by_noise], 1))
+        if progress:
+            progress(size)
+    return torch.cat(scores), torch.cat(norms)
+
+
+def _baselines(
+    norms: Norms, examples: Norms | None, located: Bool[Tensor, " neurons"] | None
+) -> list[Baseline]:
+    """One baseline for each noise, learnt from all the given norms."""
+    result = []
+    for noise in range(norms.shape[1]):
+        own = norms[:, noise]
+        baseline = Baseline(own.mean(0), own.std(0), located)
+        if examples is not None:
+            direction = discriminant_direction(
+                baseline.standardise(examples[:, noise]), baseline.standardise(own)
+            )
+            baseline = Baseline(baseline.mean, baseline.deviation, located, direction)
+        result.append(baseline)
+    return result

@@ -1,0 +1,58 @@
+"""What a worker needs to know, and nothing else: it travels to other processes and machines."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from memfast.auditing.calibration import Calibration
+from memfast.auditing.settings import Settings
+from memfast.auditing.worker import Block, Worker
+from memfast.errors import InputError
+from memfast.models.pipelines import load_pipeline, set_attention
+
+
+@dataclass(frozen=True)
+class Job:
+    """The model by name (or, in this process only, as a pipeline), the settings, the calibration.
+
+    workers and address: for engines that have several workers, or a cluster.
+    """
+
+    settings: Settings
+    calibration: Calibration | None = None
+    model: str | None = None
+    pipeline: DiffusionPipeline | None = field(default=None, repr=False)
+    batch_size: int | None = None
+    attention: str = "auto"
+    workers: int = 1
+    address: str | None = None
+
+    def portable(self) -> "Job":
+        """The job without its pipeline. Raises InputError when the model has no name."""
+        if self.model is None:
+            raise InputError("model: this engine loads it elsewhere; give its folder or hub id")
+        return replace(self, pipeline=None)
+
+    def worker(self) -> Worker:
+        """A worker with the pipeline given, or else the model loaded."""
+        return Worker(self.pipeline or self.load(), self.settings, self.batch_size)
+
+    def load(self) -> DiffusionPipeline:
+        """The named model, as the settings want it."""
+        return open_model(self.portable().model or "", self.settings, self.attention)
+
+    def compute(self, worker: Worker, texts: list[str]) -> Block:
+        """The block of these texts."""
+        if self.calibration is None:
+            raise ValueError("calibration: the job has none yet")
+        return worker.block(texts, self.calibration.names, self.calibration.baselines)
+
+
+def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:
+    """The pipeline that a name stands for, in the settings' dtype and on their device."""
+    import torch
+
+    pipeline = load_pipeline(model, dtype=getattr(torch, settings.dtype), device=settings.device)
+    set_attention(pipeline, attention)
+    return pipeline

@@ -1,0 +1,89 @@
+"""What an audit came to: the files in its folder, and the figures that reports are made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memfast.auditing import manifest
+from memfast.auditing.calibration import Calibration
+from memfast.auditing.inputs import Audited
+from memfast.auditing.results import (
+    Labelled,
+    Result,
+    flagged_prompts,
+    merged_moments,
+    write_flagged,
+    write_table,
+)
+from memfast.files import atomic_write_json
+from memfast.statistics import NeuronStatistics
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished audit. flagged: a row for each flagged text, the most suspicious first."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    result: Result
+    labelled: Labelled
+    flagged: list[dict[str, Any]]
+
+
+def finish(
+    out: Path, audited: Audited, calibration: Calibration, speed: dict[str, float] | None = None
+) -> Outcome:
+    """Write scores.parquet, flagged.csv, statistics.safetensors and summary.json from the blocks.
+
+    All but the throughput in the summary are the same bits for any way the blocks came about.
+    """
+    found = manifest.read(out)
+    blocks, index = manifest.blocks(out), audited.index
+    decision, thresholds = found["decision"], found["thresholds"]
+    result = Result.of(blocks, calibration, index, decision["score"], thresholds[decision["score"]])
+    write_table(out / "scores.parquet", audited.prompts, result)
+    flagged = flagged_prompts(audited.prompts, result)
+    write_flagged(out / "flagged.csv", flagged, result.score)
+    NeuronStatistics(merged_moments(blocks), _header(found)).save(out / "statistics.safetensors")
+    labelled = Labelled.of(audited.prompts, frozenset(calibration.seen))
+    summary = {
+        "prompts": index.prompts,
+        "texts": index.texts,
+        "rejected": len(audited.rejected.rows),
+        "truncated": int(result.truncated.sum()),
+        "not_finite": int((~np.isfinite(result.values)).any(1).sum()),
+        "flagged": int(result.flagged.sum()),
+        "flagged_texts": len(flagged),
+        "probe": found["identity"]["settings"]["probe"],
+        "score": result.score,
+        "threshold": result.threshold,
+        "fpr": decision["fpr"],
+        "thresholds": thresholds,
+        "reference": found["reference"],
+        "detection": {column: labelled.figures(result, column) for column in result.columns},
+        **(speed or {}),
+    }
+    atomic_write_json(out / "summary.json", summary)
+    return Outcome(out, found, summary, result, labelled, flagged)
+
+
+def _header(found: dict[str, Any]) -> dict[str, Any]:
+    """The header of the merged statistics; `steps` are the probe's looks."""
+    identity = found["identity"]
+    settings = identity["settings"]
+    return {
+        "model": identity["model"],
+        "scheduler": f"audit probe {settings['probe']}",
+        "num_inference_steps": settings["num_inference_steps"],
+        "guidance_scale": settings["guidance_scale"],
+        "seed": settings["seed"],
+        "rows": "conditional",
+        "row_normalised": False,
+        "prompts": identity["texts"],
+        "prompts_digest": [identity["prompts"]],
+        "versions": identity["versions"],
+        "settings": settings,
+    }

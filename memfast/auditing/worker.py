@@ -1,0 +1,152 @@
+"""A worker: one loaded model that turns texts into a block's figures, always by the same bits."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Bool, Float64
+from memfast_kernels import Moments, merge
+from torch import Tensor
+
+from memfast.auditing.probes import PROBES, Look, Scene
+from memfast.auditing.scores import SCORES, Baseline
+from memfast.auditing.settings import Settings
+from memfast.errors import InputError
+from memfast.models.denoising import Denoiser
+from memfast.models.tracing import trace
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block of prompts came to.
+
+    scores: of every prompt and noise, in the order of the audit's score names. truncated: the text
+    was longer than the tokenizer takes. moments: by site, one segment a look, pooled over prompts.
+    """
+
+    scores: Float64[Tensor, "rows noises scores"]
+    truncated: Bool[Tensor, " rows"]
+    moments: dict[str, Moments]
+
+
+class Worker:
+    """A pipeline under observation; close it, or use it in a `with`, to release the pipeline."""
+
+    def __init__(
+        self, pipeline: DiffusionPipeline, settings: Settings, batch_size: int | None = None
+    ) -> None:
+        self.settings = settings
+        self.probe = PROBES[settings.probe]
+        self.batch_size = max(settings.unit, batch_size or 8 * settings.unit)
+        self._stack = ExitStack()
+        self.denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
+        self._traced = self._stack.enter_context(trace(self.denoiser.model))
+        threads = torch.get_num_threads()
+        self._stack.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(settings.threads)
+        with torch.no_grad():
+            self.scenes = [
+                Scene(self.denoiser, self._traced, self._noise(number), settings)
+                for number in range(settings.noises)
+            ]
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Put the pipeline back as it was."""
+        self._stack.close()
+
+    def block(self, texts: Sequence[str], names: Sequence[str], baselines: list[Baseline]) -> Block:
+        """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
+        scores = torch.empty(len(texts), self.settings.noises, len(names), dtype=torch.float64)
+        pooled: dict[str, Moments] = {}
+        for rows, looks_by_noise in self.looks(texts):
+            size = rows.stop - rows.start
+            for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
+                scores[rows, noise] = score_looks(looks, names, baseline)[:size]
+                _pool(pooled, looks, scores[rows, noise].isfinite().all(1))
+        return Block(scores, self.truncated(texts), pooled)
+
+    def looks(self, texts: Sequence[str]) -> Iterator[tuple[slice, list[list[Look]]]]:
+        """(rows, looks by noise) for every unit of texts.
+
+        The looks have `unit` rows, of which those past `rows` are padding. When memory runs out,
+        fewer texts are held at once and the unit is computed again: units, and so bits, stay.
+        Raises InputError when one unit alone does not fit.
+        """
+        done = 0
+        while done < len(texts):
+            batch = texts[done : done + self.batch_size]
+            try:
+                for looks in self._units(batch):
+                    rows = slice(done, min(done + self.settings.unit, len(texts)))
+                    yield rows, looks
+                    done = rows.stop
+            except torch.OutOfMemoryError as error:
+                if self.batch_size <= self.settings.unit:
+                    raise InputError(
+                        f"out of memory with {self.settings.unit} prompts a call, the least of "
+                        "this audit; start another --out with a smaller --unit"
+                    ) from error
+                self.batch_size = max(self.settings.unit, self.batch_size // 2)
+                if self.denoiser.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _units(self, texts: Sequence[str]) -> Iterator[list[list[Look]]]:
+        starts = range(0, len(texts), self.settings.unit)
+        for embeddings in [self._encode(texts[i : i + self.settings.unit]) for i in starts]:
+            yield [self.probe.looks(scene, embeddings) for scene in self.scenes]
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of one unit, padded with its last text."""
+        padding = [texts[-1]] * (self.settings.unit - len(texts))
+        return self.denoiser.encode([*texts, *padding])
+
+    def _noise(self, number: int) -> Tensor:
+        return self.denoiser.initial_noise([f"audit noise {number}"], self.settings.seed)
+
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " rows"]:
+        """Which texts have more tokens than the tokenizer's limit."""
+        tokenizer = self.denoiser.pipeline.tokenizer
+        limit = tokenizer.model_max_length
+        long = [i for i, text in enumerate(texts) if len(text.encode()) + 2 > limit]
+        result = torch.zeros(len(texts), dtype=torch.bool)
+        if long:
+            tokens = tokenizer([texts[i] for i in long], verbose=False).input_ids
+            result[long] = torch.tensor([len(ids) > limit for ids in tokens])
+        return result
+
+
+def score_looks(
+    looks: Sequence[Look], names: Sequence[str], baseline: Baseline | None
+) -> Float64[Tensor, "rows scores"]:
+    """The named scores of the looks of one noise; those of norms are NaN without a baseline."""
+    norms = looks[-1].norms.cpu()
+    columns = []
+    for name in names:
+        score = SCORES[name]
+        if score.of_looks:
+            columns.append(score.of_looks(looks))
+        elif score.of_norms and baseline:
+            columns.append(score.of_norms(norms, baseline))
+        else:
+            columns.append(torch.full((len(norms),), torch.nan, dtype=torch.float64))
+    return torch.stack(columns, 1)
+
+
+def _pool(pooled: dict[str, Moments], looks: Sequence[Look], kept: Tensor) -> None:
+    """Merge the looks' moments of the kept rows into `pooled`, one segment a look."""
+    index = kept.nonzero()[:, 0]
+    for site in looks[0].moments:
+        parts = [look.moments[site].to("cpu").select(index).pool() for look in looks]
+        state = Moments(
+            *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Moments))
+        )
+        pooled[site] = merge(pooled[site], state) if site in pooled else state
