@@ -47,5 +47,7 @@ def load(name: str, device: torch.device) -> ModuleType:
     preferred = PREFERRED.get(device.type, "reference")
     chosen = name or (preferred if preferred in usable else "reference")
     if chosen not in usable:
-        raise ValueError(f"backend={name!r} cannot run on {device}: choose from {', '.join(usable)}")
+        raise ValueError(
+            f"backend={name!r} cannot run on {device}: choose from {', '.join(usable)}"
+        )
     return import_module(f".{BACKENDS[chosen].module}", __package__)

@@ -43,7 +43,9 @@ def geglu_linear(
     exact: bool,
     segment_rows: int | None,
 ) -> tuple[Tensor, Moments | None]:
-    projected = linear(x.to(float64), weight.to(float64), None if bias is None else bias.to(float64))
+    projected = linear(
+        x.to(float64), weight.to(float64), None if bias is None else bias.to(float64)
+    )
     hidden = _gate(projected, activation, gated).to(x.dtype)
     return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
 
