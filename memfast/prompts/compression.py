@@ -3,7 +3,7 @@
 import gzip
 import io
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from memfast.errors import InputError
 
@@ -16,8 +16,8 @@ def plain_suffix(path: Path) -> str:
     return name.suffix.lower()
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """The decompressed bytes of `path`; a .gz or .zst can only be read forwards cheaply."""
+def open_bytes(path: Path) -> Any:
+    """A binary file of the decompressed bytes of `path`; a .gz or .zst can only be read forwards cheaply."""
     match path.suffix.lower():
         case ".gz":
             return gzip.open(path, "rb")  # pyright: ignore[reportReturnType]
@@ -27,7 +27,7 @@ def open_bytes(path: Path) -> IO[bytes]:
             return open(path, "rb")
 
 
-def open_text(path: Path) -> IO[str]:
+def open_text(path: Path) -> io.TextIOWrapper:
     """The text of `path`; bytes that are not UTF-8 become lone surrogates, to be found by row.
 
     Raises InputError for UTF-16, which would otherwise read as nonsense.
@@ -39,7 +39,7 @@ def open_text(path: Path) -> IO[str]:
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _open_zstd(path: Path) -> IO[bytes]:
+def _open_zstd(path: Path) -> Any:
     try:
         import zstandard
     except ImportError:

@@ -4,8 +4,9 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from memfast.errors import InputError
 from memfast.prompts.columns import BadRow
@@ -40,7 +41,7 @@ def rows_of(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read ({_one_line(error)})") from error
 
 
-def _lines(handle: IO[str]) -> Iterator[Row]:
+def _lines(handle: TextIOWrapper) -> Iterator[Row]:
     """Lines without their ends; one longer than LINE_LIMIT is passed over and reported."""
     number = 0
     while line := handle.readline(LINE_LIMIT):

@@ -1,6 +1,7 @@
 """`read_prompts`: any prompt list as a PromptSet that streams."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 from memfast.errors import InputError
@@ -26,12 +27,13 @@ def read_prompts(
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     prompts = PromptSet(lambda: _prompts(path, column, on_rejected), str(path))
-    if next(_prompts(path, column, on_rejected and _ignore), None) is None:
-        raise InputError(f"{path}: holds no prompt")
+    with closing(_prompts(path, column, on_rejected and _ignore)) as found:
+        if next(found, None) is None:
+            raise InputError(f"{path}: holds no prompt")
     return prompts
 
 
-def _prompts(path: Path, column: str | None, on_rejected: OnRejected | None) -> Iterator[Prompt]:
+def _prompts(path: Path, column: str | None, on_rejected: OnRejected | None) -> Generator[Prompt]:
     folder = (path if path.is_dir() else path.parent).resolve()
     columns: Columns | None = None
     for row in rows_of(path):
