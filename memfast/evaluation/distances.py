@@ -1,7 +1,7 @@
 """Distances and structural similarities between images, as pure functions.
 
-Images are float tensors [images, 3, height, width] in [0, 1]. A mask, where one is taken, is a
-bool tensor [images, height, width]; only its True pixels count.
+Images are float tensors [images, channels, height, width] in [0, 1]. A mask, where one is taken,
+is a bool tensor [images, height, width]; only its True pixels count.
 """
 
 import torch
@@ -16,7 +16,8 @@ WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2  # for a data range of 1
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, five scales
 
-Images = Float[Tensor, "images 3 height width"]
+Images = Float[Tensor, "images channels height width"]
+Others = Float[Tensor, "others channels height width"]
 Mask = Bool[Tensor, "images height width"]
 
 
@@ -36,7 +37,7 @@ def tiled_l2(images: Images, own: Images, mask: Mask | None = None) -> Float[Ten
 
 
 def root_mean_square(
-    images: Images, others: Float[Tensor, "others 3 height width"], mask: Mask | None = None
+    images: Images, others: Others, mask: Mask | None = None
 ) -> Float[Tensor, "images others"]:
     """Root mean squared difference of every image to every other one, in [0, 1].
 
@@ -47,18 +48,21 @@ def root_mean_square(
     if mask is None:
         distance = torch.cdist(images.flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
         return distance / flat.shape[1] ** 0.5
-    rows = []
-    for image, weight in zip(images, mask, strict=True):
-        squares = (image[None] - others).square() * weight
-        rows.append((squares.sum((1, 2, 3)) / (3 * weight.sum().clamp_min(1))).sqrt())
+    rows = [_rms(image - others, weight[None]) for image, weight in zip(images, mask, strict=True)]
     return torch.stack(rows) if rows else images.new_zeros((0, len(others)))
 
 
+def _rms(difference: Tensor, mask: Tensor | None) -> Tensor:
+    """Root mean square of each difference over its channels and counting pixels."""
+    squares = difference.square().mean(1)
+    if mask is None:
+        return squares.mean((1, 2)).sqrt()
+    weight = mask.to(squares.dtype)
+    return ((squares * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)).sqrt()
+
+
 def l2_ratio(
-    images: Images,
-    own: Images,
-    others: Float[Tensor, "others 3 height width"],
-    mask: Mask | None = None,
+    images: Images, own: Images, others: Others, mask: Mask | None = None
 ) -> Float[Tensor, " images"]:
     """Distance to the own training image over the mean distance to the 50 nearest others.
 
@@ -66,12 +70,7 @@ def l2_ratio(
     is left out. With fewer than 50 others all of them are used; with none the ratio is NaN.
     Source: Carlini et al. 2023, whose alpha = 0.5 is this ratio's threshold.
     """
-    to_own = (images - own).square()
-    if mask is None:
-        mine = to_own.mean((1, 2, 3)).sqrt()
-    else:
-        weight = mask[:, None].to(to_own.dtype)
-        mine = ((to_own * weight).sum((1, 2, 3)) / (3 * weight.sum((1, 2, 3)).clamp_min(1))).sqrt()
+    mine = _rms(images - own, mask)
     if not len(others):
         return torch.full_like(mine, float("nan"))
     twins = root_mean_square(own, others) < DUPLICATE

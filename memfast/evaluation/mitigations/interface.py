@@ -1,0 +1,86 @@
+"""What every mitigation is: something learned from a setting that yields a treated generator."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from memfast.evaluation.cases import Cases
+from memfast.models.denoising import Denoiser
+
+Schedule = Mapping[str, Any]  # num_inference_steps and guidance_scale
+Generate = Callable[[Denoiser, Sequence[str], Sequence[str], int, Schedule], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a mitigation may learn from; never a test prompt, image or embedding."""
+
+    denoiser: Denoiser
+    located: Cases
+    reference: Cases
+    schedule: Schedule
+    fraction: float = 0.1
+    seed: int = 0
+
+
+def plain(
+    denoiser: Denoiser, texts: Sequence[str], ids: Sequence[str], seed: int, schedule: Schedule
+) -> Tensor:
+    """Images as the bare pipeline makes them."""
+    return denoiser.generate(denoiser.encode(list(texts)), ids, seed, **schedule)
+
+
+@dataclass(frozen=True, slots=True)
+class Treated:
+    """A treated generator. An attacker with the weights attacks `denoiser` and skips `generate`.
+
+    removed: the share of the feed-forward neurons or weights (or of the value neurons) taken out.
+    details: figures of its own for the summary.
+    """
+
+    denoiser: Denoiser
+    generate: Generate = plain
+    removed: float = 0.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mitigation:
+    """One method.
+
+    lives_in: the weights, or only the operator's pipeline, which an attacker with the weights
+    skips. control: what random pruning to hold it against (neurons or weights), if any.
+    """
+
+    name: str
+    source: str
+    lives_in: Literal["weights", "pipeline"]
+    apply: Callable[[Setting], Treated]
+    control: Literal["neurons", "weights"] | None = None
+
+
+def with_model(denoiser: Denoiser, model: nn.Module) -> Denoiser:
+    """The same pipeline around another denoising model; the given one stays as it is."""
+    pipeline = copy(denoiser.pipeline)
+    pipeline.unet = model
+    return Denoiser(pipeline)
+
+
+def parameters(model: nn.Module) -> int:
+    """How many parameters a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def in_batches(texts: Sequence[str], ids: Sequence[str], size: int = 48) -> Any:
+    """(texts, ids) of at most `size` prompts at a time."""
+    for start in range(0, len(ids), size):
+        yield list(texts[start : start + size]), list(ids[start : start + size])
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Batches of images as one."""
+    return torch.cat(list(images))

@@ -1,0 +1,86 @@
+"""Pruning of the feed-forwards: the paper's weight masks, whole neurons, and random controls."""
+
+import torch
+
+from memfast.evaluation.cases import Cases
+from memfast.evaluation.losses import denoising_loss, matched
+from memfast.evaluation.mitigations.interface import Setting, Treated, with_model
+from memfast.models.collecting import collect
+from memfast.models.compact import compact
+from memfast.models.families import find_sites
+from memfast.models.locating import locate
+from memfast.models.surgery import prune
+from memfast.prompts import Prompt, PromptSet
+from memfast.selection import Subspace, random_like
+from memfast.statistics import NeuronStatistics
+
+
+def statistics(setting: Setting, cases: Cases, paper: bool) -> NeuronStatistics:
+    """Statistics of the captions over the first half of the schedule, at most 10 steps."""
+    steps = min(10, max(1, setting.schedule["num_inference_steps"] // 2))
+    prompts = PromptSet.of([Prompt(case.id, case.text) for case in cases.cases])
+    rows = {"rows": "both", "row_normalised": True} if paper else {}
+    return collect(
+        setting.denoiser.pipeline,
+        prompts,
+        steps=steps,
+        seed=setting.seed,
+        **setting.schedule,
+        **rows,
+    )
+
+
+def removing(setting: Setting, subspace: Subspace) -> Treated:
+    """The model without a subspace: compact where whole neurons go, masked where weights go."""
+    model = setting.denoiser.model
+    if subspace.kind == "neurons":
+        treated = compact(model, subspace, compensate="none")
+    else:
+        treated = prune(model, subspace)
+    return Treated(with_model(setting.denoiser, treated), removed=subspace.density)
+
+
+def located(rule: str, setting: Setting) -> Treated:
+    """What `locate` finds between the located and as many reference captions, removed.
+
+    Equal numbers, since the paper's contrast compares norms that are summed over captions.
+    """
+    paper = rule == "paper"
+    memorized = statistics(setting, setting.located, paper)
+    count = min(len(setting.located), len(setting.reference))
+    reference = statistics(setting, setting.reference.part(range(count)), paper)
+    model = setting.denoiser.model
+    subspace = locate(memorized, reference, model, rule=rule, fraction=setting.fraction)
+    return removing(setting, subspace)
+
+
+def drawn(setting: Setting, kind: str, density: float) -> Subspace:
+    """A random subspace of that density, by the setting's seed."""
+    masks = {}
+    for path, site in find_sites(setting.denoiser.model).items():
+        shape = (
+            (site.neurons,) if kind == "neurons" else (site.contraction.out_features, site.neurons)
+        )
+        masks[path] = torch.zeros(shape, dtype=torch.bool)
+    flat = torch.cat([mask.flatten() for mask in masks.values()])
+    flat[: round(density * len(flat))] = True
+    parts = flat.split([mask.numel() for mask in masks.values()])
+    whole = {p: part.view_as(masks[p]) for p, part in zip(masks, parts, strict=True)}
+    return random_like(Subspace(**{kind: whole}), setting.seed)
+
+
+def at_density(kind: str, density: float, setting: Setting) -> Treated:
+    """Control: random neurons or weights, of that density."""
+    return removing(setting, drawn(setting, kind, density))
+
+
+def at_damage(kind: str, target: float, setting: Setting) -> Treated:
+    """Control: random neurons or weights, as many as raise the reference loss to `target`."""
+
+    def damage(share: float) -> float:
+        model = prune(setting.denoiser.model, drawn(setting, kind, share))
+        treated = with_model(setting.denoiser, model)
+        return float(denoising_loss(treated, setting.reference).nanmean())
+
+    share = matched(damage, target)
+    return removing(setting, drawn(setting, kind, share))

@@ -1,0 +1,254 @@
+"""The protocol: every method beside its controls, on prompts that it never saw, repeated.
+
+For each repetition (its own split, noise, draws and attack): methods learn from one half of the
+memorized captions and are tested on the other, split by duplicate group; each pruning is held
+against random pruning of equal density and of equal damage. A claim whose interval overlaps its
+control's is "not shown".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from memfast.evaluation.adversarial import AttackSettings
+from memfast.evaluation.attack import attack_cases
+from memfast.evaluation.cases import Cases
+from memfast.evaluation.clip import ClipScorer
+from memfast.evaluation.features import Embed
+from memfast.evaluation.groups import halves
+from memfast.evaluation.losses import denoising_loss
+from memfast.evaluation.mitigations import Mitigation, Setting, Treated
+from memfast.evaluation.mitigations.interface import Schedule, parameters
+from memfast.evaluation.mitigations.pruning import at_damage, at_density
+from memfast.evaluation.quality import fidelity, frechet_distance, kernel_distance
+from memfast.evaluation.replication import replication
+from memfast.evaluation.similarity import Toolbox
+from memfast.models.denoising import Denoiser
+
+Stage = Callable[[str, int], Callable[[int], None]]
+ORIGINAL = Mitigation("original", "", "weights", lambda setting: Treated(setting.denoiser))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that is equal for all methods.
+
+    memorized: captions to split and test. fixed_test: test on all of them, because the method was
+    made beforehand. reference: captions that the model does not replicate, with images for the
+    loss, the feature distances and the attack's control. attack: None leaves the attack out.
+    """
+
+    denoiser: Denoiser
+    memorized: Cases
+    reference: Cases
+    schedule: Schedule
+    tools: Toolbox
+    seeds: int = 2
+    repeats: int = 3
+    seed: int = 0
+    fraction: float = 0.1
+    fixed_test: bool = False
+    attack: AttackSettings | None = None
+    clip: ClipScorer | None = None
+    network: tuple[str, Embed] | None = None
+
+
+@dataclass
+class Outcome:
+    """One method over all repetitions.
+
+    Every figure a caption is a tensor [repeats, captions], NaN where it was not tested; `singles`
+    figures are one a repetition.
+    """
+
+    mitigation: Mitigation
+    replicated: dict[str, list[Tensor]] = field(default_factory=dict)
+    attacked: dict[str, list[Tensor]] = field(default_factory=dict)
+    control: dict[str, list[Tensor]] = field(default_factory=dict)
+    reference: dict[str, list[Tensor]] = field(default_factory=dict)
+    singles: dict[str, list[float]] = field(default_factory=dict)
+    pictures: Tensor | None = None
+    attacked_pictures: Tensor | None = None
+    reference_pictures: Tensor | None = None
+    tested: list[int] = field(default_factory=list)
+
+    def note(self, **figures: float) -> None:
+        """Add one repetition's single figures."""
+        for name, value in figures.items():
+            self.singles.setdefault(name, []).append(float(value))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One repetition's split and seeds."""
+
+    bench: Bench
+    number: int
+
+    @property
+    def seed(self) -> int:
+        """This repetition's seed."""
+        return self.bench.seed + self.number
+
+    @property
+    def image_seeds(self) -> list[int]:
+        """This repetition's own image seeds."""
+        first = 1000 * (self.seed + 1)
+        return list(range(first, first + self.bench.seeds))
+
+    @property
+    def split(self) -> tuple[list[int], list[int]]:
+        """Located and tested captions."""
+        everything = list(range(len(self.bench.memorized)))
+        if self.bench.fixed_test:
+            return [], everything
+        return halves(self.bench.memorized.groups, self.seed)
+
+    @property
+    def setting(self) -> Setting:
+        """What methods may learn from."""
+        bench = self.bench
+        located = bench.memorized.part(self.split[0])
+        learn = bench.reference.part(range(0, len(bench.reference), 2))
+        return Setting(bench.denoiser, located, learn, bench.schedule, bench.fraction, self.seed)
+
+    @property
+    def reference(self) -> tuple[list[int], Cases]:
+        """The reference captions that no method learns from."""
+        kept = list(range(1, len(self.bench.reference), 2))
+        return kept, self.bench.reference.part(kept)
+
+
+def run(bench: Bench, methods: Sequence[Mitigation], stage: Stage) -> dict[str, Outcome]:
+    """Every method and its controls: {name: outcome}, the original first."""
+    outcomes: dict[str, Outcome] = {}
+    for number in range(bench.repeats):
+        trial = Trial(bench, number)
+        advance = stage(f"repetition {number + 1} of {bench.repeats}", 1 + len(methods))
+        original = measure(trial, ORIGINAL, outcomes, None)
+        advance(1)
+        for method in methods:
+            treated = method.apply(trial.setting)
+            measure(trial, method, outcomes, original, treated)
+            for control in controls(trial, method, treated):
+                measure(trial, control, outcomes, original)
+            advance(1)
+    return outcomes
+
+
+def controls(trial: Trial, method: Mitigation, treated: Treated) -> list[Mitigation]:
+    """Random pruning of equal density and of equal damage."""
+    if method.control is None:
+        return []
+    target = float(denoising_loss(treated.denoiser, trial.setting.reference).nanmean())
+    make = {
+        f"{method.name}: random, equal density": partial(
+            at_density, method.control, treated.removed
+        ),
+        f"{method.name}: random, equal damage": partial(at_damage, method.control, target),
+    }
+    return [Mitigation(name, "control", "weights", apply) for name, apply in make.items()]
+
+
+def measure(
+    trial: Trial,
+    method: Mitigation,
+    outcomes: dict[str, Outcome],
+    original: Tensor | None,
+    treated: Treated | None = None,
+) -> Tensor:
+    """Add one repetition of a method to `outcomes`; returns its reference images [seeds, ...].
+
+    original: the original model's reference images at equal seeds.
+    """
+    bench = trial.bench
+    treated = treated or method.apply(trial.setting)
+    outcome = outcomes.setdefault(method.name, Outcome(method))
+    tested = trial.split[1]
+    memorized = bench.memorized.part(tested)
+    kept, reference = trial.reference
+    others = torch.cat([bench.memorized.training_images(), bench.reference.training_images()])
+
+    started = perf_counter()
+    images = [_images(treated, memorized, s, bench.schedule) for s in trial.image_seeds]
+    seconds = (perf_counter() - started) / (len(images) * len(memorized))
+    found = replication(bench.tools, images, memorized, others)
+    for metric in found.scores:
+        _keep(outcome.replicated, metric, found.replicated(metric), tested, len(bench.memorized))
+
+    plain = torch.stack([_images(treated, reference, s, bench.schedule) for s in trial.image_seeds])
+    ssim = torch.ones(len(reference))
+    if original is not None:
+        near = fidelity(plain.flatten(0, 1), original.flatten(0, 1))
+        ssim = near.ssim.view(len(plain), -1).mean(0)
+    _keep(outcome.reference, "ssim", ssim, kept, len(bench.reference))
+    loss = denoising_loss(treated.denoiser, reference, trial.seed)
+    _keep(outcome.reference, "loss", loss, kept, len(bench.reference))
+    if bench.clip is not None:
+        score = torch.stack([bench.clip.score(x, reference.texts) for x in plain]).mean(0)
+        _keep(outcome.reference, "clip", score, kept, len(bench.reference))
+    if bench.network is not None:
+        real = bench.network[1](reference.training_images())
+        made = bench.network[1](plain.flatten(0, 1))
+        outcome.note(fid=frechet_distance(made, real), kid=kernel_distance(made, real))
+    outcome.note(
+        seconds=seconds, parameters=parameters(treated.denoiser.model), removed=treated.removed
+    )
+    if bench.attack is not None and method.source != "control" and method.lives_in == "weights":
+        _attack(trial, treated, outcome, others)
+    if outcome.pictures is None:
+        outcome.pictures, outcome.tested = images[0], tested
+        outcome.reference_pictures = plain[0]
+    return plain
+
+
+def _images(treated: Treated, cases: Cases, seed: int, schedule: Schedule) -> Tensor:
+    return treated.generate(treated.denoiser, cases.texts, cases.ids, seed, schedule)
+
+
+def _attack(trial: Trial, treated: Treated, outcome: Outcome, others: Tensor) -> None:
+    bench, tested = trial.bench, trial.split[1]
+    assert bench.attack is not None
+    settings = AttackSettings(
+        bench.attack.steps,
+        bench.attack.learning_rate,
+        bench.attack.draws,
+        trial.seed,
+        bench.attack.batch,
+    )
+    kept, reference = trial.reference
+    pairs = (
+        (outcome.attacked, tested, bench.memorized.part(tested), len(bench.memorized)),
+        (outcome.control, kept, reference, len(bench.reference)),
+    )
+    for figures, indices, cases, total in pairs:
+        shown = [i for i, case in zip(indices, cases.cases, strict=True) if len(case.images)]
+        attacked = attack_cases(
+            treated.denoiser,
+            cases,
+            bench.tools,
+            others,
+            bench.schedule,
+            settings=settings,
+            seeds=trial.image_seeds,
+        )
+        for metric in next(iter(attacked.outcomes.values())).scores:
+            success = attacked.success(metric, settings.steps[-1])
+            _keep(figures, metric, success, shown, total)
+        if figures is outcome.attacked and outcome.attacked_pictures is None:
+            outcome.attacked_pictures = attacked.pictures
+
+
+def _keep(
+    figures: dict[str, list[Tensor]], name: str, values: Tensor, where: Sequence[int], total: int
+) -> None:
+    row = torch.full((total,), torch.nan)
+    row[list(where)] = values.float()
+    figures.setdefault(name, []).append(row)
+
+
+Figures = Mapping[str, Sequence[Tensor]]
