@@ -31,16 +31,22 @@ class Columns:
     fields: dict[str, str]
 
     @classmethod
-    def find(cls, names: Iterable[str], wanted: str | None, where: str) -> "Columns":
+    def find(
+        cls, names: Iterable[str], wanted: str | None, where: str, required: bool = True
+    ) -> "Columns":
         """Columns among `names`; `wanted` is the user's word for the caption's.
 
-        Raises InputError listing `names` when no column holds captions.
+        When no column holds captions: raises InputError listing `names`, or BadRow if that is
+        not `required`.
         """
         names = [name for name in names if isinstance(name, str)]
         spelling = {name.strip().casefold(): name for name in reversed(names)}
-        if wanted is not None and wanted not in names:
+        usual = next((spelling[key] for key in TEXT if key in spelling), None)
+        text = usual if wanted is None else wanted if wanted in names else None
+        if text is None and not required:
+            raise BadRow("no prompt")
+        if text is None and wanted is not None:
             raise InputError(f"{where}: no column {wanted!r}; its columns are {_listed(names)}")
-        text = wanted or next((spelling[key] for key in TEXT if key in spelling), None)
         if text is None:
             raise InputError(
                 f"{where}: no column named like a prompt ({', '.join(TEXT)}); "

@@ -17,10 +17,10 @@ def plain_suffix(path: Path) -> str:
 
 
 def open_bytes(path: Path) -> Any:
-    """A binary file of the decompressed bytes of `path`; a .gz or .zst can only be read forwards cheaply."""
+    """A binary file of what `path` holds, decompressed; meant to be read forwards."""
     match path.suffix.lower():
         case ".gz":
-            return gzip.open(path, "rb")  # pyright: ignore[reportReturnType]
+            return gzip.open(path, "rb")
         case ".zst":
             return _open_zstd(path)
         case _:
@@ -40,8 +40,6 @@ def open_text(path: Path) -> io.TextIOWrapper:
 
 
 def _open_zstd(path: Path) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise InputError(f"{path}: needs the package zstandard (pip install zstandard)") from None
-    return zstandard.open(path, "rb")
+    from pyarrow import input_stream
+
+    return input_stream(str(path), compression="zstd")

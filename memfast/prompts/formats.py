@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import BufferedReader, BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +150,15 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with open_bytes(path) as handle, ParquetFile(handle) as file:
+        with open_bytes(path) as handle, ParquetFile(_seekable(handle)) as file:
             yield from _batches(file.iter_batches(batch_size=1024))
     except ArrowException as error:
         raise InputError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
+
+
+def _seekable(handle: Any) -> Any:
+    """Parquet is read from its end: a compressed one is decompressed in memory first."""
+    return handle if isinstance(handle, BufferedReader) else BytesIO(handle.read())
 
 
 def _arrow(path: Path) -> Iterator[Row]:

@@ -35,14 +35,16 @@ def read_prompts(
 
 def _prompts(path: Path, column: str | None, on_rejected: OnRejected | None) -> Generator[Prompt]:
     folder = (path if path.is_dir() else path.parent).resolve()
-    columns: Columns | None = None
+    known: dict[tuple[str, ...], Columns] = {}  # rows of JSON need not all have the same keys
     for row in rows_of(path):
         try:
             if isinstance(row.value, BadRow):
                 raise row.value
             if isinstance(row.value, dict):
-                columns = columns or Columns.find(row.value, column, str(path))
-                yield columns.prompt(row.value, row.line, folder)
+                names = tuple(row.value)
+                if names not in known:
+                    known[names] = Columns.find(names, column, str(path), required=not known)
+                yield known[names].prompt(row.value, row.line, folder)
             elif column is not None:
                 raise InputError(f"{path}: has no columns, so no column {column!r}")
             else:
