@@ -1,0 +1,41 @@
+"""Find the feed-forward blocks of a model."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from memfast.errors import InputError
+from memfast.models.families.layout import Site
+from memfast.models.families.table import FAMILIES, LEFT_ALONE
+
+_UNET_ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+
+
+def find_sites(model: nn.Module) -> dict[str, Site]:
+    """Every feed-forward block of `model`, keyed by module path, in execution order where known.
+
+    Raises InputError, listing the families, if the model has none.
+    """
+    sites = {path: site for path, site in _sites(model)}
+    if not sites:
+        known = "; ".join(
+            f"{' + '.join(f.expand)} -> {f.contract} ({f.models})" for f in FAMILIES
+        )
+        raise InputError(
+            f"{type(model).__name__} has no feed-forward block of a known family: {known}"
+        )
+    return dict(sorted(sites.items(), key=lambda item: _UNET_ORDER.get(item[0].split(".")[0], -1)))
+
+
+def _sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
+    for path, block in model.named_modules():
+        if LEFT_ALONE.isdisjoint(path.split(".")):
+            for family in FAMILIES:
+                if (layout := family.layout(block)) is not None:
+                    yield path, Site(path, block, layout, family)
+                    break
+
+
+def ffn_sites(model: nn.Module) -> dict[str, int]:
+    """Module path of each feed-forward block -> its number of inner neurons."""
+    return {path: site.neurons for path, site in find_sites(model).items()}
