@@ -1,11 +1,12 @@
 """Subspace: which neurons, or which weights of the second linear, are to be removed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from memfast.errors import InputError
@@ -108,24 +109,107 @@ def check_fraction(fraction: float) -> None:
         raise InputError(f"fraction must lie strictly between 0 and 1, not {fraction}")
 
 
-def top_fraction(
-    scores: Mapping[str, Float[Tensor, " neurons"]], fraction: float
-) -> dict[str, Tensor]:
-    """The int(fraction · all neurons) best neurons over all sites together.
+PER = ("global", "site", "row")
 
-    Equal scores: the earlier site, then the lower neuron, wins.
+
+def top(scores: Mapping[str, Tensor], fraction: float, per: str = "global") -> dict[str, Tensor]:
+    """Bool masks of the best `fraction`: of all scores together, of each site, or of each row.
+
+    int(fraction · size) are taken, of the scores of all sites, of a site [neurons] or
+    [channels, neurons], or of a row of [channels, neurons]. Of equal scores the earlier site, then
+    the lower index wins. Raises InputError where that is not one neuron or weight anywhere.
     """
     check_fraction(fraction)
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    keep = torch.zeros_like(flat, dtype=torch.bool)
-    keep[flat.sort(descending=True, stable=True).indices[: int(fraction * flat.numel())]] = True
-    return dict(zip(scores, keep.split([s.numel() for s in scores.values()]), strict=True))
+    if per not in PER:
+        raise InputError(f"per must be one of {', '.join(PER)}, not {per!r}")
+    match per:
+        case "global":
+            flat = torch.cat([score.flatten() for score in scores.values()])
+            parts = _largest(flat, fraction).split([s.numel() for s in scores.values()])
+        case "site":
+            parts = [_largest(score.flatten(), fraction) for score in scores.values()]
+        case _:
+            parts = [top_of_rows(score, fraction) for score in scores.values()]
+    if not any(part.any() for part in parts):
+        raise InputError(f"fraction {fraction} is less than one neuron or weight per {per}")
+    return {site: part.view_as(scores[site]) for site, part in zip(scores, parts, strict=True)}
 
 
-def top_per_row(scores: Float[Tensor, "channels neurons"], count: int) -> Tensor:
-    """Bool [channels, neurons]: each row's `count` largest; of equal scores the lower neuron wins."""
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
+def _largest(values: Float[Tensor, " n"], fraction: float) -> Bool[Tensor, " n"]:
+    """The int(fraction · n) largest; of equal ones the first."""
+    count = int(fraction * len(values))
+    if count == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    place = len(values) - count
+    least = float(np.partition(values.numpy(), place)[place])
+    chosen = values > least
+    ties = (values == least).nonzero()[: count - int(chosen.sum())]
+    chosen[ties] = True
+    return chosen
+
+
+def top_of_rows(
+    scores: Float[Tensor, "channels neurons"], fraction: float
+) -> Bool[Tensor, "channels neurons"]:
+    """Each row's int(fraction · neurons) largest; of equal ones the lower neuron."""
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    return chosen.scatter_(1, columns_of_rows(scores, int(fraction * scores.shape[1])), True)
+
+
+def columns_of_rows(
+    scores: Float[Tensor, "channels neurons"], count: int
+) -> Int64[Tensor, "channels count"]:
+    """The columns of each row's `count` largest; of equal ones the lower column. In no order."""
+    if count == 0:
+        return torch.empty(len(scores), 0, dtype=torch.int64)
+    best = scores.topk(min(count + 1, scores.shape[1]), dim=1)
+    columns = best.indices[:, :count]
+    if best.values.shape[1] > count:
+        tied = best.values[:, count - 1] == best.values[:, count]
+        columns[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return columns
+
+
+def contrast_of_rows(
+    weight: Float[Tensor, "channels neurons"],
+    memorized: Float[Tensor, " neurons"],
+    reference: Float[Tensor, " neurons"],
+    fraction: float,
+) -> Bool[Tensor, "channels neurons"]:
+    """The paper's mask at one step (arXiv 2406.18566): with S = |W| · norm, each row's
+    int(fraction · neurons) largest S_memorized, where S_memorized > S_reference.
+
+    Works on blocks of rows, so that scratch memory stays small. Of equal scores the lower neuron.
+    """
+    count = int(fraction * weight.shape[1])
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    size = max(1, _BLOCK // weight.shape[1])
+    for rows, chosen in zip(weight.split(size), mask.split(size), strict=True):
+        magnitude = rows.abs()
+        scores = magnitude * memorized
+        columns = columns_of_rows(scores, count)
+        theirs = magnitude.gather(1, columns) * reference[columns]
+        chosen.scatter_(1, columns, scores.gather(1, columns) > theirs)
+    return mask
+
+
+_BLOCK = 1 << 20  # scores at a time: 4 MB
+
+OVER_STEPS = ("mean", "union", "intersection", "minimum")
+
+
+def selected_often(
+    by_step: Iterable[Mapping[str, Tensor]], needed: int
+) -> dict[str, Bool[Tensor, "..."]]:
+    """What at least `needed` of the steps' masks select."""
+    counts: dict[str, Tensor] = {}
+    for masks in by_step:
+        for site, mask in masks.items():
+            if site in counts:
+                counts[site] += mask
+            else:
+                counts[site] = mask.to(torch.int16)
+    return {site: count >= needed for site, count in counts.items()}
 
 
 def random_like(subspace: Subspace, seed: int) -> Subspace:

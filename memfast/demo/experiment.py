@@ -19,10 +19,9 @@ from memfast.evaluation.rates import Interval, mean_interval
 from memfast.evaluation.similarity import Comparison, toolbox
 from memfast.models.compact import compact
 from memfast.models.denoising import Denoiser
-from memfast.models.families import find_sites
+from memfast.models.locating import check_request, step_masks
 from memfast.prompts import Prompt, PromptSet, read_prompts
-from memfast.scores import SCORES
-from memfast.selection import Subspace, random_like, top_fraction
+from memfast.selection import Subspace, random_like
 from memfast.statistics import NeuronStatistics
 
 METRICS = ("l2_ratio", "ssim")  # an image that passes both thresholds is a copy
@@ -161,17 +160,9 @@ def share_by_step(
     memorized: NeuronStatistics, reference: NeuronStatistics, model: nn.Module, fraction: float
 ) -> dict[str, list[float]]:
     """Of each site's neurons, the share that ranking at one step alone would choose."""
-    scores = {
-        path: SCORES["difference"](
-            memorized[path], reference[path], site.contraction.weight.double().norm(dim=0)
-        )
-        for path, site in find_sites(model).items()
-    }
-    by_step = [
-        top_fraction({path: score[step] for path, score in scores.items()}, fraction)
-        for step in range(memorized.steps)
-    ]
-    return {path: [float(masks[path].float().mean()) for masks in by_step] for path in scores}
+    request = check_request(memorized, reference, model, fraction=fraction)
+    by_step = list(step_masks(request))
+    return {path: [float(masks[path].float().mean()) for masks in by_step] for path in by_step[0]}
 
 
 def time_per_image(
