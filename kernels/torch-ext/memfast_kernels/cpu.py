@@ -10,7 +10,7 @@ from torch import Tensor
 from .activations import find
 from .cpu_statistics import Block, Statistics, row_blocks
 from .moments import Moments
-from .shapes import inner_neurons, segments_of
+from .shapes import inner_neurons
 
 PROJECTION_BYTES = 10 * 2**20
 PROJECTION_ROWS = 512  # fewer, and reading the weights again costs more than the cache saves
@@ -21,13 +21,11 @@ class _Pass:
 
     def __init__(self, hidden: Tensor, activation: str, gated: bool, segment_rows: int | None):
         rows, neurons = hidden.shape
-        self.hidden, self.gated, self.segment_rows = hidden, gated, segment_rows
+        self.hidden, self.gated = hidden, gated
         self.activate = find(activation).forward
-        self.blocks = row_blocks(rows, rows if segment_rows is None else segment_rows, neurons)
-        self.statistics = None
-        if segment_rows is not None:
-            segments = segments_of(rows, segment_rows)
-            self.statistics = Statistics(self.blocks, segments, neurons, hidden.dtype)
+        counted = segment_rows is not None
+        self.statistics = Statistics(hidden, None, segment_rows) if counted else None
+        self.blocks = self.statistics.blocks if counted else row_blocks(rows, rows, neurons)
 
     def gate(self, block: Block, projected: Tensor) -> None:
         """Writes H of one block of projected rows."""
@@ -39,12 +37,10 @@ class _Pass:
         else:
             torch.mul(value, activated, out=hidden)
         if self.statistics is not None:
-            self.statistics.add(block, hidden, activated)
+            self.statistics.add(block, activated)
 
     def finish(self) -> tuple[Tensor, Moments | None]:
-        if self.statistics is None or self.segment_rows is None:
-            return self.hidden, None
-        return self.hidden, self.statistics.finish(self.hidden, None, self.segment_rows)
+        return self.hidden, None if self.statistics is None else self.statistics.finish()
 
 
 def geglu(
@@ -100,13 +96,7 @@ def _groups(blocks: list[Block], rows: int) -> list[list[Block]]:
 
 
 def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
-    rows, neurons = activation.shape
-    blocks = row_blocks(rows, segment_rows, neurons)
-    segments = segments_of(rows, segment_rows)
-    statistics = Statistics(blocks, segments, neurons, activation.dtype)
-    for block in blocks:
-        values = activation[block.start : block.stop].to(statistics.dtype)
-        if row_weight is not None:
-            values = values * row_weight[block.start : block.stop, None].to(statistics.dtype)
-        statistics.add(block, values)
-    return statistics.finish(activation, row_weight, segment_rows)
+    statistics = Statistics(activation, row_weight, segment_rows)
+    for block in statistics.blocks:
+        statistics.add(block)
+    return statistics.finish()

@@ -1,11 +1,11 @@
 """Column statistics of row blocks that lie in cache, for the backend `cpu`.
 
-A block is read five times and written once (its square). The square serves three statistics: its
+A block is read six times and written once (its square). The square serves three statistics: its
 sum gives the L2 norm, the root of its maximum is max_abs exactly (in binary arithmetic the root of
-a rounded square is the number itself), its minimum tells whether there are zeros to count.
+a rounded square is the number itself), its minimum tells where there may be zeros to count.
 Non-negative floats sort like their bits, and integers are compared twice as fast.
 
-m2 = l2² − n·mean² is used only where it loses at most one bit; every other column (a large mean,
+m2 = l2² - n·mean² is used only where it loses less than two bits; every other column (a large mean,
 squares that overflow or underflow, infinities, NaN) is taken again in float64.
 """
 
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from . import reference
 from .moments import Moments
-from .shapes import counts
+from .shapes import counts, segments_of
 
-BLOCK_ELEMENTS = 96 * 1024  # in float32: the block, its square and its projection fill 1.5 MiB
+BLOCK_ELEMENTS = 128 * 1024  # in float32: the block, its square and its projection fill 2 MiB
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
-EXACT_ELEMENTS = 4 * 2**20
+SHORT = 32  # rows of a segment below which float32 sums are not exact enough
+SPARSE = 0.01  # up to this share of elements it is cheaper to gather them than to read all again
+EXACT_ELEMENTS = 4 * 2**20  # float64 statistics are taken so many elements at a time
 
 
 class Block(NamedTuple):
@@ -38,12 +40,11 @@ def row_blocks(rows: int, segment_rows: int, neurons: int) -> list[Block]:
     if rows == 0 or neurons == 0:
         return []
     target = max(1, BLOCK_ELEMENTS // neurons)
-    if segment_rows < target:
+    if segment_rows <= target:
         size = target // segment_rows * segment_rows
         bounds = [(start, min(start + size, rows)) for start in range(0, rows, size)]
         return [Block(a, b, a // segment_rows, (b - a) // segment_rows, 0) for a, b in bounds]
-    pieces = -(-segment_rows // target)
-    size = -(-segment_rows // pieces)
+    size = -(-segment_rows // -(-segment_rows // target))
     return [
         Block(start + first, start + min(first + size, segment_rows), start // segment_rows, 1, i)
         for start in range(0, rows, segment_rows)
@@ -51,67 +52,106 @@ def row_blocks(rows: int, segment_rows: int, neurons: int) -> list[Block]:
     ]
 
 
+class Rows(NamedTuple):
+    """What is counted: values [rows, neurons], each row times its weight if there are weights."""
+
+    values: Tensor
+    weight: Tensor | None
+    dtype: torch.dtype
+
+    def block(self, block: Block) -> Tensor:
+        """A block's rows [segments, rows, neurons] in the dtype of the sums; maybe a view."""
+        rows = slice(block.start, block.stop)
+        values = self.values[rows].to(self.dtype)
+        if self.weight is not None:
+            values = values * self.weight[rows, None].to(self.dtype)
+        return values.view(block.segments, -1, values.shape[1])
+
+    def pick(self, row: Tensor, column: Tensor) -> Tensor:
+        """The elements at the indices, two tensors of one shape."""
+        flat = (row * self.values.shape[1]).add_(column).flatten()
+        values = self.values.flatten().index_select(0, flat).view(row.shape).to(self.dtype)
+        return values if self.weight is None else values * self.weight[row].to(self.dtype)
+
+
 class Statistics:
-    """Sums over the blocks of `row_blocks`; `add` every block once, then `finish`."""
+    """Sums over the blocks of `row_blocks`: `add` every block once, then `finish`."""
 
-    def __init__(self, blocks: list[Block], segments: int, neurons: int, dtype: torch.dtype):
-        self.dtype = torch.promote_types(dtype, torch.float32)
-        pieces = 1 + max((block.piece for block in blocks), default=0)
-        shape = (segments, pieces, neurons)
-        self.sums = torch.zeros(shape, dtype=self.dtype)
-        self.squares = torch.zeros(shape, dtype=self.dtype)
-        self.peaks = torch.zeros(shape, dtype=BITS[self.dtype])
-        self.zeros = torch.zeros((segments, neurons), dtype=torch.int64)
-        tiny = torch.tensor(torch.finfo(self.dtype).tiny, dtype=self.dtype)
-        self.tiny_bits = int(tiny.view(BITS[self.dtype]))
+    def __init__(self, values: Tensor, row_weight: Tensor | None, segment_rows: int):
+        rows, neurons = values.shape
+        dtype = torch.float32 if segment_rows >= SHORT else torch.float64
+        self.rows = Rows(values, row_weight, torch.promote_types(values.dtype, dtype))
+        self.segment_rows = segment_rows
+        self.blocks = row_blocks(rows, segment_rows, neurons)
+        pieces = 1 + max((block.piece for block in self.blocks), default=0)
+        shape = (segments_of(rows, segment_rows), pieces, neurons)
+        self.sums = torch.zeros(shape, dtype=self.rows.dtype)
+        self.squares = torch.zeros_like(self.sums)
+        self.highest = torch.zeros(shape, dtype=BITS[self.rows.dtype])
+        self.lowest = torch.zeros_like(self.highest)
 
-    def add(self, block: Block, values: Tensor, scratch: Tensor | None = None) -> None:
-        """Counts values [rows, neurons] of the block; may overwrite scratch, of the same shape."""
-        shape = block.segments, -1, values.shape[-1]
-        values = values.to(self.dtype).view(shape)
-        if scratch is None or scratch.dtype != self.dtype:
+    def add(self, block: Block, scratch: Tensor | None = None) -> None:
+        """Counts a block; may overwrite scratch, of the block's shape."""
+        values = self.rows.block(block)
+        if scratch is None or scratch.dtype != values.dtype:
             scratch = torch.empty_like(values)
-        scratch = scratch.view(shape)
+        square = torch.square(values, out=scratch.view(values.shape))
+        bits = square.view(self.highest.dtype)
         at = slice(block.segment, block.segment + block.segments), block.piece
         torch.sum(values, 1, out=self.sums[at])
-        torch.square(values, out=scratch)
-        torch.sum(scratch, 1, out=self.squares[at])
-        bits = scratch.view(BITS[self.dtype])
-        torch.amax(bits, 1, out=self.peaks[at])
-        if bits.amin().item() < self.tiny_bits:  # a zero, an underflow, or a NaN with a sign
-            nonzero = scratch.copy_(values).ne_(0).sum(1, dtype=torch.float64)
-            self.zeros[at[0]] += values.shape[1] - nonzero.long()
+        torch.sum(square, 1, out=self.squares[at])
+        torch.amax(bits, 1, out=self.highest[at])
+        torch.amin(bits, 1, out=self.lowest[at])
 
-    def finish(self, values: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
-        """The moments of all blocks of values [rows, neurons]."""
-        rows, neurons = values.shape
-        count = counts(rows, segment_rows, values.device)
-        if rows == 0 or neurons == 0:
-            return Moments.empty(len(count), neurons)
-        mean = self.sums.sum(1, dtype=torch.float64) / segment_rows
+    def finish(self) -> Moments:
+        """The moments of all blocks."""
+        segments, _, neurons = self.sums.shape
+        if not self.blocks:
+            return Moments.empty(segments, neurons)
+        mean = self.sums.sum(1, dtype=torch.float64) / self.segment_rows
         squares = self.squares.sum(1, dtype=torch.float64)
-        peak = self.peaks.amax(1).view(self.dtype)
-        m2 = squares - segment_rows * mean.square()
-        moments = Moments(count, mean, m2, peak.sqrt().float(), segment_rows - self.zeros)
-        sound = (m2 >= squares / 2) & squares.isfinite() & peak.isfinite()
-        sound &= peak >= torch.finfo(self.dtype).tiny
-        sound |= moments.nonzero == 0
+        m2 = squares - self.segment_rows * mean.square()
+        peak = self.highest.amax(1).view(self.sums.dtype)
+        nonzero = self.segment_rows - self._zeros()
+        count = counts(len(self.rows.values), self.segment_rows, mean.device)
+        moments = Moments(count, mean, m2, peak.sqrt().float(), nonzero)
+        sound = (m2 >= squares / 3) & squares.isfinite() & peak.isfinite()
+        sound &= peak >= torch.finfo(peak.dtype).tiny
+        sound |= nonzero == 0
         if not sound.all():
-            _replace(moments, ~sound, values, row_weight, segment_rows)
+            self._replace(moments, ~sound)
         return moments
 
+    def _zeros(self) -> Tensor:
+        """Zeros of every column, int64 [segments, neurons]; looked for where a square is 0."""
+        suspect = self.lowest <= 0  # a negative one is a NaN with a sign
+        segments, pieces, neurons = suspect.shape
+        zeros = torch.zeros((segments, neurons), dtype=torch.int64)
+        size = -(-self.segment_rows // pieces)
+        if suspect.sum() * size <= SPARSE * self.rows.values.numel():
+            segment, piece, column = suspect.nonzero(as_tuple=True)
+            if len(column) == 0:
+                return zeros
+            within = piece[:, None] * size + torch.arange(size)
+            row = segment[:, None] * self.segment_rows + within.clamp(max=self.segment_rows - 1)
+            found = (self.rows.pick(row, column[:, None]) == 0) & (within < self.segment_rows)
+            return zeros.index_put_((segment, column), found.sum(1), accumulate=True)
+        for block in self.blocks:
+            values = self.rows.block(block)
+            nonzero = torch.empty_like(values).copy_(values).ne_(0).sum(1).long()
+            zeros[block.segment : block.segment + block.segments] += values.shape[1] - nonzero
+        return zeros
 
-def _replace(
-    moments: Moments, where: Tensor, values: Tensor, row_weight: Tensor | None, segment_rows: int
-) -> None:
-    """Overwrites the columns where [segments, neurons] is True with float64 statistics."""
-    step = max(1, EXACT_ELEMENTS // segment_rows)
-    for segment in where.any(1).nonzero().flatten().tolist():
-        rows = slice(segment * segment_rows, (segment + 1) * segment_rows)
-        weight = None if row_weight is None else row_weight[rows]
-        for columns in where[segment].nonzero().flatten().split(step):
-            exact = reference.column_moments(values[rows][:, columns], weight, segment_rows)
-            moments.mean[segment, columns] = exact.mean[0]
-            moments.m2[segment, columns] = exact.m2[0]
-            moments.max_abs[segment, columns] = exact.max_abs[0]
-            moments.nonzero[segment, columns] = exact.nonzero[0]
+    def _replace(self, moments: Moments, where: Tensor) -> None:
+        """Overwrites the columns where [segments, neurons] is True with float64 statistics."""
+        step = max(1, EXACT_ELEMENTS // self.segment_rows)
+        for segment in where.any(1).nonzero().flatten().tolist():
+            rows = slice(segment * self.segment_rows, (segment + 1) * self.segment_rows)
+            weight = None if self.rows.weight is None else self.rows.weight[rows]
+            for columns in where[segment].nonzero().flatten().split(step):
+                values = self.rows.values[rows].index_select(1, columns)
+                exact = reference.column_moments(values, weight, self.segment_rows)
+                moments.mean[segment, columns] = exact.mean[0]
+                moments.m2[segment, columns] = exact.m2[0]
+                moments.max_abs[segment, columns] = exact.max_abs[0]
+                moments.nonzero[segment, columns] = exact.nonzero[0]
