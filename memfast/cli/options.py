@@ -16,8 +16,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 ATTENTION = ("auto", "sdpa", "xformers")
 
 
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Let a YAML file give options that the command line does not."""
+def _read_config(ctx, path: Path | None) -> Path | None:
+    """Let a YAML file give options that the command line does not (`ctx`: typer's own context)."""
     if path is None:
         return None
     import yaml
@@ -28,14 +28,14 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML ({' '.join(str(error).split())})") from error
-    known = {parameter.name for parameter in context.command.params}
+    known = {parameter.name for parameter in ctx.command.params}
     if not isinstance(values, Mapping):
         raise InputError(f"--config {path}: must map option names to values")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     if unknown := sorted(set(values) - known):
         legal = ", ".join(sorted(name for name in known if name))
         raise InputError(f"--config {path}: unknown {', '.join(unknown)}; legal: {legal}")
-    context.default_map = {**(context.default_map or {}), **values}
+    ctx.default_map = {**(ctx.default_map or {}), **values}
     return path
 
 

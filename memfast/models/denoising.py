@@ -14,9 +14,9 @@ from torch import Tensor
 from memfast.errors import InputError
 from memfast.models.noise import generator
 
-Latents = Float[Tensor, "images channels height width"]
+Latents = Float[Tensor, "images channels latent_height latent_width"]
 Images = Float[Tensor, "images 3 height width"]
-Embeddings = Float[Tensor, "images tokens width"]
+Embeddings = Float[Tensor, "images tokens features"]
 Timesteps = int | Tensor  # the scheduler's own values: one, or one per image
 
 

@@ -4,22 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+Number = float | int
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a", "#bf3989", "#0969da")
 _LOW, _HIGH = (246, 248, 250), (130, 30, 80)  # heat map ends, RGB
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 300, 56, 44, 12
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640.0, 300.0, 56.0, 44.0, 12.0
 
 
 def heatmap(
-    values: Sequence[Sequence[float]],
+    values: Sequence[Sequence[Number]],
     rows: Sequence[str],
     columns: Sequence[str],
-    limits: tuple[float, float] | None = None,
+    limits: tuple[Number, Number] | None = None,
 ) -> str:
     """A grid of coloured cells, each with its number in a tooltip, and the colour scale below."""
     finite = [v for row in values for v in row if math.isfinite(v)]
     low, high = limits or (min(finite, default=0.0), max(finite, default=1.0))
     margin = 8 + 6.2 * max((len(r) for r in rows), default=0)
-    cell, tall = max(12.0, min(44.0, 560 / max(1, len(columns)))), 20
+    cell, tall = max(12.0, min(44.0, 560 / max(1, len(columns)))), 20.0
     parts = []
     for i, (label, row) in enumerate(zip(rows, values, strict=True)):
         parts.append(_text(margin - 6, 18 + i * tall + 14, label, "end"))
@@ -28,26 +29,31 @@ def heatmap(
                 box = _rect(margin + j * cell, 18 + i * tall, cell - 1, tall - 1)
                 hint = f"{label}, {columns[j]}: {value:.3g}"
                 parts.append(f'{box} fill="{_shade(value, low, high)}">{_title(hint)}</rect>')
-    every = math.ceil(len(columns) * 22 / (cell * max(1, len(columns))))
+    every = math.ceil(22 / cell)
     for j in range(0, len(columns), every):
-        parts.append(_text(margin + (j + 0.5) * cell, 12, columns[j], "middle"))
+        parts.append(_text(margin + (j + 0.5) * cell, 12.0, columns[j], "middle"))
     bottom = 18 + len(rows) * tall + 12
     for k in range(40):
         value = low + (high - low) * k / 39
-        parts.append(f'{_rect(margin + 4 * k, bottom, 4, 8)} fill="{_shade(value, low, high)}"/>')
+        parts.append(
+            f'{_rect(margin + 4 * k, bottom, 4.0, 8.0)} fill="{_shade(value, low, high)}"/>'
+        )
     parts.append(_text(margin - 6, bottom + 9, f"{low:.3g}", "end"))
     parts.append(_text(margin + 166, bottom + 9, f"{high:.3g}", "start"))
     return _svg(margin + len(columns) * cell + 60, bottom + 20, parts)
 
 
 def curves(
-    x: Sequence[float], series: Mapping[str, Sequence[float]], x_label: str = "", y_label: str = ""
+    x: Sequence[Number],
+    series: Mapping[str, Sequence[Number]],
+    x_label: str = "",
+    y_label: str = "",
 ) -> str:
     """Lines with points; the legend stands at the right."""
     every = [v for ys in series.values() for v in ys if math.isfinite(v)]
     scale_x, scale_y = _Scale(x, _LEFT, _WIDTH), _Scale(every, _HEIGHT - _BOTTOM, _TOP)
     parts = _axes(scale_x, scale_y, x_label, y_label)
-    for index, (name, ys) in enumerate(series.items()):
+    for index, (_name, ys) in enumerate(series.items()):
         colour = COLOURS[index % len(COLOURS)]
         points = [(scale_x(a), scale_y(b)) for a, b in zip(x, ys, strict=True) if math.isfinite(b)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
@@ -58,7 +64,7 @@ def curves(
 
 
 def histogram(
-    series: Mapping[str, Sequence[float]], x_label: str = "", threshold: float | None = None
+    series: Mapping[str, Sequence[Number]], x_label: str = "", threshold: Number | None = None
 ) -> str:
     """Overlaid step histograms of 40 bins, each as the share of its own series."""
     every = [v for values in series.values() for v in values if math.isfinite(v)]
@@ -97,16 +103,16 @@ def histogram(
 class _Scale:
     """Maps data to pixels, with five ticks."""
 
-    def __init__(self, values: Sequence[float], start: float, end: float):
+    def __init__(self, values: Sequence[Number], start: Number, end: Number):
         self.low, self.high = min(values, default=0.0), max(values, default=1.0)
         if self.high == self.low:
             self.high = self.low + 1
         self.start, self.end = start, end
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self) -> list[float]:
+    def ticks(self) -> list[Number]:
         return [self.low + (self.high - self.low) * k / 4 for k in range(5)]
 
 
@@ -126,23 +132,25 @@ def _legend(names: Sequence[str]) -> list[str]:
     parts = []
     for index, name in enumerate(names):
         top = _TOP + 10 + 18 * index
-        parts.append(f'{_rect(_WIDTH + 14, top, 10, 10)} fill="{COLOURS[index % len(COLOURS)]}"/>')
+        parts.append(
+            f'{_rect(_WIDTH + 14, top, 10.0, 10.0)} fill="{COLOURS[index % len(COLOURS)]}"/>'
+        )
         parts.append(_text(_WIDTH + 30, top + 9, name, "start"))
     return parts
 
 
-def _shade(value: float, low: float, high: float) -> str:
+def _shade(value: Number, low: Number, high: Number) -> str:
     share = 0.0 if high <= low else min(1.0, max(0.0, (value - low) / (high - low)))
     return "#" + "".join(
         f"{round(a + (b - a) * share):02x}" for a, b in zip(_LOW, _HIGH, strict=True)
     )
 
 
-def _rect(x: float, y: float, width: float, height: float) -> str:
+def _rect(x: Number, y: Number, width: Number, height: Number) -> str:
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"'
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
+def _text(x: Number, y: Number, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
@@ -150,6 +158,6 @@ def _title(text: str) -> str:
     return f"<title>{escape(text)}</title>"
 
 
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
+def _svg(width: Number, height: Number, parts: Sequence[str]) -> str:
     view = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {view} role="img">{"".join(parts)}</svg>'

@@ -46,11 +46,11 @@ class Report:
     def heatmap(
         self,
         heading: str,
-        values: Sequence[Sequence[float]],
+        values: Sequence[Sequence[charts.Number]],
         rows: Sequence[str],
         columns: Sequence[str],
         note: str = "",
-        limits: tuple[float, float] | None = None,
+        limits: tuple[charts.Number, charts.Number] | None = None,
     ) -> None:
         """A coloured grid of numbers, [rows][columns]; NaN is left blank."""
         self._chart(heading, charts.heatmap(values, rows, columns, limits), note)
@@ -58,8 +58,8 @@ class Report:
     def curves(
         self,
         heading: str,
-        x: Sequence[float],
-        series: Mapping[str, Sequence[float]],
+        x: Sequence[charts.Number],
+        series: Mapping[str, Sequence[charts.Number]],
         x_label: str = "",
         y_label: str = "",
         note: str = "",
@@ -70,9 +70,9 @@ class Report:
     def histogram(
         self,
         heading: str,
-        series: Mapping[str, Sequence[float]],
+        series: Mapping[str, Sequence[charts.Number]],
         x_label: str = "",
-        threshold: float | None = None,
+        threshold: charts.Number | None = None,
         note: str = "",
     ) -> None:
         """Overlaid histograms as shares of each series, with a line at `threshold`."""

@@ -1,0 +1,100 @@
+"""The denoiser as plain tensors, against the scheduler's own arithmetic and the pipeline itself."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from memfast.errors import InputError
+from memfast.models.denoising import Denoiser
+from memfast.models.noise import generator
+
+TYPES = ("epsilon", "v_prediction", "sample")
+
+
+@pytest.fixture(params=TYPES)
+def denoiser(request: pytest.FixtureRequest, tiny_pipeline: StableDiffusionPipeline) -> Denoiser:
+    tiny_pipeline.scheduler = DDIMScheduler.from_config(
+        tiny_pipeline.scheduler.config, prediction_type=request.param
+    )
+    return Denoiser(tiny_pipeline)
+
+
+def test_noise_and_targets_agree_with_the_scheduler(denoiser: Denoiser) -> None:
+    clean, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    timesteps = torch.tensor([1, 500, 998])
+    noisy = denoiser.scheduler.add_noise(clean, noise, timesteps)
+    torch.testing.assert_close(denoiser.add_noise(clean, noise, timesteps), noisy)
+    target = denoiser.target(clean, noise, timesteps)
+    if denoiser.scheduler.config.prediction_type == "v_prediction":
+        torch.testing.assert_close(target, denoiser.scheduler.get_velocity(clean, noise, timesteps))
+    torch.testing.assert_close(
+        denoiser.epsilon(target, noisy, timesteps), noise, atol=1e-4, rtol=1e-4
+    )
+    loose = 1e-2 if denoiser.scheduler.config.prediction_type == "epsilon" else 1e-4
+    torch.testing.assert_close(
+        denoiser.clean(target, noisy, timesteps), clean, atol=loose, rtol=1e-4
+    )
+
+
+def test_clean_agrees_with_a_scheduler_step(denoiser: Denoiser) -> None:
+    denoiser.scheduler.set_timesteps(10)
+    timestep = int(denoiser.scheduler.timesteps[3])
+    latents, output = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    step = denoiser.scheduler.step(output, timestep, latents)
+    torch.testing.assert_close(
+        denoiser.clean(output, latents, timestep), step.pred_original_sample, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_generation_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
+    denoiser = Denoiser(tiny_pipeline)
+    settings = {"num_inference_steps": 3, "guidance_scale": 2.0}
+    images = denoiser.generate(denoiser.encode(["a cat", "dog"]), ["x", "y"], 7, **settings)
+    theirs = tiny_pipeline(
+        ["a cat", "dog"],
+        generator=[generator("x", 7), generator("y", 7)],
+        output_type="pt",
+        **settings,
+    ).images
+    torch.testing.assert_close(images, theirs)
+
+
+def test_noise_depends_on_id_and_seed_alone(tiny_pipeline: StableDiffusionPipeline) -> None:
+    denoiser = Denoiser(tiny_pipeline)
+    together = denoiser.initial_noise(["a", "b"], 0)
+    assert torch.equal(together[1], denoiser.initial_noise(["b"], 0)[0])
+    assert not torch.equal(together[1], denoiser.initial_noise(["b"], 1)[0])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_loss_is_the_mean_squared_error_and_differentiable(
+    tiny_pipeline: StableDiffusionPipeline,
+) -> None:
+    denoiser = Denoiser(tiny_pipeline)
+    clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    embeddings = torch.randn(2, 12, 32, requires_grad=True)
+    loss = denoiser.loss(clean, embeddings, noise, torch.tensor([3, 900]))
+    timesteps = torch.tensor([3, 900])
+    noisy = denoiser.scheduler.add_noise(clean, noise, timesteps)
+    output = denoiser.model(noisy, timesteps, encoder_hidden_states=embeddings).sample
+    velocity = denoiser.scheduler.get_velocity(clean, noise, timesteps)
+    torch.testing.assert_close(loss, ((output - velocity) ** 2).mean((1, 2, 3)))
+    loss.sum().backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad.abs().sum() > 0
+
+
+def test_vae_round_trip_is_scaled(tiny_pipeline: StableDiffusionPipeline) -> None:
+    denoiser = Denoiser(tiny_pipeline)
+    latents = denoiser.encode_images(torch.rand(2, 3, 16, 16))
+    assert latents.shape == (2, 4, 8, 8)
+    images = denoiser.decode(latents)
+    assert images.shape == (2, 3, 16, 16)
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_another_kind_of_pipeline_is_refused(tiny_pipeline: StableDiffusionPipeline) -> None:
+    tiny_pipeline.vae = None
+    with pytest.raises(InputError, match="vae"):
+        Denoiser(tiny_pipeline)
