@@ -1,6 +1,6 @@
 """Subspace: which neurons, or which weights of the second linear, are to be removed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,18 +198,22 @@ _BLOCK = 1 << 20  # scores at a time: 4 MB
 OVER_STEPS = ("mean", "union", "intersection", "minimum")
 
 
-def selected_often(
-    by_step: Iterable[Mapping[str, Tensor]], needed: int
-) -> dict[str, Bool[Tensor, "..."]]:
-    """What at least `needed` of the steps' masks select."""
-    counts: dict[str, Tensor] = {}
-    for masks in by_step:
+class StepCount:
+    """At how many steps each neuron or weight was selected."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Tensor] = {}
+
+    def add(self, masks: Mapping[str, Tensor]) -> None:
+        """One more step's masks."""
         for site, mask in masks.items():
-            if site in counts:
-                counts[site] += mask
-            else:
-                counts[site] = mask.to(torch.int16)
-    return {site: count >= needed for site, count in counts.items()}
+            if site not in self.counts:
+                self.counts[site] = torch.zeros_like(mask, dtype=torch.int16)
+            self.counts[site] += mask
+
+    def at_least(self, steps: int) -> dict[str, Tensor]:
+        """Masks of what was selected at `steps` steps or more."""
+        return {site: count >= steps for site, count in self.counts.items()}
 
 
 def random_like(subspace: Subspace, seed: int) -> Subspace:

@@ -13,10 +13,10 @@ from memfast.models.pipelines import fingerprint
 from memfast.scores import Score, find_score
 from memfast.selection import (
     OVER_STEPS,
+    StepCount,
     Subspace,
     check_fraction,
     contrast_of_rows,
-    selected_often,
     top,
 )
 from memfast.statistics import NeuronStatistics, check_comparable, shared_prompts
@@ -87,15 +87,11 @@ def locate(
     request = check_request(
         memorized, reference, model, rule, fraction, steps, min_steps, score, per, over_steps
     )
-    needed = {"union": 1, "intersection": request.steps}.get(request.over_steps, min_steps)
     masks: Masks = {}
     for paths in site_groups(request):
-        if request.over_steps == "mean":
-            masks |= RULES[rule].select(request, paths, None)
-        else:
-            masks |= selected_often(step_masks(request, paths), needed)
+        masks |= combined(request, paths)
     header = {"model": fingerprint(model), "rule": rule, "fraction": fraction}
-    header |= {"steps": request.steps, "min_steps": needed, "per": request.per, "score": score}
+    header |= {"steps": request.steps, "min_steps": min_steps, "per": request.per, "score": score}
     header |= {"over_steps": request.over_steps}
     header |= {"memorized": _origin(memorized), "reference": _origin(reference)}
     mean = reference_mean(reference)
@@ -155,6 +151,21 @@ def step_masks(request: Request, paths: Sequence[str] | None = None) -> Iterator
     paths = list(request.sites) if paths is None else paths
     for step in range(request.steps):
         yield RULES[request.rule].select(request, paths, step)
+
+
+def combined(request: Request, paths: Sequence[str], counted: StepCount | None = None) -> Masks:
+    """The masks that all steps make together, at the sites `paths`.
+
+    `counted` holds what `step_masks` gave at every step, where it is known already.
+    """
+    if request.over_steps == "mean":
+        return RULES[request.rule].select(request, paths, None)
+    if counted is None:
+        counted = StepCount()
+        for masks in step_masks(request, paths):
+            counted.add(masks)
+    needed = {"union": 1, "intersection": request.steps}
+    return counted.at_least(needed.get(request.over_steps, request.min_steps))
 
 
 def site_groups(request: Request) -> list[list[str]]:
