@@ -25,6 +25,8 @@ _HOMES = {
     "audit": "memfast.auditing.run",
 }
 
+_BASES = {"ModelMixin": "diffusers", "PreTrainedModel": "transformers"}
+
 __all__ = [*sorted(_HOMES), "__version__"]
 
 
@@ -32,13 +34,11 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name.startswith("Compact"):
-        from memfast.models.compact import compact_class
+        from memfast.models.compact_class import compact_class
 
         return compact_class(name)
-    if name == "ModelMixin":  # the base by which diffusers recognises what this library can load
-        from diffusers import ModelMixin
-
-        return ModelMixin
+    if name in _BASES:  # by these diffusers recognises what this library can load
+        return getattr(import_module(_BASES[name]), name)
     raise AttributeError(f"module 'memfast' has no attribute {name!r}")
 
 

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from memfast.errors import InputError
+from memfast.models.compensation import (
+    Compensation,
+    check_compensation,
+    contraction_after,
+    shift_bias,
+)
 from memfast.models.families import Site, find_sites
 from memfast.models.pipelines import fingerprint
+from memfast.models.slicing import add_bias, check_plain
 from memfast.selection import Subspace
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -19,7 +26,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def check_subspace(model: nn.Module, subspace: Subspace) -> dict[str, Site]:
     """The sites of `model` that `subspace` selects from.
 
-    Raises InputError for a subspace of another model, an unknown site, or another shape.
+    Raises InputError for a subspace of another model, an unknown site or another shape, and for
+    blocks that are quantized, adapted or offloaded.
     """
     sites = find_sites(model)
     taken_from = subspace.header.get("model")
@@ -36,42 +44,21 @@ def check_subspace(model: nn.Module, subspace: Subspace) -> dict[str, Site]:
             expected = (sites[path].contraction.out_features, sites[path].neurons)
         if tuple(mask.shape) != expected:
             raise InputError(f"subspace: {path!r} has shape {tuple(mask.shape)}, not {expected}")
+        check_plain(sites[path])
     return {path: sites[path] for path in subspace.sites}
 
 
-def _mask(model: nn.Module, subspace: Subspace, compensate: str) -> None:
+def _mask(model: nn.Module, subspace: Subspace, compensate: Compensation) -> None:
     with torch.no_grad():
-        for path, site in check_subspace(model, subspace).items():
-            mask = subspace.masks[path].to(site.contraction.weight.device)
-            if compensate == "mean":
-                add_to_bias(site.contraction, mean_output(site, subspace))
-            site.contraction.weight[:, site.columns].masked_fill_(mask, 0)
+        for site in check_subspace(model, subspace).values():
+            weight, shift = contraction_after(site, subspace, compensate)
+            site.contraction.weight[:, site.columns] = weight
+            if shift is not None:
+                add_bias(site.contraction)
+                shift_bias(site, shift)
 
 
-def mean_output(site: Site, subspace: Subspace) -> torch.Tensor:
-    """What the removed neurons or weights add to the block's output on average, [channels].
-
-    float32, from the reference prompts' mean activation; zero where the subspace holds none.
-    """
-    weight = site.contraction.weight[:, site.columns].detach().float()
-    mean = subspace.mean.get(site.path)
-    if mean is None:
-        return weight.new_zeros(weight.shape[0])
-    removed = subspace.masks[site.path].to(weight.device)
-    return (weight * removed) @ mean.to(weight.device, torch.float32)
-
-
-def add_to_bias(linear: nn.Linear, shift: torch.Tensor) -> None:
-    """Add `shift` [channels] to a linear's bias, giving it one if it has none and needs it."""
-    if linear.bias is None:
-        if not shift.any():
-            return
-        linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
-    with torch.no_grad():
-        linear.bias += shift.to(linear.bias.dtype)
-
-
-def prune(model: Model, subspace: Subspace, *, compensate: str = "none") -> Model:
+def prune(model: Model, subspace: Subspace, *, compensate: Compensation = "none") -> Model:
     """A copy of `model` with the selected weights (or neurons' columns) set to zero.
 
     Same shapes, same class. `compensate="mean"` adds what they contributed on average to the bias.
@@ -84,8 +71,10 @@ def prune(model: Model, subspace: Subspace, *, compensate: str = "none") -> Mode
 
 
 @contextmanager
-def ablate(model: Model, subspace: Subspace, *, compensate: str = "none") -> Iterator[Model]:
-    """Within the context `model` runs pruned; afterwards every parameter is bit for bit as before."""
+def ablate(
+    model: Model, subspace: Subspace, *, compensate: Compensation = "none"
+) -> Iterator[Model]:
+    """Within the context `model` runs pruned; afterwards it is bit for bit as before."""
     check_compensation(compensate)
     sites = check_subspace(model, subspace)
     saved = {
@@ -103,13 +92,4 @@ def ablate(model: Model, subspace: Subspace, *, compensate: str = "none") -> Ite
                 site.contraction.weight.copy_(weight)
                 site.contraction.bias = bias
                 if bias is not None:
-                    bias.copy_(biases[path])
-
-
-COMPENSATIONS = ("mean", "none")
-
-
-def check_compensation(name: str) -> None:
-    """Raise InputError for an unknown compensation."""
-    if name not in COMPENSATIONS:
-        raise InputError(f"compensate must be one of {', '.join(COMPENSATIONS)}, not {name!r}")
+                    bias.copy_(biases[path])  # type: ignore[arg-type]

@@ -45,6 +45,13 @@ class ObservedLinear(nn.Module):
         self.row_normalised = row_normalised
         self.seen = seen
 
+    def __getattr__(self, name: str):
+        """Blocks may ask their linear for more than its output (T5: its weight's dtype)."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["linear"], name)
+
     def forward(self, inputs: Tensor, *args, **kwargs) -> Tensor:
         neurons = inputs[..., self.columns].flatten(0, -2)
         weight = 1 / neurons.float().norm(dim=1).clamp(min=1e-12) if self.row_normalised else None

@@ -1,7 +1,7 @@
 """A model for every entry of the table: how the released one is configured, and a tiny one.
 
 Tests run on the tiny ones; `memfast families` lists the sizes of the released ones. diffusers and
-transformers are imported when a model is built.
+transformers are imported when a model is built. The file is long because it is one table.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from memfast.models.families import inputs as make
+from memfast.models.families.inputs import Inputs
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 16}
 
@@ -26,7 +27,7 @@ class Example:
 
     model: str
     tiny: Mapping[str, Any]
-    inputs: Callable[[Any, int, int], make.Inputs]
+    inputs: Callable[[Any, int, int], Inputs]
     released: Mapping[str, Any] = field(default_factory=dict)
     activation: str = "GELU (tanh)"
     size: int = 64
@@ -129,7 +130,8 @@ EXAMPLES: dict[str, Example] = {
     ),
     "PixArt-Σ": Example(
         "PixArtTransformer2DModel",
-        HEADS | {"sample_size": 8, "num_layers": 2, "cross_attention_dim": 32}
+        HEADS
+        | {"sample_size": 8, "num_layers": 2, "cross_attention_dim": 32}
         | {"caption_channels": 24, "use_additional_conditions": False},
         make.pixart,
         {"caption_channels": 4096, "use_additional_conditions": False},
@@ -322,7 +324,7 @@ def tiny(name: str, seed: int = 0) -> nn.Module:
     return build(EXAMPLES[name], EXAMPLES[name].tiny)
 
 
-def tiny_inputs(name: str, model: nn.Module, seed: int = 1) -> make.Inputs:
+def tiny_inputs(name: str, model: nn.Module, seed: int = 1) -> Inputs:
     """Arguments of a forward pass of an example's tiny model: two images."""
     torch.manual_seed(seed)
     return EXAMPLES[name].inputs(model.config, 8, 5)

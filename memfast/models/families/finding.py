@@ -18,9 +18,7 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     """
     sites = {path: site for path, site in _sites(model)}
     if not sites:
-        known = "; ".join(
-            f"{' + '.join(f.expand)} -> {f.contract} ({f.models})" for f in FAMILIES
-        )
+        known = "; ".join(f"{' + '.join(f.expand)} -> {f.contract} ({f.models})" for f in FAMILIES)
         raise InputError(
             f"{type(model).__name__} has no feed-forward block of a known family: {known}"
         )
