@@ -2,7 +2,7 @@
 
 import typer
 
-from memfast.cli import audit, collect, compact, demo, locate, merge, prune
+from memfast.cli import attack, audit, collect, compact, demo, evaluate, locate, merge, prune
 
 app = typer.Typer(
     help="Find, remove and verify memorization in the feed-forward neurons of diffusion models.",
@@ -16,6 +16,8 @@ COMMANDS = {
     "locate": locate.locate,
     "prune": prune.prune,
     "compact": compact.compact,
+    "evaluate": evaluate.evaluate,
+    "attack": attack.attack,
     "audit": audit.audit,
     "merge": merge.merge,
 }

@@ -14,9 +14,8 @@ from torch import Tensor
 from memfast.errors import InputError
 from memfast.evaluation.adversarial import STARTS, AttackSettings, find_embeddings
 from memfast.evaluation.cases import Cases
-from memfast.evaluation.rates import Interval, mean_interval
 from memfast.evaluation.replication import Replication, replication
-from memfast.evaluation.similarity import METRICS, Toolbox
+from memfast.evaluation.similarity import Toolbox
 from memfast.models.denoising import Denoiser
 
 Advance = Callable[[int], None]
@@ -24,40 +23,34 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """What an attack brought back: {(start, steps): scores of the images under attack}."""
+    """What an attack brought back: {(start, steps): scores of the images under attack}.
+
+    embeddings and pictures are those of the first start after the most steps.
+    """
 
     cases: Cases
     outcomes: Mapping[tuple[str, int], Replication]
+    embeddings: Float[Tensor, "captions tokens width"]
     pictures: Float[Tensor, "captions 3 height width"]
 
-    def success(self, metric: str, steps: int) -> Float[Tensor, " captions"]:
-        """1 where an image came back from any start, NaN: unknown."""
-        of_starts = [
-            outcome.scores[metric]
-            for (_, after), outcome in self.outcomes.items()
-            if after == steps
-        ]
-        entry = METRICS[metric]
-        nearest = entry.closest(torch.cat(of_starts), 0)
-        return entry.copies(nearest).float().masked_fill(nearest.isnan(), float("nan"))
+    def together(self, steps: int) -> Replication:
+        """The scores of all starts, as if each were one more seed."""
+        of_starts = [found for (_, after), found in self.outcomes.items() if after == steps]
+        names = of_starts[0].scores
+        scores = {name: torch.cat([found.scores[name] for found in of_starts]) for name in names}
+        return Replication(self.cases, scores)
 
-    def rate(self, metric: str, steps: int) -> Interval:
-        """The rate of success by duplicate group."""
-        return mean_interval(self.success(metric, steps), self.cases.groups, rate=True)
-
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """One row a metric, start and number of steps, and one for all starts together."""
-        rows: list[dict[str, object]] = []
-        for (start, steps), outcome in self.outcomes.items():
-            for metric in outcome.scores:
-                rate = outcome.rate(metric)
-                rows.append({"start": start, "steps": steps, "metric": metric, "rate": rate})
-        if len({start for start, _ in self.outcomes}) > 1:
-            for steps in dict.fromkeys(after for _, after in self.outcomes):
-                for metric in next(iter(self.outcomes.values())).scores:
-                    rate = self.rate(metric, steps)
-                    rows.append({"start": "any", "steps": steps, "metric": metric, "rate": rate})
-        return rows
+        starts = dict.fromkeys(start for start, _ in self.outcomes)
+        found = dict(self.outcomes)
+        if len(starts) > 1:
+            found |= {("any", n): self.together(n) for n in {n: 0 for _, n in self.outcomes}}
+        return [
+            {"start": start, "steps": steps, "metric": metric, "rate": outcome.rate(metric)}
+            for (start, steps), outcome in found.items()
+            for metric in outcome.scores
+        ]
 
 
 def attack_cases(
@@ -86,12 +79,13 @@ def attack_cases(
     cases, targets = cases.first_images()
     clean = denoiser.encode_images(targets)
     outcomes: dict[tuple[str, int], Replication] = {}
-    pictures = targets
+    kept: list[tuple[Tensor, Tensor]] = []
     for name in starts:
         start = STARTS[name](denoiser, cases.ids, cases.texts, settings.seed)
         found = find_embeddings(denoiser, clean, start, cases.ids, settings, progress)
         for steps, embeddings in found.items():
             images = [denoiser.generate(embeddings, cases.ids, s, **schedule) for s in seeds]
             outcomes[name, steps] = replication(tools, images, cases, others)
-            pictures = images[0]
-    return Attacked(cases, outcomes, pictures)
+            if name == starts[0] and steps == settings.steps[-1]:
+                kept.append((embeddings, images[0]))
+    return Attacked(cases, outcomes, *kept[0])

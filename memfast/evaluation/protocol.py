@@ -6,8 +6,8 @@ against random pruning of equal density and of equal damage. A claim whose inter
 control's is "not shown".
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 
@@ -61,12 +61,13 @@ class Bench:
 class Outcome:
     """One method over all repetitions.
 
-    Every figure a caption is a tensor [repeats, captions], NaN where it was not tested; `singles`
-    figures are one a repetition.
+    Figures a caption are lists of [captions], one a repetition, NaN where it was not tested. The
+    first three hold each metric's score nearest to a copy: of plain generation, under attack, and
+    under attack for reference captions (the attack's control). `singles`: one figure a repetition.
     """
 
     mitigation: Mitigation
-    replicated: dict[str, list[Tensor]] = field(default_factory=dict)
+    plain: dict[str, list[Tensor]] = field(default_factory=dict)
     attacked: dict[str, list[Tensor]] = field(default_factory=dict)
     control: dict[str, list[Tensor]] = field(default_factory=dict)
     reference: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -178,7 +179,7 @@ def measure(
     seconds = (perf_counter() - started) / (len(images) * len(memorized))
     found = replication(bench.tools, images, memorized, others)
     for metric in found.scores:
-        _keep(outcome.replicated, metric, found.replicated(metric), tested, len(bench.memorized))
+        _keep(outcome.plain, metric, found.nearest(metric), tested, len(bench.memorized))
 
     plain = torch.stack([_images(treated, reference, s, bench.schedule) for s in trial.image_seeds])
     ssim = torch.ones(len(reference))
@@ -199,7 +200,7 @@ def measure(
         seconds=seconds, parameters=parameters(treated.denoiser.model), removed=treated.removed
     )
     if bench.attack is not None and method.source != "control" and method.lives_in == "weights":
-        _attack(trial, treated, outcome, others)
+        _attack(trial, bench.attack, treated, outcome, others)
     if outcome.pictures is None:
         outcome.pictures, outcome.tested = images[0], tested
         outcome.reference_pictures = plain[0]
@@ -210,16 +211,11 @@ def _images(treated: Treated, cases: Cases, seed: int, schedule: Schedule) -> Te
     return treated.generate(treated.denoiser, cases.texts, cases.ids, seed, schedule)
 
 
-def _attack(trial: Trial, treated: Treated, outcome: Outcome, others: Tensor) -> None:
+def _attack(
+    trial: Trial, attack: AttackSettings, treated: Treated, outcome: Outcome, others: Tensor
+) -> None:
     bench, tested = trial.bench, trial.split[1]
-    assert bench.attack is not None
-    settings = AttackSettings(
-        bench.attack.steps,
-        bench.attack.learning_rate,
-        bench.attack.draws,
-        trial.seed,
-        bench.attack.batch,
-    )
+    settings = replace(attack, seed=trial.seed)
     kept, reference = trial.reference
     pairs = (
         (outcome.attacked, tested, bench.memorized.part(tested), len(bench.memorized)),
@@ -236,9 +232,9 @@ def _attack(trial: Trial, treated: Treated, outcome: Outcome, others: Tensor) ->
             settings=settings,
             seeds=trial.image_seeds,
         )
-        for metric in next(iter(attacked.outcomes.values())).scores:
-            success = attacked.success(metric, settings.steps[-1])
-            _keep(figures, metric, success, shown, total)
+        found = attacked.together(settings.steps[-1])
+        for metric in found.scores:
+            _keep(figures, metric, found.nearest(metric), shown, total)
         if figures is outcome.attacked and outcome.attacked_pictures is None:
             outcome.attacked_pictures = attacked.pictures
 
@@ -249,6 +245,3 @@ def _keep(
     row = torch.full((total,), torch.nan)
     row[list(where)] = values.float()
     figures.setdefault(name, []).append(row)
-
-
-Figures = Mapping[str, Sequence[Tensor]]

@@ -26,18 +26,20 @@ class Replication:
     cases: Cases
     scores: Mapping[str, Float[Tensor, "seeds captions"]]
 
+    def nearest(self, metric: str) -> Float[Tensor, " captions"]:
+        """Each caption's score nearest to a copy over all seeds."""
+        return METRICS[metric].closest(self.scores[metric], 0)
+
     def replicated(self, metric: str) -> Float[Tensor, " captions"]:
         """1 where a caption's nearest image over all seeds passes the threshold, NaN: unknown."""
-        entry = METRICS[metric]
-        nearest = entry.closest(self.scores[metric], 0)
-        return entry.copies(nearest).float().masked_fill(nearest.isnan(), float("nan"))
+        return hits(metric, self.nearest(metric))
 
     def rate(self, metric: str, which: Bool[Tensor, " captions"] | None = None) -> Interval:
         """The memorization rate of the captions (or of those in `which`), by duplicate group."""
-        hits = self.replicated(metric)
+        passed = self.replicated(metric)
         if which is not None:
-            hits = hits.masked_fill(~which, float("nan"))
-        return mean_interval(hits, self.cases.groups, rate=True)
+            passed = passed.masked_fill(~which, float("nan"))
+        return mean_interval(passed, self.cases.groups, rate=True)
 
     def rates(self) -> dict[str, dict[str, Interval]]:
         """{metric: {"all", "verbatim", "template": rate}}, the latter two where there are any."""
@@ -51,6 +53,11 @@ class Replication:
             }
             for metric in self.scores
         }
+
+
+def hits(metric: str, scores: Tensor) -> Tensor:
+    """1 for scores that pass the metric's threshold, 0 for others, NaN for unknown ones."""
+    return METRICS[metric].copies(scores).float().masked_fill(scores.isnan(), float("nan"))
 
 
 def score_images(
