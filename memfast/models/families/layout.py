@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -41,7 +42,7 @@ class Family:
     expand: tuple[str, ...]
     contract: str
     models: str
-    neurons: Callable[[nn.Module, nn.Module], int] | None = None
+    neurons: Callable[[Any, nn.Linear], int] | None = None
     halves: int | None = None
     gate: str | None = None
     width_attributes: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ FAMILIES = (
         "fused attention",
         ("to_qkv_mlp_proj",),
         "to_out",
-        neurons=lambda block, contraction: block.mlp_hidden_dim,  # type: ignore[return-value]
+        neurons=lambda block, contraction: block.mlp_hidden_dim,
         halves=2,
         width_attributes=("mlp_hidden_dim",),
         models="single blocks of Flux2",
