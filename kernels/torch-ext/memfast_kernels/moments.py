@@ -71,7 +71,7 @@ def join(a: Moments, b: Moments) -> Moments:
     Fields may carry further leading axes. An empty side leaves the other unchanged, bit by bit.
     """
     n_a, n_b = a.count[..., None], b.count[..., None]
-    share = n_b / (n_a + n_b).clamp(min=1)
+    share = n_b.double() / (n_a + n_b).clamp(min=1)  # integers alone would divide in float32
     delta = torch.where((n_a > 0) & (n_b > 0), b.mean - a.mean, 0.0)
     return Moments(
         count=a.count + b.count,
