@@ -19,7 +19,6 @@ from memfast.errors import InputError
 from memfast.files import load_tensors, save_tensors
 
 KIND, FORMAT = "audit calibration", 1
-FEWEST = 20  # reference prompts; a standard deviation of fewer means little
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,10 @@ def calibrate(
 ) -> Calibration:
     """Run the reference prompts (and memorized examples) and learn from them.
 
-    Keeps their norms in memory: 8 bytes a prompt, noise and neuron.
-    Raises InputError for fewer than 20 reference prompts, or 2 memorized ones where any are given.
+    Keeps their norms in memory: 8 bytes a prompt, noise and neuron. Raises InputError when the
+    model's output is not finite for one of them.
     """
     reference, memorized = examples.reference, examples.memorized
-    if len(reference) < FEWEST:
-        raise InputError(f"reference: {len(reference)} prompts are too few; give at least {FEWEST}")
-    if len(memorized) == 1:
-        raise InputError("memorized: one example is too few; give at least 2")
     names = list(names)
     scores, norms = _observe(worker, names, reference, progress)
     positive = _observe(worker, names, memorized, progress)[1] if memorized else None

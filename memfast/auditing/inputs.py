@@ -16,6 +16,7 @@ from memfast.errors import InputError
 from memfast.prompts import PromptSet, read_prompts, text_id
 from memfast.selection import Subspace
 
+FEWEST = 20  # reference prompts: a standard deviation of fewer means little
 OWN_REFERENCE = 500  # prompts of the audited list that stand in where no reference is given
 
 Prompts = PromptSet | Sequence[str] | Path | str  # a set, or the path of a file
@@ -56,7 +57,8 @@ class Examples:
     def of(
         cls, reference: Prompts | None, memorized: Prompts | None, audited: PromptSet
     ) -> "Examples":
-        """Duplicated texts count once. Raises InputError for a text in both sets."""
+        """Duplicated texts count once. Raises InputError for sets that share a text or are too
+        small: less than 20 reference prompts, or one memorized."""
         positive = _texts(memorized) if memorized is not None else []
         own = reference is None
         negative = (
@@ -64,6 +66,10 @@ class Examples:
         )
         if both := set(positive) & set(negative):
             raise InputError(f"memorized and reference share {len(both)} prompts: {min(both)!r}")
+        if len(negative) < FEWEST:
+            raise InputError(f"reference: {len(negative)} prompts are too few; at least {FEWEST}")
+        if len(positive) == 1:
+            raise InputError("memorized: one example is too few; at least 2")
         return cls(negative, positive, own)
 
     @property

@@ -63,9 +63,11 @@ def audit(
     out, stage = Path(out), stage or (lambda label, total: lambda done: None)
     settings = settings or Settings(probe="settle")
     names = _check(settings, score or COMBINED, fpr, engine, shard, subspace, memorized)
+    name = str(model) if isinstance(model, str | Path) else None
+    if name is None and engine != "local":
+        raise InputError(f"model: engine {engine!r} loads it elsewhere; give its folder or hub id")
     audited = Audited.open(prompts, column, max_rejected)
     examples = Examples.of(reference, memorized, audited.prompts)
-    name = str(model) if isinstance(model, str | Path) else None
     pipeline = open_model(name, settings, attention) if name else model
     denoiser = denoiser_of(pipeline)  # type: ignore[arg-type]
     settings = _as_loaded(settings, denoiser)

@@ -71,7 +71,9 @@ def discriminant(norms: Norms, baseline: Baseline) -> Scores:
 
 
 def discriminant_direction(
-    memorized: Norms, reference: Norms, shrinkage: float = SHRINKAGE
+    memorized: Float64[Tensor, "positives neurons"],
+    reference: Float64[Tensor, "negatives neurons"],
+    shrinkage: float = SHRINKAGE,
 ) -> Float64[Tensor, " neurons"]:
     """Fisher's linear discriminant of standardised norms, of unit length.
 

@@ -39,7 +39,7 @@ class Worker:
     ) -> None:
         self.settings = settings
         self.probe = PROBES[settings.probe]
-        self.batch_size = max(settings.unit, batch_size or 8 * settings.unit)
+        self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
         self._stack = ExitStack()
         self.denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
         self._traced = self._stack.enter_context(trace(self.denoiser.model))
@@ -82,19 +82,19 @@ class Worker:
         """
         done = 0
         while done < len(texts):
-            batch = texts[done : done + self.batch_size]
+            batch = texts[done : done + self._units_at_once * self.settings.unit]
             try:
                 for looks in self._units(batch):
                     rows = slice(done, min(done + self.settings.unit, len(texts)))
                     yield rows, looks
                     done = rows.stop
             except torch.OutOfMemoryError as error:
-                if self.batch_size <= self.settings.unit:
+                if self._units_at_once == 1:
                     raise InputError(
                         f"out of memory with {self.settings.unit} prompts a call, the least of "
                         "this audit; start another --out with a smaller --unit"
                     ) from error
-                self.batch_size = max(self.settings.unit, self.batch_size // 2)
+                self._units_at_once //= 2
                 if self.denoiser.device.type == "cuda":
                     torch.cuda.empty_cache()
 

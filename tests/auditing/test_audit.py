@@ -1,0 +1,307 @@
+"""The whole audit: its figures, and the same bits however it is run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from memfast import NeuronStatistics, PromptSet
+from memfast.auditing import audit, merge
+from memfast.auditing.blocks import Blocks
+from memfast.auditing.settings import Settings
+from memfast.auditing.worker import Block, Worker
+from memfast.errors import InputError
+from memfast.prompts import Prompt
+from memfast.selection import Subspace
+from tests.auditing.conftest import REFERENCE, TEXTS, bits
+
+
+@pytest.fixture
+def whole(tiny_pipeline, lists, settings, tmp_path: Path) -> dict[str, str]:
+    """What an undisturbed run writes."""
+    audit(tiny_pipeline, lists[0], tmp_path / "whole", reference=lists[1], settings=settings)
+    return bits(tmp_path / "whole")
+
+
+def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in tiny_pipeline.unet.state_dict().items()}
+    prompts = PromptSet.of(
+        Prompt(str(i), text, label=("x75", "x1")[i % 2], group=f"g{i // 2}")
+        for i, text in enumerate([*TEXTS[:20], TEXTS[3], TEXTS[10]])
+    )
+    out = tmp_path / "out"
+    outcome = audit(tiny_pipeline, prompts, out, reference=lists[1], settings=settings, fpr=0.1)
+    assert outcome is not None
+    table = pq.read_table(out / "scores.parquet").to_pydict()
+    assert table["prompt"] == prompts.texts
+    assert sorted(table["rank"]) == list(range(1, 23))
+    for column in ("norm", "settled", "energy", "combined"):
+        values = np.array(table[column])
+        assert np.isfinite(values).all()
+        assert len(set(values)) == 20  # all differ, but for the two duplicated prompts
+        assert values[20] == values[3]
+        assert values[21] == values[10]
+    manifest = json.loads((out / "manifest.json").read_text())
+    threshold = manifest["thresholds"]["combined"]
+    assert table["flagged"] == [value > threshold for value in table["combined"]]
+    best = table["rank"].index(1)
+    assert table["combined"][best] == max(table["combined"])
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["prompts"], summary["texts"], summary["rejected"]) == (22, 20, 0)
+    assert summary["flagged"] == sum(table["flagged"])
+    assert set(summary["detection"]) == {"norm", "settled", "energy", "combined"}
+    figures = summary["detection"]["norm"]["x75"]
+    assert (figures["positives"], figures["negatives"]) == (10, 10)
+    positive = [
+        v for v, label in zip(table["norm"][:20], table["label"], strict=False) if label == "x75"
+    ]
+    negative = [
+        v for v, label in zip(table["norm"][:20], table["label"], strict=False) if label == "x1"
+    ]
+    assert figures["auc"]["value"] == np.mean([a > b for a in positive for b in negative])
+    for name, tensor in tiny_pipeline.unet.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+def test_statistics_are_those_of_the_looks(tiny_pipeline, lists, settings, tmp_path) -> None:
+    audit(tiny_pipeline, lists[0], tmp_path / "out", reference=lists[1], settings=settings)
+    found = NeuronStatistics.load(tmp_path / "out" / "statistics.safetensors")
+    assert found.steps == 2
+    expected = 0.0
+    with Worker(tiny_pipeline, settings) as worker:
+        for start in range(0, 20, 6):
+            for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
+                for looks in by_noise:
+                    expected = expected + looks[-1].norms[: rows.stop - rows.start].square().sum(0)
+    norms = torch.cat([found[site].l2_norm[1] for site in found])
+    torch.testing.assert_close(norms.square(), expected, rtol=1e-12, atol=0)
+
+
+def test_the_same_command_resumes(tiny_pipeline, lists, settings, tmp_path, whole) -> None:
+    """Stopped in every block in turn, it goes on where it was."""
+    out, computed = tmp_path / "out", []
+    original = Blocks.write
+
+    class Killed(BaseException):
+        pass
+
+    def write_one(self: Blocks, number: int, block: Block) -> None:
+        original(self, number, block)
+        computed.append(number)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Blocks, "write", write_one)
+        for _ in range(4):
+            with pytest.raises(Killed):
+                audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=settings)
+    audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=settings)
+    assert computed == [0, 1, 2, 3]
+    assert bits(out) == whole
+
+
+def test_shards_are_merged(tiny_pipeline, lists, settings, tmp_path, whole) -> None:
+    out = tmp_path / "out"
+    arguments = {"reference": lists[1], "settings": settings}
+    assert audit(tiny_pipeline, lists[0], out, shard=(2, 3), **arguments) is None
+    assert audit(tiny_pipeline, lists[0], out, shard=(0, 3), **arguments) is None
+    with pytest.raises(InputError, match="1 blocks are missing"):
+        merge(out)
+    audit(tiny_pipeline, lists[0], out, shard=(1, 3), **arguments)
+    outcome = merge(out)
+    assert outcome.summary["texts"] == 20
+    assert bits(out) == whole
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 1000])
+def test_the_batch_leaves_no_trace(
+    tiny_pipeline, lists, settings, tmp_path, whole, batch_size: int
+) -> None:
+    audit(
+        tiny_pipeline,
+        lists[0],
+        tmp_path / "out",
+        reference=lists[1],
+        settings=settings,
+        batch_size=batch_size,
+    )
+    assert bits(tmp_path / "out") == whole
+
+
+def test_out_of_memory_leaves_no_trace(tiny_pipeline, lists, settings, tmp_path, whole) -> None:
+    """Memory that runs out now and then, until one unit at a time is left."""
+    forward, calls = tiny_pipeline.unet.forward, [0]
+
+    def failing(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] in (9, 50, 70):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, **kwargs)
+
+    tiny_pipeline.unet.forward = failing
+    audit(tiny_pipeline, lists[0], tmp_path / "out", reference=lists[1], settings=settings)
+    assert calls[0] > 70
+    assert bits(tmp_path / "out") == whole
+
+
+def test_too_little_memory_for_one_unit_is_said(tiny_pipeline, lists, settings, tmp_path) -> None:
+    forward = tiny_pipeline.unet.forward
+
+    def failing(sample, *args, **kwargs):
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(sample, *args, **kwargs)
+
+    tiny_pipeline.unet.forward = failing
+    with pytest.raises(InputError, match=r"out of memory with 4 prompts a call.*--unit"):
+        audit(tiny_pipeline, lists[0], tmp_path / "out", reference=lists[1], settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"settings": Settings(probe="first", block_size=6, unit=4)}, "probe was 'jump', now"),
+        ({"settings": Settings(probe="jump", seed=1, noises=2, block_size=6, unit=4)}, "seed"),
+        ({"reference": [*REFERENCE[1:], "b b b"]}, "reference was"),
+        ({"memorized": ["cat cat cat", "dog dog dog"]}, "scores was"),
+        ({"prompts": TEXTS[:19]}, "prompts was"),
+    ],
+)
+def test_other_settings_are_refused(
+    tiny_pipeline, lists, settings, tmp_path, whole, change: dict, says: str
+) -> None:
+    arguments = {"prompts": lists[0], "reference": lists[1], "settings": settings} | change
+    with pytest.raises(InputError, match=f"holds another audit: {says}"):
+        audit(tiny_pipeline, out=tmp_path / "whole", **arguments)
+    assert bits(tmp_path / "whole") == whole
+    audit(tiny_pipeline, out=tmp_path / "whole", overwrite=True, **arguments)
+
+
+def test_another_model_is_refused(tiny_pipeline, lists, settings, tmp_path, whole) -> None:
+    with torch.no_grad():
+        for parameter in tiny_pipeline.unet.parameters():
+            parameter.mul_(1.01)
+    with pytest.raises(InputError, match="holds another audit: model was"):
+        audit(tiny_pipeline, lists[0], tmp_path / "whole", reference=lists[1], settings=settings)
+
+
+def test_a_damaged_block_is_computed_again(tiny_pipeline, lists, settings, tmp_path, whole) -> None:
+    out = tmp_path / "whole"
+    path = out / "blocks" / "block-000002.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"1 blocks are missing \(the first is 2\)"):
+        merge(out)
+    audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=settings)
+    assert bits(out) == whole
+
+
+def test_a_full_disk_is_one_line(tiny_pipeline, lists, settings, tmp_path, monkeypatch) -> None:
+    def full(path, tensors, header):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("memfast.auditing.blocks.save_tensors", full)
+    with pytest.raises(InputError, match=r"No space left on device.*no finished block is lost"):
+        audit(tiny_pipeline, lists[0], tmp_path / "out", reference=lists[1], settings=settings)
+
+
+def test_bad_rows_are_counted_and_written(tiny_pipeline, lists, settings, tmp_path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(lists[0].read_bytes() + b'{"prompt": ""}\nnonsense\n{"prompt": "b\xe9"}\n')
+    arguments = {"reference": lists[1], "settings": settings}
+    outcome = audit(tiny_pipeline, path, tmp_path / "out", **arguments)
+    assert outcome is not None
+    assert outcome.summary["rejected"] == 3
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in lines] == [23, 24, 25]
+    with pytest.raises(InputError, match="more than 2 bad rows"):
+        audit(tiny_pipeline, path, tmp_path / "new", max_rejected=2, **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_the_model_cannot_do_is_told(tiny_pipeline, settings, tmp_path) -> None:
+    """Truncated prompts are counted; scores that are not finite rank last and flag nothing."""
+    encode = tiny_pipeline.encode_prompt
+
+    def poisoned(texts, *args, **kwargs):
+        embeddings = encode(texts, *args, **kwargs)
+        embeddings[0][[text == TEXTS[5] for text in texts]] = torch.nan
+        return embeddings
+
+    tiny_pipeline.encode_prompt = poisoned
+    prompts = [*TEXTS[:12], "a " * 30]
+    outcome = audit(
+        tiny_pipeline, prompts, tmp_path / "out", reference=REFERENCE, settings=settings
+    )
+    assert outcome is not None
+    assert outcome.summary["truncated"] == 1
+    assert outcome.summary["not_finite"] == 1
+    table = pq.read_table(tmp_path / "out" / "scores.parquet").to_pydict()
+    assert table["truncated"] == [False] * 12 + [True]
+    assert table["rank"][5] == 13
+    assert not table["flagged"][5]
+    found = NeuronStatistics.load(tmp_path / "out" / "statistics.safetensors")
+    assert all(found[site].mean.isfinite().all() for site in found)
+
+
+def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_path) -> None:
+    from memfast import ffn_sites
+
+    sites = ffn_sites(tiny_pipeline.unet)
+    masks = {site: torch.arange(neurons) < 5 for site, neurons in sites.items()}
+    outcome = audit(
+        tiny_pipeline,
+        PromptSet.of(TEXTS[:12]),
+        tmp_path / "out",
+        reference=REFERENCE,
+        memorized=["cat cat cat", "dog dog dog"],
+        subspace=Subspace(neurons=masks),
+        settings=settings,
+        score="discriminant",
+    )
+    assert outcome is not None
+    names = ["norm", "settled", "energy", "located", "discriminant", "combined"]
+    assert outcome.result.columns == names
+    assert outcome.result.score == "discriminant"
+
+
+def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, tmp_path) -> None:
+    outcome = audit(tiny_pipeline, TEXTS[:30], tmp_path / "out", settings=settings, fpr=0.1)
+    assert outcome is not None
+    assert outcome.manifest["reference"] == {"prompts": 30, "own": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"score": "nonsense"}, "must be one of norm, settled, energy, combined here"),
+        ({"score": "located"}, "must be one of norm, settled, energy, combined here"),
+        ({"engine": "dask"}, "must be one of local, ray"),
+        ({"engine": "ray"}, "give its folder or hub id"),
+        ({"fpr": 1.0}, "between 0 and 1"),
+        ({"shard": (3, 3)}, "I from 0 to N-1"),
+        ({"reference": REFERENCE[:5]}, "5 prompts are too few"),
+        ({"memorized": ["cat cat cat"]}, "one example is too few"),
+        ({"memorized": [REFERENCE[0], "b b b"]}, "memorized and reference share 1 prompts"),
+        ({"prompts": []}, "holds no prompt"),
+        ({"prompts": "nowhere.txt"}, "no such file"),
+        ({"settings": Settings(probe="leap")}, "must be one of first, settle, jump, walk"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    tiny_pipeline: StableDiffusionPipeline, settings, tmp_path: Path, change: dict, says: str
+) -> None:
+    arguments = {"prompts": TEXTS[:12], "reference": REFERENCE, "settings": settings} | change
+    with pytest.raises(InputError, match=says):
+        audit(tiny_pipeline, out=tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_prompts_are_not_merged(tiny_pipeline, lists, settings, tmp_path, whole) -> None:
+    with pytest.raises(InputError, match="are not those"):
+        merge(tmp_path / "whole", TEXTS)
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        merge(tmp_path)

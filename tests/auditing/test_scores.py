@@ -1,0 +1,92 @@
+"""Scores against numpy and cases worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+from memfast_kernels import Moments, column_moments
+
+from memfast.auditing.probes import Look, Prediction
+from memfast.auditing.scores import (
+    SCORES,
+    Baseline,
+    discriminant_direction,
+    energy,
+    guidance_norm,
+    located_energy,
+    settled,
+)
+
+
+def moments(rows: int, seed: int = 0, tokens: int = 5, neurons: int = 3) -> dict[str, Moments]:
+    generator = torch.Generator().manual_seed(seed)
+    activation = torch.randn(rows * tokens, neurons, generator=generator)
+    return {"site": column_moments(activation, segment_rows=tokens)}
+
+
+def look(clean: torch.Tensor, noise: torch.Tensor, empty: torch.Tensor | None) -> Look:
+    without = None if empty is None else Prediction(empty, empty)
+    return Look(Prediction(clean, noise), without, moments(len(clean)))
+
+
+def latents(*values: float) -> torch.Tensor:
+    return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 4, 3, 3).contiguous()
+
+
+def test_norms_are_those_of_the_activation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    activation = torch.randn(10, 3, generator=generator).reshape(2, 5, 3)
+    expected = np.linalg.norm(activation.double().numpy(), axis=1)
+    found = look(latents(0, 0), latents(0, 0), None).norms.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_guidance_norm_is_that_of_the_looks_that_cost_a_row() -> None:
+    start = look(latents(0, 0), latents(1, 5), latents(0))
+    middle = look(latents(0, 0), latents(3, 4), latents(1, 1))
+    alone = look(latents(0, 0), latents(3, 4), None)
+    side = 36**0.5  # of a 4 x 3 x 3 cube of ones
+    assert guidance_norm([start]).tolist() == pytest.approx([side, 5 * side])
+    assert guidance_norm([start, alone]).tolist() == pytest.approx([side, 5 * side])
+    assert guidance_norm([start, middle]).tolist() == pytest.approx([2 * side, 3 * side])
+    both = guidance_norm([start, middle, start])
+    assert both.tolist() == pytest.approx([1.5 * side, 4 * side])
+
+
+def test_settled_is_minus_the_way_between_first_and_last() -> None:
+    looks = [look(latents(1, 2), latents(0, 0), None), look(latents(1, 5), latents(0, 0), None)]
+    assert settled(looks).tolist() == pytest.approx([0, -3 * 36**0.5])
+
+
+def test_energy_against_numpy() -> None:
+    random = np.random.default_rng(0)
+    reference, norms = random.normal(5, 2, (50, 7)), random.normal(6, 3, (4, 7))
+    reference[:, 3] = 1.0  # never varies, so it counts nothing
+    mean, deviation = reference.mean(0), reference.std(0, ddof=1)
+    deviation[3] = 0
+    z = np.delete((norms - mean), 3, 1) / np.delete(deviation, 3)
+    mask = torch.tensor([True, False, False, False, True, False, False])
+    baseline = Baseline(torch.from_numpy(mean), torch.from_numpy(deviation), mask)
+    found = energy(torch.from_numpy(norms), baseline).numpy()
+    np.testing.assert_allclose(found, (z**2).sum(1) / 7, rtol=1e-12)
+    part = located_energy(torch.from_numpy(norms), baseline).numpy()
+    np.testing.assert_allclose(part, (z[:, [0, 3]] ** 2).mean(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("prompts", "neurons"), [(9, 4), (5, 40)])
+def test_the_discriminant_against_an_explicit_inverse(prompts: int, neurons: int) -> None:
+    random = np.random.default_rng(1)
+    memorized = random.normal(1, 1, (prompts, neurons))
+    reference = random.normal(0, 2, (2 * prompts, neurons))
+    parts = [memorized - memorized.mean(0), reference - reference.mean(0)]
+    centred = np.concatenate(parts)
+    within = centred.T @ centred / (len(centred) - 2)
+    shrunk = 0.7 * within + 0.3 * np.trace(within) / neurons * np.eye(neurons)
+    expected = np.linalg.solve(shrunk, memorized.mean(0) - reference.mean(0))
+    expected /= np.linalg.norm(expected)
+    found = discriminant_direction(torch.from_numpy(memorized), torch.from_numpy(reference), 0.3)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_entry_has_one_function(name: str) -> None:
+    assert (SCORES[name].of_looks is None) != (SCORES[name].of_norms is None)
