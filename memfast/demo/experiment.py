@@ -1,6 +1,6 @@
-"""The demo's experiment: locate on one half of the memorized prompts, compact, test on the other."""
+"""The demo's experiment: locate on half of the memorized prompts, compact, test on the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -8,115 +8,112 @@ from time import perf_counter
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 import memfast
 from memfast.demo import DATA, SETTINGS
+from memfast.evaluation.cases import Cases, load_cases
 from memfast.evaluation.distances import ssim
-from memfast.evaluation.groups import duplicate_groups, halves
+from memfast.evaluation.groups import halves
 from memfast.evaluation.rates import Interval, mean_interval
-from memfast.evaluation.similarity import Comparison, toolbox
+from memfast.evaluation.replication import hits, replication
+from memfast.evaluation.similarity import Toolbox, toolbox
 from memfast.models.compact import compact
 from memfast.models.denoising import Denoiser
 from memfast.models.locating import check_request, step_masks
-from memfast.prompts import Prompt, PromptSet, read_prompts
+from memfast.prompts import PromptSet, read_prompts
 from memfast.selection import Subspace, random_like
 from memfast.statistics import NeuronStatistics
 
 METRICS = ("l2_ratio", "ssim")  # an image that passes both thresholds is a copy
 SEEDS = (1, 2)
+SIZE = 32  # pixels a side
 Stage = Callable[[str, int], Callable[[int], None]]  # (label, total) -> advance(units)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One model on trial: its images [prompts, seeds, 3, h, w] and which of them are copies."""
+    """One model on trial: its images [seeds, captions, 3, height, width] and its copies."""
 
     name: str
-    memorized: Tensor
-    singles: Tensor
-    copies: Tensor  # float [prompts]: share of seeds that copy
+    memorized: Float[Tensor, "seeds captions 3 height width"]
+    singles: Float[Tensor, "seeds others 3 height width"]
+    copies: Float[Tensor, "seeds captions"]  # 1 where an image is a copy
+    singles_ssim: Interval  # to the original model's images at equal seeds
 
     def rate(self, indices: list[int], groups: list[int]) -> Interval:
-        """The memorization rate of the prompts at `indices`."""
-        return mean_interval(self.copies[indices], [groups[i] for i in indices], rate=True)
+        """The share of images that are copies, over the captions at `indices`."""
+        return mean_interval(self.copies[:, indices], [groups[i] for i in indices], rate=True)
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything that the table, the summary and the report show."""
 
-    memorized: list[Prompt]
-    singles: list[Prompt]
-    training: Tensor
-    groups: list[int]
+    memorized: Cases
+    singles: Cases
     located: list[int]
     held_out: list[int]
     subspace: Subspace
-    by_step: dict[str, list[float]]
+    by_step: Mapping[str, list[float]]
     arms: tuple[Arm, ...]  # original, compact, random control
-    singles_ssim: dict[str, Interval]
-    pipeline: DiffusionPipeline
-    figures: dict[str, float]
+    pipeline: DiffusionPipeline  # with the compact model
+    figures: Mapping[str, float]
 
 
 def run(fraction: float, singles: int, seed: int, stage: Stage) -> Experiment:
     """The whole path on the embedded model; `stage` opens a progress bar for each part of it."""
     pipeline = memfast.load_pipeline("demo")
-    memorized = list(read_prompts(DATA / "memorized.jsonl"))
-    others = list(read_prompts(DATA / "singles.jsonl"))
-    training = images_of(memorized)
-    groups = duplicate_groups([p.text for p in memorized], [image[None] for image in training])
-    located, held_out = halves(groups, seed)
-    shown, reference_prompts = others[:singles], others[singles : singles + 2 * len(located)]
+    memorized = load_cases(read_prompts(DATA / "memorized.jsonl"), SIZE)
+    others = load_cases(read_prompts(DATA / "singles.jsonl"), SIZE)
+    located, held_out = halves(memorized.groups, seed)
+    shown = others.part(range(singles))
+    reference_set = others.part(range(singles, min(len(others), singles + 2 * len(located))))
 
-    steps = SETTINGS["num_inference_steps"]
     statistics = [
         memfast.collect(
             pipeline,
-            PromptSet.of(prompts),
-            steps=steps,
+            PromptSet.of(cases.texts),
+            steps=int(SETTINGS["num_inference_steps"]),
             seed=seed,
-            **SETTINGS,
-            progress=stage(label, len(prompts)),
+            num_inference_steps=int(SETTINGS["num_inference_steps"]),
+            guidance_scale=float(SETTINGS["guidance_scale"]),
+            progress=stage(label, len(cases)),
         )
-        for label, prompts in (
-            ("collecting memorized prompts", [memorized[i] for i in located]),
-            ("collecting reference prompts", reference_prompts),
+        for label, cases in (
+            ("collecting memorized prompts", memorized.part(located)),
+            ("collecting reference prompts", reference_set),
         )
     ]
     original = pipeline.unet
-    subspace = memfast.locate(*statistics, original, fraction=fraction)
+    subspace = memfast.locate(statistics[0], statistics[1], original, fraction=fraction)
     smaller = compact(original, subspace)
     control = compact(original, random_like(subspace, seed))
 
-    judge = toolbox(METRICS)
-    library = torch.cat([training, images_of(others)])
-    arms = []
+    judge, library = (
+        toolbox(METRICS),
+        torch.cat([memorized.training_images(), others.training_images()]),
+    )
+    arms: list[Arm] = []
     for name, model in (("original", original), ("compact", smaller), ("random control", control)):
         pipeline.unet = model
         advance = stage(f"generating: {name}", (len(memorized) + len(shown)) * len(SEEDS))
         images = generate(pipeline, memorized, advance)
-        copies = torch.ones(images.shape[:2])
-        for index in range(len(SEEDS)):
-            scores = judge.score(Comparison(images[:, index], training, library))
-            for metric in judge.metrics:
-                copies[:, index] *= metric.copies(scores[metric.name])
-        arms.append(Arm(name, images, generate(pipeline, shown, advance), copies.mean(1)))
+        usual = generate(pipeline, shown, advance)
+        copied = copies(judge, images, memorized, library)
+        arms.append(
+            Arm(name, images, usual, copied, similarity(usual, arms[0].singles if arms else usual))
+        )
     seconds = time_per_image(pipeline, {"before": original, "after": smaller}, memorized)
     pipeline.unet = smaller
     return Experiment(
         memorized=memorized,
         singles=shown,
-        training=training,
-        groups=groups,
         located=located,
         held_out=held_out,
         subspace=subspace,
-        by_step=share_by_step(*statistics, original, fraction),
+        by_step=share_by_step(statistics[0], statistics[1], original, fraction),
         arms=tuple(arms),
-        singles_ssim={a.name: similarity(a.singles, arms[0].singles) for a in arms[1:]},
         pipeline=pipeline,
         figures={
             "parameters_before": count(original),
@@ -129,31 +126,31 @@ def run(fraction: float, singles: int, seed: int, stage: Stage) -> Experiment:
     )
 
 
-def images_of(prompts: list[Prompt]) -> Float[Tensor, "prompts 3 height width"]:
-    """The training images, in [0, 1]."""
-    pictures = [Image.open(str(p.image)).convert("RGB") for p in prompts]
-    pixels = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8) for p in pictures]
-    shaped = [x.view(p.height, p.width, 3) for x, p in zip(pixels, pictures, strict=True)]
-    return torch.stack(shaped).permute(0, 3, 1, 2).float() / 255
-
-
 def generate(
-    pipeline: DiffusionPipeline, prompts: list[Prompt], advance: Callable[[int], None]
-) -> Float[Tensor, "prompts seeds 3 height width"]:
-    """Images of every prompt at every seed of SEEDS."""
+    pipeline: DiffusionPipeline, cases: Cases, advance: Callable[[int], None]
+) -> Float[Tensor, "seeds captions 3 height width"]:
+    """Images of every caption at every seed of SEEDS."""
     denoiser = Denoiser(pipeline)
-    embeddings, ids = denoiser.encode([p.text for p in prompts]), [p.id for p in prompts]
+    embeddings = denoiser.encode(cases.texts)
     seeds = []
     for seed in SEEDS:
-        seeds.append(denoiser.generate(embeddings, ids, seed, **SETTINGS))
-        advance(len(prompts))
-    return torch.stack(seeds, dim=1)
+        seeds.append(denoiser.generate(embeddings, cases.ids, seed, **SETTINGS))
+        advance(len(cases))
+    return torch.stack(seeds)
+
+
+def copies(
+    judge: Toolbox, images: Tensor, cases: Cases, library: Tensor
+) -> Float[Tensor, "seeds captions"]:
+    """1 where an image passes the threshold of every metric."""
+    scores = replication(judge, images, cases, library).scores
+    return torch.stack([hits(name, of_metric) for name, of_metric in scores.items()]).amin(0)
 
 
 def similarity(images: Tensor, originals: Tensor) -> Interval:
-    """Mean SSIM to the original model's images at equal seeds."""
+    """Mean SSIM to other images of the same captions and seeds."""
     values = ssim(images.flatten(0, 1), originals.flatten(0, 1))
-    return mean_interval(values.view(images.shape[:2]).T)
+    return mean_interval(values.view(images.shape[:2]))
 
 
 def share_by_step(
@@ -168,7 +165,7 @@ def share_by_step(
 def time_per_image(
     pipeline: DiffusionPipeline,
     models: dict[str, nn.Module],
-    prompts: list[Prompt],
+    cases: Cases,
     repeats: int = 5,
 ) -> dict[str, float]:
     """Median seconds an image in batches of 8, the models taking turns."""
@@ -177,10 +174,11 @@ def time_per_image(
         for name, model in models.items():
             pipeline.unet = model
             denoiser = Denoiser(pipeline)
-            embeddings = denoiser.encode([p.text for p in prompts[:8]])
+            few = cases.part(range(min(8, len(cases))))
+            embeddings = denoiser.encode(few.texts)
             start = perf_counter()
-            denoiser.generate(embeddings, [p.id for p in prompts[:8]], 0, **SETTINGS)
-            taken[name].append((perf_counter() - start) / 8)
+            denoiser.generate(embeddings, few.ids, 0, **SETTINGS)
+            taken[name].append((perf_counter() - start) / len(few))
     return {name: median(times) for name, times in taken.items()}
 
 

@@ -14,9 +14,9 @@ def table(result: Experiment) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     rows = [
         (
             arm.name,
-            str(arm.rate(result.located, result.groups)),
-            str(arm.rate(result.held_out, result.groups)),
-            str(result.singles_ssim[arm.name]) if arm.name in result.singles_ssim else "1",
+            str(arm.rate(result.located, result.memorized.groups)),
+            str(arm.rate(result.held_out, result.memorized.groups)),
+            str(arm.singles_ssim),
         )
         for arm in result.arms
     ]
@@ -27,11 +27,9 @@ def summary(result: Experiment) -> dict[str, Any]:
     """Everything the table says, as plain numbers."""
     arms = {
         arm.name: {
-            "copies_located": arm.rate(result.located, result.groups).as_dict(),
-            "copies_held_out": arm.rate(result.held_out, result.groups).as_dict(),
-            "singles_ssim": result.singles_ssim[arm.name].as_dict()
-            if arm.name in result.singles_ssim
-            else None,
+            "copies_located": arm.rate(result.located, result.memorized.groups).as_dict(),
+            "copies_held_out": arm.rate(result.held_out, result.memorized.groups).as_dict(),
+            "singles_ssim": arm.singles_ssim.as_dict(),
         }
         for arm in result.arms
     }
@@ -40,7 +38,6 @@ def summary(result: Experiment) -> dict[str, Any]:
 
 def report(result: Experiment) -> Report:
     """The page with pictures."""
-    original, smaller, control = result.arms
     page = Report(
         "memfast demo",
         f"{len(result.located)} memorized prompts located, {len(result.held_out)} held out; "
@@ -64,8 +61,11 @@ def report(result: Experiment) -> Report:
             ("prompt", "training image", "original", "compact", "random control"),
             [
                 (
-                    result.memorized[i].text,
-                    (result.training[i], *(arm.memorized[i, 0] for arm in result.arms)),
+                    result.memorized.texts[i],
+                    (
+                        result.memorized.cases[i].images[0],
+                        *(arm.memorized[0, i] for arm in result.arms),
+                    ),
                 )
                 for i in indices[:PICTURES]
             ],
@@ -74,8 +74,8 @@ def report(result: Experiment) -> Report:
         "Other prompts",
         ("prompt", "original", "compact", "random control"),
         [
-            (prompt.text, [arm.singles[i, 0] for arm in (original, smaller, control)])
-            for i, prompt in enumerate(result.singles[:PICTURES])
+            (text, [arm.singles[0, i] for arm in result.arms])
+            for i, text in enumerate(result.singles.texts[:PICTURES])
         ],
     )
     steps = range(len(next(iter(result.by_step.values()))))

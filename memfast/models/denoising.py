@@ -7,7 +7,7 @@ For what needs its own loop (detection probes, attacks, repair, losses). Written
 from collections.abc import Sequence
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +26,7 @@ class Denoiser:
     Raises InputError for a pipeline that is not built as StableDiffusionPipeline is.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline):
+    def __init__(self, pipeline: DiffusionPipeline):
         needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
         missing = [part for part in needed if getattr(pipeline, part, None) is None]
         if missing or getattr(pipeline, "text_encoder_2", None) is not None:
@@ -137,15 +137,16 @@ class Denoiser:
         images = []
         for start in range(0, len(ids), batch_size):
             part = slice(start, start + batch_size)
-            output = self.pipeline(
+            latents, _ = self.pipeline(  # pyright: ignore[reportCallIssue]
                 prompt_embeds=embeddings[part],
                 negative_prompt_embeds=unconditional.expand_as(embeddings[part]),
                 latents=self.initial_noise(ids[part], seed),
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 output_type="latent",
+                return_dict=False,
             )
-            images.append(self.decode(output.images))
+            images.append(self.decode(latents))
         return torch.cat(images)
 
     def _alpha_sigma(self, timestep: Timesteps) -> tuple[Tensor, Tensor]:
