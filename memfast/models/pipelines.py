@@ -1,6 +1,7 @@
 """Loading a pipeline by name and asking it what every step needs to know about it."""
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
@@ -122,10 +123,17 @@ def set_attention(pipeline: DiffusionPipeline, kernel: str) -> str:
     return "xformers"
 
 
-def save_pipeline(pipeline: DiffusionPipeline, folder: Path, overwrite: bool = False) -> None:
+def save_pipeline(
+    pipeline: DiffusionPipeline,
+    folder: Path,
+    overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
+    **how: Any,
+) -> None:
     """Write a pipeline folder: whole, or not at all.
 
-    With `overwrite`, an older pipeline folder is replaced. Raises InputError for a folder that
+    `finish` may add to the unfinished folder; `how` goes to `save_pretrained` (variant,
+    max_shard_size). With `overwrite`, an older pipeline folder is replaced. Raises InputError for a folder that
     holds anything else, or something without `overwrite`.
     """
     check_out(folder, overwrite)
@@ -134,7 +142,9 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, overwrite: bool = F
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         unfinished = Path(temporary) / "pipeline"
-        pipeline.save_pretrained(unfinished)
+        pipeline.save_pretrained(unfinished, **how)
+        if finish is not None:
+            finish(unfinished)
         if folder.exists():
             rmtree(folder)
         unfinished.rename(folder)
