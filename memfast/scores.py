@@ -83,24 +83,22 @@ SCORES: dict[str, Score] = {
 }
 
 
-def find_score(name: str | None, quantity: str, selects: str) -> Score:
-    """The score of that name, by default the first one that suits.
+def choose_score(name: str | None, quantity: str, selects: str) -> str:
+    """`name`, or by default the first score that suits.
 
     Raises InputError, listing those that suit statistics of `quantity` and can rank what the rule
     `selects` ("neurons" or "weights").
     """
-    suited = {
-        key: score
+    suited = [
+        key
         for key, score in SCORES.items()
         if score.quantity == quantity and (selects == "neurons" or score.weighted)
-    }
+    ]
     if not suited:
         raise InputError(f"no score ranks {selects} by statistics of {quantity}s")
-    if name is None:
-        return next(iter(suited.values()))
-    if name not in suited:
+    if name is not None and name not in suited:
         raise InputError(
             f"score must be one of {', '.join(suited)} to rank {selects} by statistics of "
             f"{quantity}s, not {name!r}"
         )
-    return suited[name]
+    return name or suited[0]

@@ -211,8 +211,8 @@ def check_comparable(a: NeuronStatistics, b: NeuronStatistics) -> None:
     for key, what in MUST_AGREE.items():
         ours, theirs = a.header.get(key), b.header.get(key)
         if ours != theirs:
-            if isinstance(ours, dict) and isinstance(theirs, dict):
-                key, ours, theirs = _first_difference(key, ours, theirs)
+            if isinstance(ours, dict) or isinstance(theirs, dict):
+                key, ours, theirs = _first_difference(key, ours or {}, theirs or {})
             raise InputError(
                 f"statistics of {what}: {key} is {ours!r} in one and {theirs!r} in the other"
             )

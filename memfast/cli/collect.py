@@ -20,6 +20,12 @@ def collect(
     row_normalised: Annotated[
         bool, typer.Option("--row-normalised", help="Divide each row by its L2 norm (the paper).")
     ] = False,
+    prompt_norms: Annotated[
+        bool, typer.Option("--prompt-norms", help="Also norms by prompt (scores z and welch).")
+    ] = False,
+    shared_noise: Annotated[
+        bool, typer.Option("--shared-noise", help="Start every prompt from the same noise.")
+    ] = False,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -47,6 +53,8 @@ def collect(
             batch_size=batch_size,
             rows=rows,
             row_normalised=row_normalised,
+            prompt_norms=prompt_norms,
+            shared_noise=shared_noise,
             progress=bar.stage("collecting", total),
         )
     statistics.save(out)
@@ -57,4 +65,5 @@ def collect(
         "steps": statistics.steps,
         "neurons": sum(m.mean.shape[1] for m in statistics.moments.values()),
     }
-    finish(out, "collected", summary | {"header": statistics.header})
+    details = {"left_out": statistics.skipped, "header": statistics.header}
+    finish(out, "collected", summary | details)

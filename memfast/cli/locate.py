@@ -1,22 +1,41 @@
-"""memfast locate MODEL --memorized F --reference F --out SUBSPACE.safetensors"""
+"""memfast locate MODEL --memorized F --reference F --out SUBSPACE.safetensors [--overlap]"""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memfast.cli import options
+from memfast.errors import InputError
+
+if TYPE_CHECKING:
+    from memfast import NeuronStatistics, PromptSet, Subspace
+    from memfast.models.overlap import OverlapStudy
+
+NULL = "null"  # as --reference: the empty prompt, once
 
 
 def locate(
     model: options.Model,
-    memorized: Annotated[Path, typer.Option(help="Prompt list, or file from `memfast collect`.")],
-    reference: Annotated[Path, typer.Option(help="Prompt list, or file from `memfast collect`.")],
-    out: options.OutFile,
+    memorized: Annotated[str, typer.Option(help="Prompt list, or file from `memfast collect`.")],
+    reference: Annotated[str, typer.Option(help="The same, or 'null': the empty prompt.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write (a folder with --overlap).")],
     fraction: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.02,
-    rule: Annotated[str, typer.Option(help="neurons or paper.")] = "neurons",
-    score: Annotated[str | None, typer.Option(help="Score of rule neurons.")] = None,
-    min_steps: Annotated[int, typer.Option(min=1, help="Steps that must select (paper).")] = 1,
+    rule: Annotated[str, typer.Option(help="neurons, weights, or paper.")] = "neurons",
+    score: Annotated[
+        str | None, typer.Option(help="difference, wanda, z, welch, or gradient.")
+    ] = None,
+    per: Annotated[str | None, typer.Option(help="Rank global, by site, or by row.")] = None,
+    over_steps: Annotated[
+        str | None, typer.Option(help="mean, union, intersection, or minimum.")
+    ] = None,
+    min_steps: Annotated[int, typer.Option(min=1, help="Steps that must select.")] = 1,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="Study how far disjoint sets' masks overlap.")
+    ] = False,
+    subsets: Annotated[int, typer.Option(min=2, help="Disjoint sets, for --overlap.")] = 4,
     steps: options.Steps = 10,
     num_inference_steps: options.InferenceSteps = None,
     guidance_scale: options.Guidance = None,
@@ -29,50 +48,112 @@ def locate(
     config: options.Config = None,
 ) -> None:
     """Find the neurons (or weights) that memorized prompts use and reference prompts do not."""
-    from memfast import NeuronStatistics, read_prompts
-    from memfast.cli.console import finish, progress
-    from memfast.models.collecting import collect
+    from memfast import NeuronStatistics
+    from memfast.cli.console import progress
+    from memfast.files import check_out
+    from memfast.models.locating import check_names
     from memfast.models.locating import locate as run
     from memfast.models.pipelines import denoiser_of
-    from memfast.selection import check_fraction
 
-    options.check_file(out, overwrite)
-    check_fraction(fraction)
-    paper = {"rows": "both", "row_normalised": True} if rule == "paper" else {}
-    settings = options.schedule(model, num_inference_steps, guidance_scale) | paper
-    sets = {
-        label: NeuronStatistics.load(path) if path.suffix == ".safetensors" else read_prompts(path)
-        for label, path in (("memorized", memorized), ("reference", reference))
-    }
+    check_out(out, overwrite) if overlap else options.check_file(out, overwrite)
+    how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
+    how |= {"over_steps": over_steps, "min_steps": min_steps}
+    check_names(**how)
+    settings = {"steps": steps, "seed": seed, "batch_size": batch_size}
+    settings |= options.schedule(model, num_inference_steps, guidance_scale)
+    collector = collector_for(rule, score)
+    sets = {"memorized": open_set(memorized), "reference": open_set(reference)}
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
-        statistics = [
-            found
-            if isinstance(found, NeuronStatistics)
-            else collect(
-                pipeline,
-                found,
-                steps=steps,
-                seed=seed,
-                batch_size=batch_size,
-                progress=bar.stage(label, len(found)),
-                **settings,
-            )
-            for label, found in sets.items()
-        ]
-    subspace = run(
-        *statistics,
-        denoiser_of(pipeline),
-        rule=rule,
-        fraction=fraction,
-        min_steps=min_steps,
-        score=score,
-    )
+        if overlap:
+            study = run_study(pipeline, sets, subsets, collector, settings, how, bar.stage)
+        else:
+            statistics = [
+                found
+                if isinstance(found, NeuronStatistics)
+                else collector(pipeline, found, progress=bar.stage(name, len(found)), **settings)
+                for name, found in sets.items()
+            ]
+    if overlap:
+        show_study(study, how, out, overwrite)
+    else:
+        show(run(*statistics, denoiser_of(pipeline), **how), statistics, out)
+
+
+def open_set(source: str) -> "PromptSet | NeuronStatistics":
+    """What --memorized or --reference names."""
+    from memfast import NeuronStatistics, PromptSet, read_prompts
+
+    if source == NULL:
+        return PromptSet.of([""], NULL)
+    path = Path(source)
+    return NeuronStatistics.load(path) if path.suffix == ".safetensors" else read_prompts(path)
+
+
+def collector_for(rule: str, score: str | None) -> Callable[..., "NeuronStatistics"]:
+    """What collects the statistics that a rule and its score need."""
+    from memfast.models.collecting import collect
+    from memfast.models.gradients import collect_gradients
+
+    if score == "gradient":
+        return collect_gradients
+    if rule == "paper":
+        return partial(collect, rows="both", row_normalised=True)
+    return partial(collect, prompt_norms=score in ("z", "welch"))
+
+
+def show(subspace: "Subspace", statistics: list["NeuronStatistics"], out: Path) -> None:
+    """Write the subspace and its summary."""
+    from memfast.cli.console import finish
+
     subspace.save(out)
+    plain = {"selects": subspace.kind, "removed": subspace.removed, "density": subspace.density}
     by_site = {site: float(mask.float().mean()) for site, mask in subspace.masks.items()}
-    finish(
-        out,
-        "located",
-        {"selects": subspace.kind, "removed": subspace.removed, "density": subspace.density}
-        | {"density_by_site": by_site},
-    )
+    left_out = [prompt for each in statistics for prompt in each.skipped]
+    plain["left_out"] = len(left_out)
+    details = {"density_by_site": by_site, "left_out_prompts": left_out, **subspace.header}
+    finish(out, "located", plain | {"details": details})
+
+
+def run_study(
+    pipeline: Any,
+    sets: dict[str, Any],
+    subsets: int,
+    collector: Callable[..., "NeuronStatistics"],
+    settings: dict[str, Any],
+    how: dict[str, Any],
+    stage: Callable[[str, int], Any],
+) -> "OverlapStudy":
+    """Collect disjoint sets of both kinds, and the empty prompt, and compare their masks."""
+    from memfast import PromptSet
+    from memfast.models.overlap import study_overlap
+    from memfast.models.pipelines import denoiser_of
+    from memfast.prompts.groups import equal_sets
+
+    for name, found in sets.items():
+        if not isinstance(found, PromptSet) or found.name == NULL:
+            raise InputError(
+                f"--{name}: --overlap needs a prompt list, to make disjoint sets of it"
+            )
+    size = min(len(found) for found in sets.values()) // subsets
+    statistics = {}
+    for name, found in sets.items():
+        parts = equal_sets(found, subsets, size, settings["seed"])
+        advance = stage(name, sum(len(part) for part in parts))
+        statistics[name] = [collector(pipeline, p, progress=advance, **settings) for p in parts]
+    null = collector(pipeline, [""], progress=stage("the empty prompt", 1), **settings)
+    return study_overlap(**statistics, null=null, model=denoiser_of(pipeline), **how)
+
+
+def show_study(study: "OverlapStudy", how: dict[str, Any], out: Path, overwrite: bool) -> None:
+    """Write the study's report and summary, and print its table and what it means."""
+    from memfast.cli.console import console, show_table
+    from memfast.files import atomic_write_json, prepare_out
+    from memfast.report.overlap import overlap_page, overlap_summary, overlap_table
+
+    folder = prepare_out(out, overwrite)
+    atomic_write_json(folder / "summary.json", overlap_summary(study, how))
+    overlap_page(study, how).write(folder / "report.html")
+    show_table("overlap of disjoint sets' masks", *overlap_table(study))
+    console.print(study.sentence, soft_wrap=True, highlight=False)
+    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True, highlight=False)

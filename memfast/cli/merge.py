@@ -1,6 +1,5 @@
 """memfast merge DIR, or memfast merge A B … --out S.safetensors"""
 
-from functools import reduce
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +28,22 @@ def merge(
         return
     from memfast import NeuronStatistics
     from memfast.cli.console import finish
+    from memfast.errors import some
+    from memfast.statistics import shared_prompts
 
     if len(sources) < 2:
         raise InputError(f"{sources[0]}: give an audit's folder, or at least two statistics files")
     if out is None:
         raise InputError("--out: name the file to write")
     options.check_file(out, overwrite)
-    merged = reduce(NeuronStatistics.merge, (NeuronStatistics.load(path) for path in sources))
+    merged = NeuronStatistics.load(sources[0])
+    for path in sources[1:]:
+        more = NeuronStatistics.load(path)
+        if shared := shared_prompts(merged, more):
+            raise InputError(f"{path}: prompts that an earlier file holds: {some(shared)}")
+        try:
+            merged += more
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     merged.save(out)
     finish(out, "merged", {"files": len(sources), "prompts": merged.header.get("prompts", 0)})

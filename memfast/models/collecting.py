@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from typing import Any
 
@@ -100,10 +100,6 @@ def collect(
         raise InputError("prompts: there are none")
     model = denoiser_of(pipeline)
     sites = ffn_sites(model)
-    header = {"quantity": "activation", "model": fingerprint(model)}
-    header |= {"schedule": schedule_of(pipeline), "num_inference_steps": num_inference_steps}
-    header |= {"guidance_scale": guidance_scale, "seed": seed, "rows": rows}
-    header |= {"row_normalised": row_normalised, "shared_noise": shared_noise}
     width = sum(sites.values()) * (2 if prompt_norms else 1)
     state = [Moments.empty(width, 1) for _ in range(steps)]
     kept: list[Prompt] = []
@@ -123,10 +119,25 @@ def collect(
                 progress(size)
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
-    header |= {"prompts": len(kept), "prompts_digest": [PromptSet.of(kept).digest]}
-    header |= {"prompt_ids": [p.id for p in kept], "text_ids": [text_id(p.text) for p in kept]}
     moments, norms = by_site(state, sites)
-    return NeuronStatistics(moments, header | {"versions": versions()}, skipped, norms)
+    return NeuronStatistics(moments, header_of(pipeline, settings, kept), skipped, norms)
+
+
+def header_of(
+    pipeline: DiffusionPipeline, settings: Settings, prompts: list[Prompt]
+) -> dict[str, Any]:
+    """What statistics say of where they came from."""
+    return {
+        "quantity": "activation",
+        "model": fingerprint(denoiser_of(pipeline)),
+        "schedule": schedule_of(pipeline),
+        **asdict(settings),
+        "prompts": len(prompts),
+        "prompts_digest": [PromptSet.of(prompts).digest],
+        "prompt_ids": [prompt.id for prompt in prompts],
+        "text_ids": [text_id(prompt.text) for prompt in prompts],
+        "versions": versions(),
+    }
 
 
 def batched(items: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:

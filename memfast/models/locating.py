@@ -1,57 +1,16 @@
 """locate: from the statistics of two prompt sets to the subspace that memorization uses."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from memfast.errors import InputError
-from memfast.models.families import Site, find_sites
+from memfast.errors import InputError, some
+from memfast.models.families import find_sites
 from memfast.models.pipelines import fingerprint
-from memfast.scores import Score, find_score
-from memfast.selection import (
-    OVER_STEPS,
-    StepCount,
-    Subspace,
-    check_fraction,
-    contrast_of_rows,
-    top,
-)
+from memfast.models.rules import RULES, Masks, Request
+from memfast.scores import SCORES, choose_score
+from memfast.selection import StepCount, Subspace, check_fraction
 from memfast.statistics import NeuronStatistics, check_comparable, shared_prompts
-
-Masks = dict[str, Tensor]
-
-
-@dataclass
-class Request:
-    """What to locate, checked; `locate` documents each field."""
-
-    memorized: NeuronStatistics
-    reference: NeuronStatistics
-    sites: dict[str, Site]
-    rule: str
-    fraction: float
-    steps: int
-    min_steps: int
-    score: str | None
-    per: str
-    over_steps: str
-
-    @cached_property
-    def scoring(self) -> Score:
-        """The score, found by name."""
-        quantity = self.memorized.header.get("quantity", "activation")
-        return find_score(self.score, quantity, RULES[self.rule].selects)
-
-    @cached_property
-    def column_norms(self) -> dict[str, Tensor]:
-        """L2 norm of each neuron's column of the contracting linear, float64 [neurons]."""
-        return {
-            path: torch.linalg.vector_norm(weight_of(site), dim=0, dtype=torch.float64)
-            for path, site in self.sites.items()
-        }
 
 
 def locate(
@@ -91,8 +50,8 @@ def locate(
     for paths in site_groups(request):
         masks |= combined(request, paths)
     header = {"model": fingerprint(model), "rule": rule, "fraction": fraction}
-    header |= {"steps": request.steps, "min_steps": min_steps, "per": request.per, "score": score}
-    header |= {"over_steps": request.over_steps}
+    header |= {"steps": request.steps, "min_steps": min_steps, "per": request.per}
+    header |= {"score": request.score, "over_steps": request.over_steps}
     header |= {"memorized": _origin(memorized), "reference": _origin(reference)}
     mean = reference_mean(reference)
     return Subspace(**{RULES[rule].selects: masks}, mean=mean, header=header)
@@ -111,13 +70,10 @@ def check_request(
     over_steps: str | None = None,
 ) -> Request:
     """`locate`'s arguments with their defaults filled in; raises InputError for what is wrong."""
-    _one_of("rule", rule, RULES)
+    check_names(rule, fraction, min_steps, score, per, over_steps)
     default = RULES[rule]
-    per = default.per[0] if per is None else _one_of("per", per, default.per)
-    if over_steps is None:
-        over_steps = "minimum" if min_steps > 1 else default.over_steps[0]
-    _one_of("over_steps", over_steps, default.over_steps)
-    check_fraction(fraction)
+    per = per or default.per[0]
+    over_steps = over_steps or ("minimum" if min_steps > 1 else default.over_steps[0])
     check_comparable(memorized, reference)
     if memorized.header.get("model") not in (None, fingerprint(model)):
         raise InputError("memorized: statistics of another model than the one given")
@@ -130,20 +86,44 @@ def check_request(
         if any(int(moments.count.min()) == 0 for moments in statistics.moments.values()):
             raise InputError(f"{name}: statistics of no prompt at all")
     if shared := shared_prompts(memorized, reference):
-        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
-        raise InputError(f"prompts in both memorized and reference: {', '.join(shared[:5])}{more}")
+        raise InputError(f"prompts in both memorized and reference: {some(shared)}")
+    widest = max(site.neurons for site in sites.values())
+    if per == "row" and int(fraction * widest) == 0:
+        raise InputError(f"fraction {fraction} is less than one of {widest} weights a row")
     steps = memorized.steps if steps is None else steps
     if not 1 <= steps <= memorized.steps:
         raise InputError(f"steps must lie between 1 and {memorized.steps}, not {steps}")
     if not 1 <= min_steps <= steps:
         raise InputError(f"min_steps must lie between 1 and {steps}, not {min_steps}")
-    if min_steps > 1 and over_steps != "minimum":
-        raise InputError(f"min_steps is for over_steps 'minimum', not {over_steps!r}")
-    request = Request(
+    if default.scored:
+        quantity = memorized.header.get("quantity", "activation")
+        score = choose_score(score, quantity, default.selects)
+    return Request(
         memorized, reference, sites, rule, fraction, steps, min_steps, score, per, over_steps
     )
-    default.check(request)
-    return request
+
+
+def check_names(
+    rule: str = "neurons",
+    fraction: float = 0.01,
+    min_steps: int = 1,
+    score: str | None = None,
+    per: str | None = None,
+    over_steps: str | None = None,
+) -> None:
+    """Raise InputError for what is wrong with `locate`'s arguments whatever the statistics."""
+    check_fraction(fraction)
+    default = RULES[_one_of("rule", rule, RULES)]
+    if score is not None and not default.scored:
+        raise InputError(f"rule {rule!r} has a score of its own; leave out {score!r}")
+    if score is not None:
+        _one_of("score", score, SCORES)
+    if per is not None:
+        _one_of("per", per, default.per)
+    if over_steps is not None:
+        _one_of("over_steps", over_steps, default.over_steps)
+    if min_steps > 1 and over_steps not in (None, "minimum"):
+        raise InputError(f"min_steps is for over_steps 'minimum', not {over_steps!r}")
 
 
 def step_masks(request: Request, paths: Sequence[str] | None = None) -> Iterator[Masks]:
@@ -189,12 +169,7 @@ def reference_mean(reference: NeuronStatistics) -> dict[str, Tensor]:
     return means
 
 
-def weight_of(site: Site) -> Tensor:
-    """The neurons' columns of the contracting linear, on the CPU in float32."""
-    return site.contraction.weight[:, site.columns].detach().to("cpu", torch.float32)
-
-
-def _one_of(name: str, value: str, legal: Sequence[str] | dict[str, "Rule"]) -> str:
+def _one_of(name: str, value: str, legal: Collection[str]) -> str:
     if value not in legal:
         raise InputError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
     return value
@@ -203,57 +178,3 @@ def _one_of(name: str, value: str, legal: Sequence[str] | dict[str, "Rule"]) -> 
 def _origin(statistics: NeuronStatistics) -> dict[str, object]:
     listed = ("prompt_ids", "text_ids")
     return {key: value for key, value in statistics.header.items() if key not in listed}
-
-
-def _ranked(request: Request, paths: Sequence[str], step: int | None) -> Masks:
-    """The best by score, at one step or (None) by its mean over steps."""
-    score, scores = request.scoring, {}
-    for path in paths:
-        contrast = score.contrast(request.memorized[path], request.reference[path])
-        value = contrast[: request.steps].mean(0) if step is None else contrast[step]
-        if RULES[request.rule].selects == "weights":
-            value = weight_of(request.sites[path]).abs() * value.float()
-        elif score.weighted:
-            value = request.column_norms[path] * value
-        scores[path] = value
-    return top(scores, request.fraction, request.per)
-
-
-def _paper(request: Request, paths: Sequence[str], step: int | None) -> Masks:
-    masks = {}
-    for path in paths:
-        ours, theirs = (s[path].l2_norm[step] for s in (request.memorized, request.reference))
-        weight = weight_of(request.sites[path])
-        masks[path] = contrast_of_rows(weight, ours.float(), theirs.float(), request.fraction)
-    return masks
-
-
-def _check_score(request: Request) -> None:
-    request.scoring  # noqa: B018  raises InputError for a name that does not suit
-
-
-def _check_no_score(request: Request) -> None:
-    if request.score is not None:
-        raise InputError(f"rule 'paper' has a score of its own; leave out {request.score!r}")
-    if not any(int(request.fraction * site.neurons) for site in request.sites.values()):
-        raise InputError(f"fraction {request.fraction} is less than one weight a row at every site")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """selects: "neurons" or "weights". select: (request, sites, step or None for the mean) ->
-    masks. per, over_steps: the legal choices, the default first. check: raises InputError.
-    """
-
-    selects: str
-    select: Callable[[Request, Sequence[str], int | None], Masks]
-    check: Callable[[Request], None]
-    per: tuple[str, ...]
-    over_steps: tuple[str, ...] = OVER_STEPS
-
-
-RULES: dict[str, Rule] = {
-    "neurons": Rule("neurons", _ranked, _check_score, per=("global", "site")),
-    "weights": Rule("weights", _ranked, _check_score, per=("row", "site", "global")),
-    "paper": Rule("weights", _paper, _check_no_score, per=("row",), over_steps=OVER_STEPS[1:]),
-}

@@ -6,21 +6,18 @@ Beside that stand the controls that their code lacks: sets of ordinary prompts l
 way, and random masks of equal density.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from jaxtyping import Float64
 from torch import Tensor, nn
 
 from memfast.errors import InputError
-from memfast.models.collecting import collect
-from memfast.models.locating import Masks, Request, check_request, combined, site_groups, step_masks
+from memfast.models.locating import check_request, combined, site_groups, step_masks
+from memfast.models.rules import Masks, Request
 from memfast.overlap import Arm, Label, Pair, Verdict, between, count_pairs, more_shared, within
-from memfast.prompts import PromptSet
-from memfast.prompts.groups import deal, prompt_groups
 from memfast.selection import StepCount
 from memfast.statistics import NeuronStatistics
 
@@ -54,30 +51,6 @@ class OverlapStudy:
             f"{found.first:.3f} against {found.second:.3f} (exact permutation over {self.subsets} "
             f"and {self.subsets} sets, one-sided p = {found.p:.3f})."
         )
-
-
-def collect_parts(
-    pipeline: DiffusionPipeline,
-    prompts: PromptSet,
-    parts: int,
-    *,
-    size: int | None = None,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-    **settings: Any,
-) -> list[NeuronStatistics]:
-    """Statistics of `parts` disjoint sets of the prompts, none of which share a duplicate group.
-
-    size: prompts a set at most, so that sets of two lists can be made equal. Further settings are
-    `collect`'s. Raises InputError if a set would be empty.
-    """
-    listed = list(prompts)
-    dealt = [part[:size] for part in deal(prompt_groups(listed), parts, seed)]
-    if not all(dealt):
-        groups = len(set(prompt_groups(listed)))
-        raise InputError(f"subsets: {groups} groups of prompts do not make {parts} sets")
-    sets = [PromptSet.of([listed[place] for place in part]) for part in dealt]
-    return [collect(pipeline, part, seed=seed, progress=progress, **settings) for part in sets]
 
 
 def study_overlap(

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import torch
+from jaxtyping import Float64
 from memfast_kernels import Moments
+from torch import Tensor
 
 _FIELDS = [field.name for field in fields(Moments)]
 
@@ -16,7 +18,7 @@ def side_by_side(seen: Mapping[str, Moments], norms: bool) -> Moments:
     """
     parts = list(seen.values())
     if norms:
-        parts += [_sample(moments) for moments in parts]
+        parts += [_norms(moments) for moments in parts]
     count = torch.cat([part.count[:, None].expand_as(part.mean) for part in parts], 1)
     others = (torch.cat([getattr(part, name) for part in parts], 1) for name in _FIELDS[1:])
     return Moments(count, *(column[..., None] for column in others))
@@ -41,13 +43,17 @@ def by_site(
     return dict(zip(sites, moments, strict=True)), dict(zip(sites, norms, strict=False))
 
 
-def _sample(moments: Moments) -> Moments:
-    """Each image's root mean square over its rows, as statistics of that one number."""
-    value = moments.l2_norm / moments.count.clamp(min=1).sqrt()[:, None]
+def sample(value: Float64[Tensor, "images neurons"]) -> Moments:
+    """One number an image and neuron, as statistics of that number alone."""
     return Moments(
-        count=(moments.count > 0).long(),
+        count=torch.ones(len(value), dtype=torch.int64),
         mean=value,
         m2=torch.zeros_like(value),
-        max_abs=value.float(),
+        max_abs=value.abs().float(),
         nonzero=(value != 0).long(),
     )
+
+
+def _norms(moments: Moments) -> Moments:
+    """Each image's root mean square over its rows, as a sample of one."""
+    return sample(moments.l2_norm / moments.count.clamp(min=1).sqrt()[:, None])

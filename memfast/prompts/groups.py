@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from memfast.prompts.prompt import Prompt
+from memfast.errors import InputError
+from memfast.prompts.prompt import Prompt, PromptSet
 
 SAME_WORDS = 0.5
 """Jaccard index of the words from which two captions are one group: in the public lists of
@@ -32,7 +33,7 @@ def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     for place, each in enumerate(words):
         sketch = MinHash(num_perm=128, seed=1)
         sketch.update_batch([word.encode() for word in sorted(each)])
-        for other in sorted(index.query(sketch)):
+        for other in sorted(index.query(sketch)):  # type: ignore[type-var]
             both = len(each & words[other])
             if both >= SAME_WORDS * (len(each) + len(words[other]) - both):
                 pairs.append((other, place))
@@ -82,3 +83,16 @@ def deal(groups: Sequence[int], parts: int, seed: int) -> list[list[int]]:
     for hand in sorted(hands, key=len, reverse=True):
         min(dealt, key=len).extend(hand)
     return [sorted(part) for part in dealt]
+
+
+def equal_sets(prompts: PromptSet, sets: int, size: int, seed: int) -> list[PromptSet]:
+    """Disjoint sets of at most `size` prompts each, none of which share a duplicate group.
+
+    Raises InputError if there are not enough groups.
+    """
+    listed = list(prompts)
+    groups = prompt_groups(listed)
+    dealt = [part[:size] for part in deal(groups, sets, seed)]
+    if not all(dealt):
+        raise InputError(f"{prompts.name}: {len(set(groups))} groups do not make {sets} sets")
+    return [PromptSet.of([listed[place] for place in part]) for part in dealt]
