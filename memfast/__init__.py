@@ -1,9 +1,10 @@
 """memfast: find, remove and verify memorization in the feed-forward neurons of diffusion models.
 
 Public names are imported on first use, so that `import memfast` costs nothing. When diffusers asks
-this module for a compact model's class (`memfast.CompactUNet2DConditionModel`), it is made on demand.
+for a compact model's class here (`memfast.CompactUNet2DConditionModel`), it is made on demand.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -22,10 +23,17 @@ _HOMES = {
     "ablate": "memfast.models.surgery",
     "prune": "memfast.models.surgery",
     "compact": "memfast.models.compact",
+    "least_squares": "memfast.models.least_squares",
+    "shrink": "memfast.models.shrinking",
+    "load_lora": "memfast.models.lora",
+    "slice_lora": "memfast.models.lora",
     "audit": "memfast.auditing.run",
 }
 
 _BASES = {"ModelMixin": "diffusers", "PreTrainedModel": "transformers"}
+
+if "diffusers.pipelines.pipeline_loading_utils" in sys.modules:  # tell it of the compact classes
+    import_module("memfast.models.compact_class")
 
 __all__ = [*sorted(_HOMES), "__version__"]
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from memfast.errors import InputError
 from memfast.files import check_out
+from memfast.models import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.models.families import find_sites
 
 DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
