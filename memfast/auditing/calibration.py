@@ -131,7 +131,9 @@ def _observe(
 
 
 def _baselines(
-    norms: Norms, examples: Norms | None, located: Bool[Tensor, " neurons"] | None
+    norms: Norms,
+    examples: Float64[Tensor, "examples noises neurons"] | None,
+    located: Bool[Tensor, " neurons"] | None,
 ) -> list[Baseline]:
     """One baseline for each noise, learnt from all the given norms."""
     result = []

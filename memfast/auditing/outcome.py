@@ -34,7 +34,10 @@ class Outcome:
 
 
 def finish(
-    out: Path, audited: Audited, calibration: Calibration, speed: dict[str, float] | None = None
+    out: Path,
+    audited: Audited,
+    calibration: Calibration,
+    speed: dict[str, int | float] | None = None,
 ) -> Outcome:
     """Write scores.parquet, flagged.csv, statistics.safetensors and summary.json from the blocks.
 

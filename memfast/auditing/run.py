@@ -188,7 +188,7 @@ def _calibration(
 
 def _compute(
     job: Job, blocks: Blocks, audited: Audited, engine: str, shard: tuple[int, int], stage: Stage
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Compute the shard's missing blocks; returns how fast that went, {} if there were none."""
     missing = [number for number in blocks.missing() if number % shard[1] == shard[0]]
     if not missing:
