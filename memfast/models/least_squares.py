@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Float64
 from torch import Tensor, nn
 
 from memfast.models.collecting import collect
@@ -72,9 +71,9 @@ def least_squares(
 ) -> dict[str, Correction]:
     """A correction for every site, solved on all rows of the reference `prompts`.
 
-    Pass it as `compensate` to compact, prune or ablate. Blocks without bias get none. `settings` are
-    those of `collect`. One pass where all Gram matrices fit into `memory` bytes, else as many as it
-    takes; `progress` is told the prompts done in every pass.
+    Pass it as `compensate` to compact, prune or ablate. Blocks without bias get none. `settings`
+    are those of `collect`. One pass where all Gram matrices fit into `memory` bytes, else as many
+    as it takes; `progress` is told the prompts done in every pass.
     Raises InputError where `collect` does, and for a subspace that does not fit the model.
     """
     sites = check_subspace(denoiser_of(pipeline), subspace)
@@ -116,7 +115,7 @@ def gram_bytes(site: Site, removed: Tensor) -> int:
 
 
 def passes(sizes: Mapping[str, int], memory: int) -> list[list[str]]:
-    """Sites in as few groups, in order, as keep each within `memory`; one site is always allowed."""
+    """Sites, in order, in as few groups as fit into `memory` each; a single site always fits."""
     groups: list[list[str]] = []
     used = 0
     for path, size in sizes.items():

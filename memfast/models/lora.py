@@ -1,4 +1,4 @@
-"""LoRAs of the base on a compact model: attention adapters as they are, feed-forward ones sliced."""
+"""LoRAs of the base on a compact model: attention factors as they are, feed-forward ones sliced."""
 
 import re
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ def _sliced(key: str, weight: Tensor, path: str, site: Site, kept: Tensor) -> Te
 
 
 def _names(stem: str, module: str) -> bool:
-    return stem == module or stem.endswith(f".{module}")
+    return f".{module}." in f".{stem}."
 
 
 def _check_kind(key: str, match: re.Match[str] | None) -> None:
