@@ -1,7 +1,6 @@
 """collect_gradients: how much the denoising loss of each prompt depends on each neuron."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from memfast_kernels import Moments, merge
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from memfast.errors import InputError
 from memfast.models.collecting import Settings, batched, header_of
 from memfast.models.denoising import Denoiser
 from memfast.models.families import Site, find_sites
+from memfast.models.gating import gated, open_gates
 from memfast.models.noise import generator
 from memfast.models.side_by_side import by_site, sample
 from memfast.prompts import Prompt, PromptSet
@@ -57,7 +57,7 @@ def collect_gradients(
     skipped: list[dict[str, Any]] = []
     small = sum(p.numel() for p in denoiser.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = _latents(denoiser, batch, settings)
+        clean = clean_latents(denoiser, batch, settings)
         values = _of_batch(
             denoiser, sites, batch, clean, timesteps, seed
         )  # [images, steps·neurons]
@@ -76,39 +76,6 @@ def collect_gradients(
     return NeuronStatistics(moments, header, skipped)
 
 
-@contextmanager
-def gated(sites: dict[str, Site], images: int) -> Iterator[dict[str, Tensor]]:
-    """Within the context each neuron of each image is multiplied by a gate, [images, neurons] of 1.
-
-    A gate's gradient is the sum over the image's token rows of activation · gradient.
-    """
-    gates = {
-        path: torch.ones(
-            images, site.neurons, device=site.contraction.weight.device
-        ).requires_grad_()
-        for path, site in sites.items()
-    }
-
-    def multiply(site: Site, gate: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            whole, *rest = inputs
-            shaped = gate.view(len(gate), *(1,) * (whole.ndim - 2), -1).to(whole.dtype)
-            parts = whole[..., : site.layout.offset], whole[..., site.columns] * shaped
-            return torch.cat(parts, dim=-1), *rest
-
-        return before
-
-    handles = [
-        site.contraction.register_forward_pre_hook(multiply(site, gates[path]))
-        for path, site in sites.items()
-    ]
-    try:
-        yield gates
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _of_batch(
     denoiser: Denoiser,
     sites: dict[str, Site],
@@ -123,14 +90,15 @@ def _of_batch(
     values = []
     for timestep in timesteps:
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
-        with torch.enable_grad(), gated(sites, len(batch)) as gates:
+        gates = open_gates(sites, len(batch))
+        with torch.enable_grad(), gated(sites, gates):
             loss = denoiser.loss(clean, embeddings, noise.to(clean), timestep)
             gradients = torch.autograd.grad(loss.sum(), list(gates.values()))
         values += [gradient.float().cpu() for gradient in gradients]
     return torch.cat(values, 1)
 
 
-def _latents(denoiser: Denoiser, batch: list[Prompt], settings: Settings) -> Tensor:
+def clean_latents(denoiser: Denoiser, batch: list[Prompt], settings: Settings) -> Tensor:
     """Clean latents of the training images, or else of the images that the model makes."""
     made = [prompt for prompt in batch if not _has_image(prompt)]
     latents: dict[str, Tensor] = {}

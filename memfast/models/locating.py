@@ -8,13 +8,14 @@ from memfast.errors import InputError, some
 from memfast.models.families import find_sites
 from memfast.models.pipelines import fingerprint
 from memfast.models.rules import RULES, Masks, Request
+from memfast.models.sensitivity import BESIDE_MEANS, mean_activations
 from memfast.scores import SCORES, choose_score
 from memfast.selection import StepCount, Subspace, check_fraction
 from memfast.statistics import NeuronStatistics, check_comparable, shared_prompts
 
 
 def locate(
-    memorized: NeuronStatistics,
+    memorized: NeuronStatistics | None,
     reference: NeuronStatistics,
     model: nn.Module,
     *,
@@ -34,6 +35,10 @@ def locate(
     rule "paper" is arXiv 2406.18566 to the letter: in each row the int(fraction · neurons) largest
     |W|·n_memorized, where |W|·n_memorized > |W|·n_reference, n the norm over all rows; the paper
     took statistics with rows="both" and row_normalised=True.
+    rule "reference" takes the neurons that the reference prompts need least, by statistics from
+    `collect_sensitivity` (or, for models too big to differentiate, from `collect`: variance times
+    squared weight, as a share of the block's), and rule "gates" those that `learn_gates` closed;
+    for both, `memorized` is None.
     `over_steps` ranks by the "mean" of the score over steps (default, except for "paper"), or
     selects at every step and keeps the "union" (default for "paper"), the "intersection", or what
     at least `min_steps` select ("minimum"; implied by min_steps > 1).
@@ -52,13 +57,14 @@ def locate(
     header = {"model": fingerprint(model), "rule": rule, "fraction": fraction}
     header |= {"steps": request.steps, "min_steps": min_steps, "per": request.per}
     header |= {"score": request.score, "over_steps": request.over_steps}
-    header |= {"memorized": _origin(memorized), "reference": _origin(reference)}
+    header |= {"memorized": None if memorized is None else _origin(memorized)}
+    header |= {"reference": _origin(reference)}
     mean = reference_mean(reference)
     return Subspace(**{RULES[rule].selects: masks}, mean=mean, header=header)
 
 
 def check_request(
-    memorized: NeuronStatistics,
+    memorized: NeuronStatistics | None,
     reference: NeuronStatistics,
     model: nn.Module,
     rule: str = "neurons",
@@ -74,7 +80,16 @@ def check_request(
     default = RULES[rule]
     per = per or default.per[0]
     over_steps = over_steps or ("minimum" if min_steps > 1 else default.over_steps[0])
+    if not default.contrasts:
+        if memorized is not None:
+            raise InputError(f"memorized: rule {rule!r} takes none; give None")
+        memorized = reference
+    elif memorized is None:
+        raise InputError(f"memorized: rule {rule!r} needs statistics of memorized prompts")
     check_comparable(memorized, reference)
+    quantity = reference.header.get("quantity", "activation")
+    if default.quantities:
+        _one_of(f"reference: for rule {rule!r}, its quantity", quantity, default.quantities)
     if memorized.header.get("model") not in (None, fingerprint(model)):
         raise InputError("memorized: statistics of another model than the one given")
     sites = find_sites(model)
@@ -85,7 +100,7 @@ def check_request(
     for name, statistics in (("memorized", memorized), ("reference", reference)):
         if any(int(moments.count.min()) == 0 for moments in statistics.moments.values()):
             raise InputError(f"{name}: statistics of no prompt at all")
-    if shared := shared_prompts(memorized, reference):
+    if default.contrasts and (shared := shared_prompts(memorized, reference)):
         raise InputError(f"prompts in both memorized and reference: {some(shared)}")
     widest = max(site.neurons for site in sites.values())
     if per == "row" and int(fraction * widest) == 0:
@@ -96,7 +111,6 @@ def check_request(
     if not 1 <= min_steps <= steps:
         raise InputError(f"min_steps must lie between 1 and {steps}, not {min_steps}")
     if default.scored:
-        quantity = memorized.header.get("quantity", "activation")
         score = choose_score(score, quantity, default.selects)
     return Request(
         memorized, reference, sites, rule, fraction, steps, min_steps, score, per, over_steps
@@ -160,6 +174,8 @@ def reference_mean(reference: NeuronStatistics) -> dict[str, Tensor]:
     Empty for statistics of gradients or of normalised rows, which say nothing about it.
     """
     header = reference.header
+    if header.get("quantity") in BESIDE_MEANS:
+        return mean_activations(reference)
     if header.get("row_normalised") or header.get("quantity", "activation") != "activation":
         return {}
     means = {}

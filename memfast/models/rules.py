@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from memfast.models.families import Site
+from memfast.models.shrinking import importance
 from memfast.scores import SCORES
 from memfast.selection import OVER_STEPS, contrast_of_rows, top
 from memfast.statistics import NeuronStatistics
@@ -67,10 +68,21 @@ def _paper(request: Request, paths: Sequence[str], step: int | None) -> Masks:
     return masks
 
 
+def _least_needed(request: Request, paths: Sequence[str], _: int | None) -> Masks:
+    """What the reference prompts need least, over all steps."""
+    if request.reference.header.get("quantity", "activation") == "activation":
+        needed = importance({path: request.sites[path] for path in paths}, request.reference)
+    else:
+        needed = {path: request.reference[path].rms.square().mean(0) for path in paths}
+    return top({path: -value for path, value in needed.items()}, request.fraction, request.per)
+
+
 @dataclass(frozen=True)
 class Rule:
     """selects: "neurons" or "weights". select: (request, sites, step or None for the mean) ->
     masks. per, over_steps: the legal choices, the default first. scored: whether it takes a score.
+    quantities: the statistics that it reads (any, where empty). contrasts: whether it needs those
+    of memorized prompts.
     """
 
     selects: str
@@ -78,10 +90,30 @@ class Rule:
     per: tuple[str, ...]
     over_steps: tuple[str, ...] = OVER_STEPS
     scored: bool = True
+    quantities: tuple[str, ...] = ()
+    contrasts: bool = True
 
 
 RULES: dict[str, Rule] = {
     "neurons": Rule("neurons", _ranked, per=("global", "site")),
     "weights": Rule("weights", _ranked, per=("row", "site", "global")),
     "paper": Rule("weights", _paper, per=("row",), over_steps=OVER_STEPS[1:], scored=False),
+    "reference": Rule(
+        "neurons",
+        _least_needed,
+        per=("global", "site"),
+        over_steps=("mean",),
+        scored=False,
+        quantities=("sensitivity", "activation"),
+        contrasts=False,
+    ),
+    "gates": Rule(
+        "neurons",
+        _least_needed,
+        per=("global", "site"),
+        over_steps=("mean",),
+        scored=False,
+        quantities=("gate",),
+        contrasts=False,
+    ),
 }
