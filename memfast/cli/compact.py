@@ -1,44 +1,180 @@
 """memfast compact MODEL --subspace F --out DIR"""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memfast.cli import options
+from memfast.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from memfast import NeuronStatistics, PromptSet, Subspace
+    from memfast.cli.console import Bar
 
 
 def compact(
     model: options.Model,
-    subspace: Annotated[Path, typer.Option(help="Subspace file that `memfast locate` wrote.")],
     out: options.OutFolder,
-    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths up to a multiple.")] = 8,
-    compensate: Annotated[str, typer.Option(help="mean or none.")] = "mean",
+    subspace: Annotated[
+        Path | None, typer.Option(help="Subspace file that `memfast locate` wrote.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="compact, portable or masked.")] = "compact",
+    compensate: Annotated[str, typer.Option(help="mean, none or least-squares.")] = "mean",
+    shrink: Annotated[
+        float | None, typer.Option(help="Remove this share, least needed by --reference first.")
+    ] = None,
+    shrink_of: Annotated[
+        str, typer.Option(help="The share of parameters, flops or neurons of the feed-forwards.")
+    ] = "parameters",
+    reference: Annotated[
+        Path | None, typer.Option(help="Prompt list, or (not for least-squares) statistics.")
+    ] = None,
+    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 8,
+    rounding: Annotated[str, typer.Option("--round", help="up (zeros) or down.")] = "up",
+    buckets: Annotated[
+        int | None, typer.Option(min=1, help="At most so many widths (for regional compile: 4).")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Name of the weights' variant: fp16.")] = None,
+    steps: options.Steps = 10,
+    num_inference_steps: options.InferenceSteps = None,
+    guidance_scale: options.Guidance = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast import Subspace
-    from memfast.cli.console import finish
+    from memfast.cli.console import finish, progress
     from memfast.files import check_out
+    from memfast.models import card
     from memfast.models.compact import compact as run
-    from memfast.models.families import ffn_sites
-    from memfast.models.pipelines import denoiser_name, save_pipeline
+    from memfast.models.formats import save_as
+    from memfast.models.pipelines import denoiser_name, set_attention
+    from memfast.models.sizes import size_of
 
     check_out(out, overwrite)
-    selected = Subspace.load(subspace)
-    pipeline = options.open_pipeline(model, dtype=dtype)
+    compensate = compensate.replace("-", "_")
+    _check_words(format, rounding, compensate, shrink_of)
+    if subspace is None and shrink is None:
+        raise InputError("nothing to remove: give --subspace, --shrink, or both")
+    located = None if subspace is None else Subspace.load(subspace)
+    known = _read_reference(reference, shrink, compensate)
+    pipeline = options.open_pipeline(model, device=device, dtype=dtype)
+    kernel = set_attention(pipeline, attention)
+    settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
+    settings |= options.schedule(model, num_inference_steps, guidance_scale)
+    widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
     name = denoiser_name(pipeline)
     dense = getattr(pipeline, name)
-    smaller = run(dense, selected, multiple_of=multiple_of, compensate=compensate)
-    setattr(pipeline, name, smaller)
-    save_pipeline(pipeline, out, overwrite)
-    summary = {
-        "model": model,
-        "neurons_before": sum(ffn_sites(dense).values()),
-        "neurons_after": sum(ffn_sites(smaller).values()),
-        "parameters_before": sum(p.numel() for p in dense.parameters()),
-        "parameters_after": sum(p.numel() for p in smaller.parameters()),
+    with progress() as bar:
+        chosen, note = _choose(
+            pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar
+        )
+        correction = _correct(pipeline, known, chosen, compensate, settings, bar)
+    before = asdict(size_of(dense))
+    run(dense, chosen, compensate=correction, in_place=True, **widths)
+    after = asdict(size_of(dense))
+    figures = {
+        f"{key}_{when}": size[key]
+        for key in ("neurons", "parameters", "bytes")
+        for when, size in (("before", before), ("after", after))
     }
-    finish(out, "compacted", summary)
+    removed = {"component": name, "neurons_removed": before["neurons"] - after["neurons"]}
+    removed |= {"neurons_located": located.removed} if located else {}
+    removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
+    source = str(getattr(pipeline, "_name_or_path", None) or model)
+    readme = card.model_card(model, format, removed, figures, card.inherited(source))
+    save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
+    summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
+    finish(out, "compacted", summary | ({"warning": note} if note else {}))
+    typer.echo(card.NOTICE)
+
+
+def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:
+    from memfast.models.compensation import COMPENSATIONS
+    from memfast.models.formats import FORMATS
+    from memfast.models.shrinking import COSTS
+
+    for name, value, legal in (
+        ("format", format, FORMATS),
+        ("round", rounding, ("up", "down")),
+        ("compensate", compensate, COMPENSATIONS),
+        ("shrink-of", shrink_of, COSTS),
+    ):
+        if value not in legal:
+            raise InputError(f"--{name} {value}: must be one of {', '.join(legal)}")
+
+
+def _choose(
+    pipeline: "DiffusionPipeline",
+    located: Any,
+    known: "PromptSet | NeuronStatistics",
+    share: float | None,
+    of: str,
+    rounding: str,
+    widths: dict[str, Any],
+    settings: dict[str, Any],
+    bar: "Bar",
+) -> "tuple[Subspace, str | None]":
+    """The neurons to remove, and a warning where rounding gives too many of them back."""
+    from memfast import NeuronStatistics, collect, shrink
+    from memfast.models.pipelines import denoiser_of
+    from memfast.models.shrinking import importance
+    from memfast.models.surgery import check_subspace
+    from memfast.models.widths import output_norms, round_down, warn_of_little_gain, widths_of
+
+    model, ranking, chosen = denoiser_of(pipeline), None, located
+    if share is not None:
+        if not isinstance(known, NeuronStatistics):
+            known = collect(
+                pipeline, known, progress=bar.stage("reference", len(known)), **settings
+            )
+        chosen = shrink(model, known, share, of=of, subspace=located)
+        ranking = importance(check_subspace(model, chosen), known)
+    sites = check_subspace(model, chosen)
+    if rounding == "down":
+        chosen = round_down(sites, chosen, ranking or output_norms(sites), **widths)
+    return chosen, warn_of_little_gain(chosen, widths_of(sites, chosen, **widths))
+
+
+def _correct(
+    pipeline: "DiffusionPipeline",
+    known: "PromptSet | NeuronStatistics",
+    chosen: "Subspace",
+    compensate: str,
+    settings: dict[str, Any],
+    bar: "Bar",
+) -> Any:
+    """What compact is to compensate with."""
+    from memfast import NeuronStatistics, least_squares
+
+    if compensate != "least_squares" or isinstance(known, NeuronStatistics):
+        return compensate
+    advance = bar.stage("least squares", len(known))
+    return least_squares(pipeline, known, chosen, progress=advance, **settings)
+
+
+def _read_reference(
+    path: Path | None, shrink: float | None, compensate: str
+) -> "PromptSet | NeuronStatistics":
+    """The reference prompts or statistics, where they are needed."""
+    from memfast import NeuronStatistics, PromptSet, read_prompts
+
+    needed = "--shrink" if shrink is not None else "--compensate least-squares"
+    if path is None:
+        if shrink is None and compensate != "least_squares":
+            return PromptSet.of([])
+        raise InputError(f"--reference: {needed} needs reference prompts")
+    if path.suffix != ".safetensors":
+        return read_prompts(path)
+    if compensate == "least_squares":
+        raise InputError(f"--reference {path}: least-squares needs prompts, not statistics")
+    return NeuronStatistics.load(path)

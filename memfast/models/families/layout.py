@@ -59,7 +59,7 @@ class Family:
         neurons = self.neurons(block, contraction) if self.neurons else contraction.in_features
         expansions = []
         for name, linear in expanding.items():
-            rows: int = linear.out_features  # type: ignore[union-attr]
+            rows: int = linear.out_features
             halves = self.halves or rows // max(1, neurons)
             start = rows - halves * neurons
             if halves < 1 or start < 0 or (start and self.halves is None):
@@ -91,14 +91,14 @@ class Site:
         return self.layout.neurons
 
     @property
-    def contraction(self) -> nn.Linear:
-        """The linear that reads the neurons."""
-        return self.block.get_submodule(self.layout.contraction)  # type: ignore[return-value]
+    def contraction(self) -> Any:
+        """The linear that reads the neurons, or what wraps it (an adapter, a trace)."""
+        return self.block.get_submodule(self.layout.contraction)
 
     @property
-    def expansions(self) -> list[nn.Linear]:
-        """The linears that make the neurons."""
-        return [self.block.get_submodule(e.linear) for e in self.layout.expansions]  # type: ignore[misc]
+    def expansions(self) -> list[Any]:
+        """The linears that make the neurons, or what wraps them."""
+        return [self.block.get_submodule(e.linear) for e in self.layout.expansions]
 
     @property
     def columns(self) -> slice:
@@ -119,10 +119,10 @@ class Site:
 GATES = {"GEGLU": "gelu", "SwiGLU": "silu"}
 
 
-def _linear(block: nn.Module, name: str) -> nn.Linear | None:
+def _linear(block: nn.Module, name: str) -> Any:
     """The child of that name if it is linear, or wraps one as an adapter does."""
     child: nn.Module | None = block
     for part in name.split("."):
         child = child._modules.get(part) if child is not None else None
     is_linear = hasattr(child, "in_features") and hasattr(child, "out_features")
-    return child if is_linear else None  # type: ignore[return-value]
+    return child if is_linear else None
