@@ -55,7 +55,7 @@ class SiteStatistics:
     @property
     def rms(self) -> Float64[Tensor, "steps neurons"]:
         """Root mean square over token rows: comparable between sets of different sizes."""
-        return self.l2_norm / self.count.clamp(min=1).sqrt()
+        return self.l2_norm / self.count.clamp(min=1).double().sqrt()
 
     @property
     def max_abs(self) -> Float32[Tensor, "steps neurons"]:

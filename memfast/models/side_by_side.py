@@ -56,4 +56,4 @@ def sample(value: Float64[Tensor, "images neurons"]) -> Moments:
 
 def _norms(moments: Moments) -> Moments:
     """Each image's root mean square over its rows, as a sample of one."""
-    return sample(moments.l2_norm / moments.count.clamp(min=1).sqrt()[:, None])
+    return sample(moments.l2_norm / moments.count.clamp(min=1).double().sqrt()[:, None])
