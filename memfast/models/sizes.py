@@ -1,8 +1,11 @@
 """How big a model is, and how much of it its feed-forwards are: exact counts, no measurement."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from memfast.models.families import find_sites
 
@@ -34,3 +37,36 @@ def size_of(model: nn.Module) -> Size:
         feed_forward=sum(site.neurons * site.parameters_per_neuron for site in sites),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )
+
+
+def flops_of(model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int]:
+    """(all, the feed-forwards') floating-point operations of one forward pass.
+
+    Counted, not timed: works without storage, on the meta device.
+    """
+    rows: dict[str, int] = {}
+    sites = find_sites(model)
+
+    def count(path: str) -> Any:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            rows[path] = rows.get(path, 0) + arguments[0].numel() // arguments[0].shape[-1]
+
+        return hook
+
+    handles = [s.contraction.register_forward_pre_hook(count(p)) for p, s in sites.items()]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    weights = {
+        path: site.contraction.out_features
+        + sum(
+            e.halves * linear.in_features
+            for e, linear in zip(site.layout.expansions, site.expansions, strict=True)
+        )
+        for path, site in sites.items()
+    }
+    mine = sum(2 * n * weights[path] * sites[path].neurons for path, n in rows.items())
+    return counter.get_total_flops(), mine
