@@ -19,7 +19,7 @@ from memfast.models.noise import generator
 if TYPE_CHECKING:
     from memfast.models.denoising import Denoiser
 
-Embeddings = Float[Tensor, "images tokens width"]
+Embeddings = Float[Tensor, "images tokens features"]
 Latents = Float[Tensor, "images channels height width"]
 
 

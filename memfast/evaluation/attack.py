@@ -30,7 +30,7 @@ class Attacked:
 
     cases: Cases
     outcomes: Mapping[tuple[str, int], Replication]
-    embeddings: Float[Tensor, "captions tokens width"]
+    embeddings: Float[Tensor, "captions tokens features"]
     pictures: Float[Tensor, "captions 3 height width"]
 
     def together(self, steps: int) -> Replication:

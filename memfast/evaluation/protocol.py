@@ -196,9 +196,8 @@ def measure(
         real = bench.network[1](reference.training_images())
         made = bench.network[1](plain.flatten(0, 1))
         outcome.note(fid=frechet_distance(made, real), kid=kernel_distance(made, real))
-    outcome.note(
-        seconds=seconds, parameters=parameters(treated.denoiser.model), removed=treated.removed
-    )
+    size = float(parameters(treated.denoiser.model))
+    outcome.note(seconds=seconds, parameters=size, removed=treated.removed)
     if bench.attack is not None and method.source != "control" and method.lives_in == "weights":
         _attack(trial, bench.attack, treated, outcome, others)
     if outcome.pictures is None:

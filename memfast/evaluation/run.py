@@ -125,7 +125,7 @@ def evaluate(
     attack: AttackSettings | None = None,
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
-    features: str = FEATURES,
+    features: str | None = FEATURES,
     stage: Stage = silent,
 ) -> Evaluation:
     """Replication and quality of a treated model, or of methods, each beside its controls.

@@ -48,7 +48,7 @@ class Vocabulary:
     """Words and what the text encoder makes of each alone: unit vectors [words, width]."""
 
     words: tuple[str, ...]
-    vectors: Float[Tensor, "words width"]
+    vectors: Float[Tensor, "words features"]
 
     @classmethod
     def of(cls, denoiser: Denoiser, texts: Sequence[str], chunk: int = 256) -> "Vocabulary":
@@ -67,7 +67,7 @@ class Vocabulary:
 
 def nearest_words(
     vocabulary: Vocabulary,
-    embeddings: Float[Tensor, "images tokens width"],
+    embeddings: Float[Tensor, "images tokens features"],
     lengths: Sequence[int],
 ) -> list[str]:
     """A caption for each embedding: at each of its first positions the nearest word by cosine.
@@ -85,7 +85,7 @@ def nearest_words(
 def projected(
     denoiser: Denoiser,
     cases: Cases,
-    embeddings: Float[Tensor, "images tokens width"],
+    embeddings: Float[Tensor, "images tokens features"],
     vocabulary: Vocabulary,
     tools: Toolbox,
     others: Float[Tensor, "others 3 height width"],

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations
+from math import ceil
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memfast.evaluation.distances import ms_ssim
+from memfast.evaluation.distances import WINDOW, ms_ssim
 from memfast.evaluation.mitigations.attention import cross_attentions
 from memfast.evaluation.mitigations.interface import Setting, Treated, with_model
 from memfast.evaluation.mitigations.prompt_embedding import first_timestep
@@ -90,7 +92,9 @@ class Search:
             output = self.denoiser.predict(noise, self.time, embedding)
         change = self.denoiser.epsilon(output, noise, self.time) - noise
         low, high = change.amin((2, 3), keepdim=True), change.amax((2, 3), keepdim=True)
-        return (change - low) / (high - low)
+        scaled = (change - low) / (high - low)
+        small = WINDOW / min(scaled.shape[-2:])  # latents too small for a window are enlarged
+        return F.interpolate(scaled, scale_factor=ceil(small)) if small > 1 else scaled
 
 
 def between_seeds(change: Tensor) -> Tensor:

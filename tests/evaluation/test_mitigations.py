@@ -1,0 +1,176 @@
+"""Every mitigation is tested by being entered; then each by what its paper says."""
+
+import pytest
+import torch
+
+from memfast.evaluation.losses import denoising_loss, matched
+from memfast.evaluation.mitigations import (
+    MITIGATIONS,
+    Setting,
+    attention,
+    prompt_embedding,
+    value_neurons,
+)
+from memfast.evaluation.mitigations.interface import plain
+from memfast.evaluation.mitigations.pruning import at_damage, at_density
+from memfast.models.denoising import Denoiser
+from tests.evaluation.conftest import SCHEDULE, cases_of
+
+TEXTS, IDS = ["a cat", "red b"], ["x", "y"]
+
+
+@pytest.fixture
+def setting(tiny_pipeline):
+    located = cases_of(["a cat", "a dog on blue"])
+    reference = cases_of(["red b", "blue c", "c c", "on on"], seed=1)
+    guided = {**SCHEDULE, "guidance_scale": 2.0}
+    return Setting(Denoiser(tiny_pipeline), located, reference, guided, fraction=0.3)
+
+
+def images_of(treated, setting, seed=0):
+    return treated.generate(treated.denoiser, TEXTS, IDS, seed, setting.schedule)
+
+
+@pytest.mark.parametrize("name", MITIGATIONS)
+def test_every_mitigation(name, setting):
+    entry, model = MITIGATIONS[name], setting.denoiser.model
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    untouched = plain(setting.denoiser, TEXTS, IDS, 0, setting.schedule)
+    treated = entry.apply(setting)
+    images = images_of(treated, setting)
+    assert images.shape == untouched.shape
+    assert images.isfinite().all()
+    assert torch.equal(images, images_of(treated, setting))
+    if entry.lives_in == "pipeline":
+        assert treated.denoiser.model is model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert torch.equal(plain(setting.denoiser, TEXTS, IDS, 0, setting.schedule), untouched)
+
+
+def test_rescaling_by_one_with_every_token_is_plain(setting, monkeypatch):
+    denoiser = setting.denoiser
+    kept = torch.ones(2, 12, dtype=torch.bool)
+    untouched = plain(denoiser, TEXTS, IDS, 0, setting.schedule)
+    monkeypatch.setattr(attention, "SCALE", 1.0)
+    with attention.rescaled(denoiser.model, kept):
+        same = plain(denoiser, TEXTS, IDS, 0, setting.schedule)
+    torch.testing.assert_close(same, untouched, atol=1e-5, rtol=0)
+
+
+def test_rescaling_hides_summary_tokens_and_spares_unconditional_rows(setting):
+    """By hand on one cross-attention: softmax over the kept tokens with the first logit scaled."""
+    module = next(iter(attention.cross_attentions(setting.denoiser.model).values()))
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 5, module.to_q.in_features)
+    encoded = torch.randn(2, 6, module.to_k.in_features)
+    kept = torch.tensor([[True, True, True, False, False, False]])
+    got = attention.Rescaled(kept)(module, hidden, encoded)
+    with torch.no_grad():
+        expected = []
+        for row in range(2):
+            query, key, value = module.to_q(hidden[row]), module.to_k(encoded[row]), None
+            value = module.to_v(encoded[row])
+            heads = []
+            for q, k, v in zip(
+                query.chunk(module.heads, 1),
+                key.chunk(module.heads, 1),
+                value.chunk(module.heads, 1),
+                strict=True,
+            ):
+                logits = q @ k.T * module.scale
+                if row == 1:
+                    logits[:, 0] *= 1.25
+                    logits[:, 3:] = float("-inf")
+                heads.append(logits.softmax(1) @ v)
+            expected.append(module.to_out[0](torch.cat(heads, 1)))
+    torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_kept_tokens_end_with_the_end_token(setting):
+    kept = attention.kept_tokens(setting.denoiser, ["a b", "a b c b"])
+    assert kept.sum(1).tolist() == [4, 6]
+    assert kept[:, 0].all()
+
+
+def test_prompt_embedding_stops_at_its_target(setting):
+    denoiser = setting.denoiser
+    time = prompt_embedding.first_timestep(denoiser, setting.schedule)
+    latents, empty = denoiser.initial_noise(IDS, 0), denoiser.encode(["", ""])
+    with torch.no_grad():
+        unconditional = denoiser.predict(latents, time, empty)
+
+        def norms(embedding):
+            return prompt_embedding.guidance_norm(denoiser, latents, time, embedding, unconditional)
+
+        before = norms(denoiser.encode(TEXTS))
+        untouched = prompt_embedding.lowered(denoiser, TEXTS, IDS, 0, time, float(before.max()) + 1)
+        assert torch.equal(untouched, denoiser.encode(TEXTS))
+    with torch.enable_grad():
+        lowered = prompt_embedding.lowered(denoiser, TEXTS, IDS, 0, time, 0.0)
+    with torch.no_grad():
+        assert (norms(lowered) < before).all()
+
+
+def test_blocking_equals_zero_rows_and_ends(setting):
+    layers = value_neurons.value_layers(setting.denoiser.model)
+    assert layers
+    assert all(path.startswith(("down_blocks", "mid_block")) for path in layers)
+    embedding = setting.denoiser.encode(["a cat"])
+    path, layer = next(iter(layers.items()))
+    with torch.no_grad():
+        free = layer(embedding)
+        with value_neurons.blocking(layers, {path: {0, 3}}):
+            blocked = layer(embedding)
+        assert (blocked[..., [0, 3]] == 0).all()
+        kept = [i for i in range(layer.out_features) if i not in (0, 3)]
+        assert torch.equal(blocked[..., kept], free[..., kept])
+        assert torch.equal(layer(embedding), free)
+
+
+def test_refinement_keeps_what_is_needed_and_only_that():
+    """A caption whose copy needs neuron 3 of one layer alone; layers and the others are spared."""
+    blocked = {"first": set(range(8)), "second": {1, 2}}
+    calls = []
+
+    def similarity(candidate):
+        calls.append(candidate)
+        return 0.1 if 3 in candidate["first"] else 0.9
+
+    assert value_neurons._refined(blocked, similarity, 0.5) == {"first": {3}, "second": set()}
+    assert len(calls) < 10
+
+
+@pytest.mark.parametrize("kind", ["neurons", "weights"])
+def test_controls_have_the_density_asked_for(kind, setting):
+    treated = at_density(kind, 0.25, setting)
+    assert treated.removed == pytest.approx(0.25, abs=0.001)
+    other = Setting(setting.denoiser, setting.located, setting.reference, SCHEDULE, seed=1)
+    draws = [
+        torch.cat([p.flatten() for p in at_density(kind, 0.25, s).denoiser.model.parameters()])
+        for s in (setting, other)
+    ]
+    assert draws[0].shape != draws[1].shape or not torch.equal(*draws)
+
+
+def test_a_control_of_equal_damage(setting):
+    """Damage grows with the share here, so the bisection lands on the target from above."""
+    before = float(denoising_loss(setting.denoiser, setting.reference).mean())
+    half = at_density("weights", 0.5, setting)
+    target = float(denoising_loss(half.denoiser, setting.reference).mean())
+    treated = at_damage("weights", target, setting)
+    reached = float(denoising_loss(treated.denoiser, setting.reference).mean())
+    assert abs(reached - target) <= abs(before - target) + 1e-9
+
+
+def test_matched_bisects():
+    assert matched(lambda share: share**2, 0.25, steps=20) == pytest.approx(0.5, abs=1e-5)
+    assert matched(lambda share: 0.0, 1.0) == 1.0
+
+
+def test_loss_is_equal_for_equal_ids_and_unknown_without_images(setting):
+    cases = setting.reference
+    loss = denoising_loss(setting.denoiser, cases)
+    again = denoising_loss(setting.denoiser, cases.part([2, 0]))
+    torch.testing.assert_close(again, loss[[2, 0]], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(denoising_loss(setting.denoiser, cases, seed=1), loss)
