@@ -30,6 +30,8 @@ _HOMES = {
     "load_lora": "memfast.models.lora",
     "slice_lora": "memfast.models.lora",
     "audit": "memfast.auditing.run",
+    "evaluate": "memfast.evaluation.run",
+    "attack": "memfast.evaluation.run",
 }
 
 _BASES = {"ModelMixin": "diffusers", "PreTrainedModel": "transformers"}

@@ -41,7 +41,7 @@ def evaluate(
     fraction: Annotated[float, typer.Option(help="Share that pruning methods remove.")] = 0.1,
     attack: Annotated[bool, typer.Option("--attack", help="Attack every model as well.")] = False,
     attack_steps: Annotated[int, typer.Option(min=1, help="Steps of the attack.")] = 50,
-    attack_draws: Draws = 8,
+    attack_draws: Draws = 4,
     seeds: Annotated[int, typer.Option(min=1, help="Images a caption and repetition.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of everything.")] = 3,
     limit: Limit = None,

@@ -134,6 +134,8 @@ def evaluate(
     captions of `located`, with which it was made, are told apart. Without, `pipeline` is the
     original and `methods` (names of `MITIGATIONS`) are learnt on one half of the memorized captions
     and tested on the other. Controls, splits by duplicate group and repetitions: see `protocol`.
+    Of `reference`, as many captions are used as there are memorized ones: methods may learn from
+    every other one, the rest is for quality and for the attack's control.
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
     Raises InputError for unknown names and lists without any training image.
     """
@@ -148,7 +150,9 @@ def evaluate(
     if original is not None:
         chosen = [given(denoiser, treated)]
     tools, (clip, network), missing = instruments(metrics, weights, features)
-    ours, theirs = (load_cases(s, image_size(denoiser), limit) for s in (memorized, reference))
+    size = image_size(denoiser)
+    ours = load_cases(memorized, size, limit)
+    theirs = load_cases(reference, size, max(len(ours), 4))
     check_images(ours, memorized.name)
     if len(theirs) < 4 or (original is None and methods and len(ours) < 2):
         raise InputError("reference: at least 4 captions (and 2 memorized ones) are needed")
