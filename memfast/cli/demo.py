@@ -1,6 +1,7 @@
 """memfast demo [--out DIR]"""
 
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated
 
 import typer
@@ -11,8 +12,11 @@ from memfast.cli import options
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("memfast-demo"),
     fraction: Annotated[float, typer.Option(help="Share of neurons to remove.")] = 0.4,
+    memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
     singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
@@ -25,10 +29,20 @@ def demo(
 
     check_fraction(fraction)
     folder = prepare_out(out, overwrite)
+    start = perf_counter()
+    pipeline = options.open_pipeline("demo", device=device, dtype=dtype)
     with progress() as bar:
-        result = experiment.run(fraction, singles, seed, bar.stage)
+        result = experiment.run(
+            pipeline,
+            fraction=fraction,
+            memorized_prompts=memorized,
+            singles=singles,
+            seed=seed,
+            stage=bar.stage,
+        )
     save_pipeline(result.pipeline, folder / "model", overwrite)
-    atomic_write_json(folder / "summary.json", page.summary(result))
+    settings = {"fraction": fraction, "seed": seed, "seconds": perf_counter() - start}
+    atomic_write_json(folder / "summary.json", settings | page.summary(result))
     page.report(result).write(folder / "report.html")
     show_table("copies before and after", *page.table(result))
     show_table("size and time", ("figure", "value"), result.figures.items())

@@ -58,13 +58,20 @@ class Experiment:
     by_step: Mapping[str, list[float]]
     arms: tuple[Arm, ...]  # original, compact, random control
     pipeline: DiffusionPipeline  # with the compact model
-    figures: Mapping[str, float]
+    figures: Mapping[str, int | float]
 
 
-def run(fraction: float, singles: int, seed: int, stage: Stage) -> Experiment:
+def run(
+    pipeline: DiffusionPipeline,
+    *,
+    fraction: float,
+    memorized_prompts: int,
+    singles: int,
+    seed: int,
+    stage: Stage,
+) -> Experiment:
     """The whole path on the embedded model; `stage` opens a progress bar for each part of it."""
-    pipeline = memfast.load_pipeline("demo")
-    memorized = load_cases(read_prompts(DATA / "memorized.jsonl"), SIZE)
+    memorized = load_cases(read_prompts(DATA / "memorized.jsonl"), SIZE, memorized_prompts)
     others = load_cases(read_prompts(DATA / "singles.jsonl"), SIZE)
     located, held_out = halves(memorized.groups, seed)
     shown = others.part(range(singles))
@@ -134,7 +141,7 @@ def generate(
     embeddings = denoiser.encode(cases.texts)
     seeds = []
     for seed in SEEDS:
-        seeds.append(denoiser.generate(embeddings, cases.ids, seed, **SETTINGS))
+        seeds.append(denoiser.generate(embeddings, cases.ids, seed, **SETTINGS).float().cpu())
         advance(len(cases))
     return torch.stack(seeds)
 
