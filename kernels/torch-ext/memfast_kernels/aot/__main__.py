@@ -1,0 +1,92 @@
+"""Compiles the tuning table for every architecture, prints what came out, exits 1 on a missed bar.
+
+Usage: python -m memfast_kernels.aot [--json] [ARCHITECTURE ...]. Results are cached by Triton.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+import triton
+
+from .bars import BARS, MATRIX, Row, judge
+from .cases import ARCHITECTURES, cases
+from .inspection import Report, inspect
+
+COLUMNS = ("kernel", "architecture", "tile", "warps", "stages", "moments", "masked", "registers",
+           "stack", "spills", "shared", "blocks", "matrix", "shuffles", "atomics", "added")  # fmt: skip
+
+
+def table(architectures: list[str]) -> list[Row]:
+    """Compiles and judges every case of the architectures."""
+    plain: dict[object, Report] = {}
+    rows = []
+    for case in cases():
+        if case.tile.architecture not in architectures:
+            continue
+        report = inspect(triton.compile(case.source, target=case.target, options=case.options))
+        if not case.moments:
+            plain[case.tile] = report
+        rows.append(judge(case, report, plain.get(case.tile) if case.moments else None))
+        print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return rows
+
+
+def record(row: Row) -> dict[str, object]:
+    """A row as plain data."""
+    tile, report = row.case.tile, row.report
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                tile.kernel,
+                tile.architecture,
+                f"{tile.rows}x{tile.neurons}x{tile.channels}",
+                tile.warps,
+                tile.stages,
+                row.case.moments,
+                row.case.masked,
+                report.registers,
+                report.stack,
+                report.spills,
+                report.shared,
+                row.occupancy,
+                report.count(MATRIX[tile.architecture]),
+                report.count("SHFL", "ds_bpermute", "ds_swizzle"),
+                report.count("ATOM", "RED", "global_atomic", "flat_atomic"),
+                None if row.added is None else round(row.added, 2),
+            ),
+            strict=True,
+        ),
+        missed=list(row.missed),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m memfast_kernels.aot", description=__doc__)
+    parser.add_argument("architectures", nargs="*", help=f"of {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    arguments = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("TRITON_INTERPRET=1 is set: the interpreter and the compiler share no process")
+    if unknown := set(arguments.architectures) - set(ARCHITECTURES):
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(ARCHITECTURES)}")
+    records = [record(row) for row in table(arguments.architectures or list(ARCHITECTURES))]
+    if arguments.json:
+        print(json.dumps({"triton": triton.__version__, "bars": list(BARS), "rows": records}))
+    else:
+        widths = [max(len(name), *(len(str(r[name])) for r in records)) for name in COLUMNS]
+        for line in [dict(zip(COLUMNS, COLUMNS, strict=True)), *records]:
+            cells = (
+                str(line[name]).rjust(width) for name, width in zip(COLUMNS, widths, strict=True)
+            )
+            print(" ".join(cells), *(f"MISSED: {name}" for name in line.get("missed", ())))
+    missed = sum(bool(r["missed"]) for r in records)
+    print(f"{len(records)} kernels compiled, {missed} miss a bar", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
