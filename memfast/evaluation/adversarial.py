@@ -99,19 +99,20 @@ def _search(
     settings: AttackSettings,
     progress: Callable[[int], None] | None,
 ) -> dict[int, Tensor]:
-    embedding = start.detach().clone().requires_grad_()
+    full = torch.promote_types(start.dtype, torch.float32)  # Adam's epsilon is 0 in half precision
+    embedding = start.detach().to(full, copy=True).requires_grad_()
     optimiser = torch.optim.Adam([embedding], lr=settings.learning_rate)
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
     found = {}
     for step in range(1, settings.steps[-1] + 1):
         noise, timesteps = _draw(denoiser, clean, sources, settings.draws)
-        rows = embedding.repeat_interleave(settings.draws, 0)
-        loss = denoiser.loss(targets, rows, noise, timesteps).sum() / settings.draws
+        rows = embedding.to(start.dtype).repeat_interleave(settings.draws, 0)
+        loss = denoiser.loss(targets, rows, noise, timesteps).to(full).sum() / settings.draws
         (embedding.grad,) = torch.autograd.grad(loss, embedding)
         optimiser.step()
         if step in settings.steps:
-            found[step] = embedding.detach().clone()
+            found[step] = embedding.detach().to(start.dtype, copy=True)
         if progress:
             progress(len(ids))
     return found

@@ -84,7 +84,10 @@ def attack_cases(
         start = STARTS[name](denoiser, cases.ids, cases.texts, settings.seed)
         found = find_embeddings(denoiser, clean, start, cases.ids, settings, progress)
         for steps, embeddings in found.items():
-            images = [denoiser.generate(embeddings, cases.ids, s, **schedule) for s in seeds]
+            images = [
+                denoiser.generate(embeddings, cases.ids, seed, **schedule).float().cpu()
+                for seed in seeds
+            ]
             outcomes[name, steps] = replication(tools, images, cases, others)
             if name == starts[0] and steps == settings.steps[-1]:
                 kept.append((embeddings, images[0]))

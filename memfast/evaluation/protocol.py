@@ -207,7 +207,8 @@ def measure(
 
 
 def _images(treated: Treated, cases: Cases, seed: int, schedule: Schedule) -> Tensor:
-    return treated.generate(treated.denoiser, cases.texts, cases.ids, seed, schedule)
+    images = treated.generate(treated.denoiser, cases.texts, cases.ids, seed, schedule)
+    return images.float().cpu()
 
 
 def _attack(

@@ -253,7 +253,8 @@ def attack(
         encoded = dict(zip(ours.ids, denoiser.encode(ours.texts), strict=True))
 
         def images_of(ids: Sequence[str], seed: int) -> torch.Tensor:
-            return denoiser.generate(torch.stack([encoded[i] for i in ids]), ids, seed, **schedule)
+            embeddings = torch.stack([encoded[i] for i in ids])
+            return denoiser.generate(embeddings, ids, seed, **schedule).float().cpu()
 
         progress = stage("extraction", len(ours) * extraction_seeds)
         extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))

@@ -39,7 +39,8 @@ def paraphrase(
             PERTURBATIONS[kind](case.text, vocabulary, 1, generator(f"{case.id}/{kind}", number))
             for case, number in ((case, seed * variants + variant) for case in cases.cases)
         ]
-        images.append(denoiser.generate(denoiser.encode(texts), cases.ids, seed, **schedule))
+        made = denoiser.generate(denoiser.encode(texts), cases.ids, seed, **schedule)
+        images.append(made.float().cpu())
     return replication(tools, images, cases, others)
 
 
@@ -95,5 +96,7 @@ def projected(
     """What the found embeddings read as, and the scores of the images of those words."""
     texts = nearest_words(vocabulary, embeddings, [len(case.text.split()) for case in cases.cases])
     encoded = denoiser.encode(texts)
-    images = [denoiser.generate(encoded, cases.ids, seed, **schedule) for seed in seeds]
+    images = [
+        denoiser.generate(encoded, cases.ids, seed, **schedule).float().cpu() for seed in seeds
+    ]
     return texts, replication(tools, images, cases, others)

@@ -45,10 +45,13 @@ def lowered(
     empty = denoiser.encode([""]).expand(len(ids), -1, -1)
     with torch.no_grad():
         unconditional = denoiser.predict(latents, time, empty)
-    embedding = denoiser.encode(list(texts)).clone().requires_grad_()
+    start = denoiser.encode(list(texts))
+    full = torch.promote_types(start.dtype, torch.float32)  # Adam's epsilon is 0 in half precision
+    embedding = start.to(full, copy=True).requires_grad_()
     optimiser = torch.optim.Adam([embedding], lr=LEARNING_RATE)
     for _ in range(STEPS):
-        norms = guidance_norm(denoiser, latents, time, embedding, unconditional)
+        now = embedding.to(start.dtype)
+        norms = guidance_norm(denoiser, latents, time, now, unconditional)
         active = norms.detach() > target
         if not active.any():
             break
@@ -57,7 +60,7 @@ def lowered(
         optimiser.step()
         with torch.no_grad():
             embedding[~active] = before[~active]
-    return embedding.detach()
+    return embedding.detach().to(start.dtype)
 
 
 def optimised(setting: Setting) -> Treated:
