@@ -14,8 +14,10 @@ from .bars import BARS, MATRIX, Row, judge
 from .cases import ARCHITECTURES, cases
 from .inspection import Report, inspect
 
-COLUMNS = ("kernel", "architecture", "tile", "warps", "stages", "moments", "masked", "registers",
-           "stack", "spills", "shared", "blocks", "matrix", "shuffles", "atomics", "added")  # fmt: skip
+COLUMNS = (
+    "kernel", "architecture", "tile", "warps", "stages", "moments", "masked", "registers",
+    "stack", "spills", "shared", "blocks", "matrix", "shuffles", "atomics", "added",
+)  # fmt: skip
 
 
 def table(architectures: list[str]) -> list[Row]:

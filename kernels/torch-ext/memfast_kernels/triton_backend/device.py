@@ -4,6 +4,8 @@ The interpreter truncates where bfloat16 must round, multiplies its bit patterns
 has no libdevice: other roads are taken there, under a constexpr, so that GPUs see none of them.
 """
 
+# ruff: noqa: RET505, SIM300 (what follows an `if` on a constexpr is compiled unless it is in the `else`)
+
 import triton
 import triton.language as tl
 from triton import knobs
@@ -18,12 +20,13 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def cast(x, DTYPE: tl.constexpr):
     """float32 to DTYPE, to nearest even."""
-    if INTERPRETED and tl.bfloat16 == DTYPE:
+    if INTERPRETED and DTYPE == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         nan = (bits >> 16) | 0x40
         return tl.where(x == x, rounded, nan).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    return x.to(DTYPE)
+    else:
+        return x.to(DTYPE)
 
 
 @triton.jit
@@ -31,21 +34,24 @@ def matrix(x):
     """An operand of `tl.dot`."""
     if INTERPRETED and x.dtype == tl.bfloat16:
         return x.to(tl.float32)
-    return x
+    else:
+        return x
 
 
 @triton.jit
 def exp(x):
     if INTERPRETED:
         return tl.exp(x)
-    return libdevice.exp(x)
+    else:
+        return libdevice.exp(x)
 
 
 @triton.jit
 def tanh(x):
     if INTERPRETED:
         return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
-    return libdevice.tanh(x)
+    else:
+        return libdevice.tanh(x)
 
 
 @triton.jit
@@ -69,13 +75,15 @@ def activate(x, ACTIVATION: tl.constexpr, EXACT: tl.constexpr):
     if ACTIVATION == "gelu":
         if EXACT:
             return x * 0.5 * (1.0 + tl.math.erf(x * SQRT_HALF))
-        return gelu_polynomial(x)
-    if ACTIVATION == "gelu_tanh":
+        else:
+            return gelu_polynomial(x)
+    elif ACTIVATION == "gelu_tanh":
         return 0.5 * x * (1.0 + tanh((x + 0.044715 * (x * x * x)) * TANH_SCALE))
-    if ACTIVATION == "silu":
+    elif ACTIVATION == "silu":
         return tl.div_rn(x, 1.0 + exp(-x))
-    tl.static_assert(ACTIVATION == "relu", "an activation without a device function")
-    return tl.where(x < 0, 0.0, x)
+    else:
+        tl.static_assert(ACTIVATION == "relu", "an activation without a device function")
+        return tl.where(x < 0, 0.0, x)
 
 
 @triton.jit
@@ -108,8 +116,9 @@ def near_mean(h, count, AXIS: tl.constexpr):
     """
     if AXIS == 0:
         return tl.sum(h, 0) / count
-    eighth = first_half(first_half(first_half(h)))
-    return tl.sum(eighth, 1) / tl.minimum(count, eighth.shape[1])
+    else:
+        eighth = first_half(first_half(first_half(h)))
+        return tl.sum(eighth, 1) / tl.minimum(count, eighth.shape[1])
 
 
 @triton.jit
