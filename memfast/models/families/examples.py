@@ -241,6 +241,7 @@ EXAMPLES: dict[str, Example] = {
         {"sample_size": 8, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 2}
         | {"num_kv_heads": 1, "multiple_of": 16, "cross_attention_dim": 24},
         make.lumina,
+        {"num_kv_heads": 8},
         activation="SwiGLU",
         size=128,
         tokens=256,
