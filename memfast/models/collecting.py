@@ -56,7 +56,7 @@ class Settings:
 @torch.no_grad()
 def collect(
     pipeline: DiffusionPipeline,
-    prompts: PromptSet | Sequence[str],
+    prompts: PromptSet | Sequence[str | Prompt],
     *,
     steps: int = 10,
     num_inference_steps: int = 50,
