@@ -1,0 +1,117 @@
+"""What the repaired model is to predict, and for which embeddings: one table, one function each.
+
+An objective draws rows. The target of a row is the original model's prediction for the embedding
+`wanted`, or, where none is wanted, the clean latents themselves.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memfast.models.denoising import Denoiser
+from memfast.repairing.pool import Pool
+from memfast.repairing.samples import Samples
+from memfast.repairing.settings import RepairSettings
+
+UNCONDITIONAL = 0.125  # share of reference rows without a caption: guidance needs them as well
+NEAREST, FARTHEST = 0.5, 3.0  # how far, in standard deviations of N(0, 1), embeddings are scattered
+
+
+@dataclass(frozen=True)
+class Rows:
+    """clean: latents; given: what the repaired model is conditioned on; wanted: what the original
+    model is conditioned on to make the target, or None: the clean latents are the target."""
+
+    clean: Tensor
+    given: Tensor
+    wanted: Tensor | None
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that objectives draw from. own: located captions with the pruned model's own images."""
+
+    settings: RepairSettings
+    reference: Samples
+    own: Samples | None
+    pool: Pool | None
+    empty: Tensor  # the empty caption's embedding [1, tokens, width]
+
+
+def reference(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+    """Reference captions, and some times none: as the original."""
+    samples = material.reference
+    rows = samples.drawn(material.settings.batch, source)
+    given = samples.embeddings[rows]
+    bare = torch.rand(len(rows), generator=source) < UNCONDITIONAL
+    given[bare.to(given.device)] = material.empty.to(given)
+    return Rows(samples.clean[rows], given, given)
+
+
+def surrogate(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+    """Located captions: the image that the pruned model makes of them, and no other."""
+    samples: Samples = material.own  # type: ignore[assignment]  `active` sees to it
+    rows = samples.drawn(material.settings.batch, source)
+    return Rows(samples.clean[rows], samples.embeddings[rows], None)
+
+
+def adversarial(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+    """Embeddings under attack: as no caption at all."""
+    clean, given = material.pool.advanced(student, step, source)  # type: ignore[union-attr]
+    return Rows(clean, given, material.empty.expand_as(given))
+
+
+def scattered(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+    """Embeddings far from every caption's: as no caption at all."""
+    samples = material.reference
+    rows = samples.drawn(material.settings.batch, source)
+    given = samples.embeddings[rows]
+    radius = NEAREST + (FARTHEST - NEAREST) * torch.rand(len(rows), 1, 1, generator=source)
+    noise = torch.randn(given.shape, generator=source) * radius
+    given = given + noise.to(given)
+    return Rows(samples.clean[rows], given, material.empty.expand_as(given))
+
+
+Objective = Callable[[Material, Denoiser, int, torch.Generator], Rows]
+OBJECTIVES: Mapping[str, Objective] = {
+    "reference": reference,
+    "surrogate": surrogate,
+    "adversarial": adversarial,
+    "scattered": scattered,
+}
+
+
+def active(material: Material) -> dict[str, float]:
+    """{objective: weight} of those that have a weight and something to draw from."""
+    lacking = {"surrogate": material.own is None, "adversarial": material.pool is None}
+    weights = material.settings.weights
+    return {name: w for name, w in weights.items() if w > 0 and not lacking.get(name, False)}
+
+
+def errors(
+    names: list[str],
+    material: Material,
+    student: Denoiser,
+    original: Denoiser,
+    step: int,
+    source: torch.Generator,
+) -> dict[str, Tensor]:
+    """Each objective's mean squared error in one step, from one forward pass of each model."""
+    parts = [OBJECTIVES[name](material, student, step, source) for name in names]
+    clean = torch.cat([part.clean for part in parts])
+    noise = torch.randn(clean.shape, generator=source).to(clean)
+    times = torch.randint(1, student.training_steps, (len(clean),), generator=source)
+    times = times.to(clean.device)
+    noisy = student.add_noise(clean, noise, times)
+    wanted = torch.cat([p.given if p.wanted is None else p.wanted for p in parts])
+    sizes = [len(part.clean) for part in parts]
+    with torch.no_grad():
+        target = original.predict(noisy, times, wanted)
+        exact = student.target(clean, noise, times)
+    output = student.predict(noisy, times, torch.cat([part.given for part in parts]))
+    targets = zip(parts, target.split(sizes), exact.split(sizes), strict=True)
+    target = torch.cat([of_data if p.wanted is None else taught for p, taught, of_data in targets])
+    error = (output - target).square().flatten(1).mean(1)
+    return {name: part.mean() for name, part in zip(names, error.split(sizes), strict=True)}

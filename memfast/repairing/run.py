@@ -1,0 +1,172 @@
+"""`memfast.repair`: bring a pruned model back to what reference prompts need, and harden it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from memfast.errors import InputError, some
+from memfast.evaluation.cases import Cases, load_cases
+from memfast.evaluation.instruments import image_size
+from memfast.models.denoising import Denoiser
+from memfast.prompts import PromptSet
+from memfast.repairing.objectives import Material
+from memfast.repairing.pool import Pool
+from memfast.repairing.removal import harm_of
+from memfast.repairing.samples import Samples, samples_of, with_images
+from memfast.repairing.settings import RepairSettings
+from memfast.repairing.training import History, train
+
+FEWEST = 8  # reference captions: half of them train, half of them judge
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """pipeline: a copy with the repaired model. history: each step's errors. figures: the held-out
+    loss over the original's before and after, and seconds. notes: what could not be used."""
+
+    pipeline: StableDiffusionPipeline
+    history: History
+    figures: Mapping[str, float]
+    notes: Sequence[str]
+
+
+def silent(label: str, total: int) -> Callable[[int], None]:
+    """A stage that shows nothing."""
+    return lambda done: None
+
+
+def repair(
+    pipeline: StableDiffusionPipeline,
+    original: StableDiffusionPipeline,
+    reference: PromptSet | Sequence[str],
+    memorized: PromptSet | Sequence[str] | None = None,
+    *,
+    settings: RepairSettings | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    checkpoint: Path | None = None,
+    stage: Callable[[str, int], Callable[[int], None]] = silent,
+) -> Repaired:
+    """A copy of `pipeline` whose denoiser is repaired towards `original`; see RepairSettings.
+
+    Every other reference caption is held out and only judges. Captions without a training image
+    get one that the original makes (reference) or that the pruned model makes (the surrogate of
+    memorized ones); only memorized captions with a training image are attacked.
+    Raises InputError for a compact original, one of another shape, fewer than 8 reference
+    captions, captions in both lists, and what `train` refuses.
+    """
+    settings = settings or RepairSettings()
+    schedule = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    student, teacher = Denoiser(pipeline), Denoiser(original)
+    check_original(student, teacher)
+    size = image_size(teacher)
+    known = load_cases(PromptSet.of(reference), size)
+    located = None if memorized is None else load_cases(PromptSet.of(memorized), size)
+    check_lists(known, located)
+    known = with_images(teacher, known, schedule, settings.seed)
+    learnt, held_out = every_other(known)
+    material = prepare(student, teacher, learnt, located, settings, schedule)
+    result = copy(pipeline)
+    result.unet = deepcopy(pipeline.unet)
+    harm = harm_of(teacher, held_out, settings.seed)
+    before, started = harm(pipeline.unet), perf_counter()
+    advance = stage("repairing", settings.steps)
+    history = train(Denoiser(result), teacher, material, checkpoint, advance)
+    figures = {
+        "damage_before": before,
+        "damage_after": harm(result.unet),
+        "seconds": perf_counter() - started,
+        "reference_captions": len(learnt),
+        "held_out_captions": len(held_out),
+        "located_captions": 0 if located is None else len(located),
+    }
+    notes = (*known.notes, *(located.notes if located is not None else ()))
+    return Repaired(result, history, figures, notes)
+
+
+def prepare(
+    student: Denoiser,
+    teacher: Denoiser,
+    reference: Cases,
+    located: Cases | None,
+    settings: RepairSettings,
+    schedule: Mapping[str, Any],
+) -> Material:
+    """What the objectives draw from."""
+    samples = samples_of(teacher, reference)
+    own = pool = None
+    if located is not None and settings.surrogate > 0:
+        bare = Cases(tuple(replace(c, images=c.images[:0]) for c in located.cases))
+        own = samples_of(student, with_images(student, bare, schedule, settings.seed))
+    if settings.adversarial > 0:
+        count = min(settings.controls, len(samples))
+        targets = [first(samples, count)] if count else []
+        if located is not None and any(len(case.images) for case in located.cases):
+            targets.append(samples_of(teacher, located.first_images()[0]))
+        if targets:
+            pool = Pool(student, joined(targets), settings)
+    return Material(settings, samples, own, pool, teacher.encode([""]))
+
+
+def first(samples: Samples, count: int) -> Samples:
+    """The first `count` samples."""
+    return Samples(
+        samples.ids[:count],
+        samples.texts[:count],
+        samples.clean[:count],
+        samples.embeddings[:count],
+    )
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """Samples one after another."""
+    return Samples(
+        [name for part in parts for name in part.ids],
+        [text for part in parts for text in part.texts],
+        torch.cat([part.clean for part in parts]),
+        torch.cat([part.embeddings for part in parts]),
+    )
+
+
+def every_other(cases: Cases) -> tuple[Cases, Cases]:
+    """Two halves by turns, no duplicate group in both."""
+    groups = list(dict.fromkeys(cases.groups))
+    turn = {group: place % 2 for place, group in enumerate(groups)}
+    sides = [[k for k, g in enumerate(cases.groups) if turn[g] == side] for side in (0, 1)]
+    return cases.part(sides[0]), cases.part(sides[1])
+
+
+def check_original(student: Denoiser, teacher: Denoiser) -> None:
+    """Raise InputError unless `teacher` is a dense model that `student` may have come from."""
+    if getattr(teacher.model.config, "ffn_inner_dims", None):
+        raise InputError(
+            "original: is a compact model itself; give the model that it was made from"
+        )
+    for key in ("in_channels", "out_channels", "cross_attention_dim", "sample_size"):
+        ours, theirs = student.model.config[key], teacher.model.config[key]
+        if ours != theirs:
+            raise InputError(f"original: {key} is {theirs}, but {ours} in the model to repair")
+    ours, theirs = (d.scheduler.config.prediction_type for d in (student, teacher))
+    if ours != theirs:
+        raise InputError(f"original: predicts {theirs}, but the model to repair predicts {ours}")
+
+
+def check_lists(reference: Cases, located: Cases | None) -> None:
+    """Raise InputError for too few reference captions, or some that are memorized as well."""
+    if len(reference) < FEWEST:
+        raise InputError(
+            f"reference: {len(reference)} captions; at least {FEWEST} are needed, half to learn "
+            "from and half to judge by"
+        )
+    if located is None:
+        return
+    if not len(located):
+        raise InputError("memorized: there are none")
+    if shared := sorted(set(located.texts) & set(reference.texts)):
+        raise InputError(f"captions in both memorized and reference: {some(shared)}")

@@ -1,0 +1,59 @@
+"""Captions with clean latents: what a repair trains on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from memfast.errors import InputError
+from memfast.evaluation.cases import Cases
+from memfast.evaluation.mitigations.interface import Schedule
+from memfast.models.denoising import Denoiser, Embeddings, Latents
+
+
+@dataclass(frozen=True)
+class Samples:
+    """ids, texts, clean latents and text embeddings, one a caption."""
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    clean: Latents
+    embeddings: Embeddings
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def drawn(self, size: int, source: torch.Generator) -> Tensor:
+        """Indices of at most `size` samples, drawn without repetition."""
+        return torch.randperm(len(self), generator=source)[:size].to(self.clean.device)
+
+
+def with_images(denoiser: Denoiser, cases: Cases, schedule: Schedule, seed: int = 0) -> Cases:
+    """The captions, each without a training image given the one that the model makes of it."""
+    bare = [case for case in cases.cases if not len(case.images)]
+    if not bare:
+        return cases
+    ids, texts = [case.id for case in bare], [case.text for case in bare]
+    made = denoiser.generate(denoiser.encode(texts), ids, seed, **schedule).cpu()
+    images = dict(zip(ids, made, strict=True))
+    filled = (
+        case if len(case.images) else replace(case, images=images[case.id][None])
+        for case in cases.cases
+    )
+    return Cases(tuple(filled), cases.notes)
+
+
+def samples_of(denoiser: Denoiser, cases: Cases) -> Samples:
+    """The captions with the latents of their first images.
+
+    Raises InputError for no captions, or one without an image.
+    """
+    if not len(cases) or not all(len(case.images) for case in cases.cases):
+        raise InputError("samples: captions with images are needed, and at least one")
+    shown, images = cases.first_images()
+    clean = torch.cat([denoiser.encode_images(part) for part in images.split(48)])
+    embeddings = torch.cat(
+        [denoiser.encode(shown.texts[k : k + 48]) for k in range(0, len(shown), 48)]
+    )
+    return Samples(shown.ids, shown.texts, clean, embeddings)

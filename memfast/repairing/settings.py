@@ -1,0 +1,63 @@
+"""What a repair is to do: every choice that shapes its result, in one place."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from memfast.errors import InputError
+from memfast.evaluation.adversarial import STARTS
+
+
+@dataclass(frozen=True, slots=True)
+class RepairSettings:
+    """steps: of Adam, its rate falling from `learning_rate` to 0 by a cosine. batch: rows of each
+    objective a step. seed: of every draw; a step's draws depend on it and the step alone.
+
+    Weights of the objectives (0 leaves one out; those of located captions need such captions):
+    reference: reference captions predict as the original does. surrogate: located captions make
+    the pruned model's own image of them. adversarial: embeddings under attack predict as no
+    caption at all does; so do scattered ones, which lie far from any caption's.
+    The attack drives embeddings on by `stride` steps each time they are used, from each of
+    `starts`, and begins anew after `life` steps; `draws` and `attack_rate` as in AttackSettings.
+    `controls`: so many reference images are attacked as well, which teaches more than located
+    ones alone. save_every: steps between checkpoints.
+    """
+
+    steps: int = 150
+    learning_rate: float = 3e-4
+    batch: int = 16
+    seed: int = 0
+    reference: float = 1.0
+    surrogate: float = 0.5
+    adversarial: float = 0.5
+    scattered: float = 0.25
+    stride: int = 3
+    life: int = 50
+    draws: int = 2
+    attack_rate: float = 0.1
+    starts: tuple[str, ...] = tuple(STARTS)
+    controls: int = 24
+    save_every: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "stride", "life", "draws", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "attack_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in self.weights:
+            if not self.weights[name] >= 0:
+                raise InputError(f"{name}: a weight cannot be {self.weights[name]}")
+        for start in self.starts:
+            if start not in STARTS:
+                raise InputError(f"starts: {start!r} is none of {', '.join(STARTS)}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """{objective: weight}."""
+        names = ("reference", "surrogate", "adversarial", "scattered")
+        return {name: getattr(self, name) for name in names}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return {**asdict(self), "starts": list(self.starts)}

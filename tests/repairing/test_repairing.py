@@ -1,0 +1,285 @@
+"""Repair on a tiny pipeline: objectives, the running attack, the loop, checkpoints, bad input."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import memfast
+from memfast.errors import InputError
+from memfast.evaluation.cases import Cases, load_cases
+from memfast.models.denoising import Denoiser
+from memfast.models.noise import generator
+from memfast.models.sensitivity import collect_sensitivity
+from memfast.prompts import Prompt, PromptSet
+from memfast.repairing.objectives import OBJECTIVES, active
+from memfast.repairing.pool import Pool
+from memfast.repairing.removal import harm_of, remove_to_damage
+from memfast.repairing.run import prepare, repair
+from memfast.repairing.samples import samples_of, with_images
+from memfast.repairing.settings import RepairSettings
+from memfast.repairing.training import schedule, train
+
+SCHEDULE = {"num_inference_steps": 2, "guidance_scale": 1.5}
+REFERENCE = ["red b", "blue c", "c", "dog on red", "cat on blue", "b background", "a b", "red c"]
+QUICK = RepairSettings(
+    steps=4, batch=2, learning_rate=1e-3, stride=1, life=2, draws=1, controls=2, save_every=2
+)
+
+
+@pytest.fixture
+def memorized(tmp_path) -> PromptSet:
+    """Two captions with training images."""
+    prompts = []
+    for k, text in enumerate(("a cat", "a dog")):
+        path = tmp_path / f"{k}.png"
+        Image.new("RGB", (16, 16), (250, 120 * k, 10)).save(path)
+        prompts.append(Prompt(f"m{k}", text, str(path)))
+    return PromptSet.of(prompts)
+
+
+@pytest.fixture
+def pruned(tiny_pipeline):
+    """The tiny pipeline, and one with half of its neurons."""
+    statistics = collect_sensitivity(tiny_pipeline, REFERENCE[:3], strata=2, **SCHEDULE)
+    subspace = memfast.locate(None, statistics, tiny_pipeline.unet, rule="reference", fraction=0.5)
+    smaller = type(tiny_pipeline)(
+        **{**tiny_pipeline.components, "unet": memfast.compact(tiny_pipeline.unet, subspace)},
+        requires_safety_checker=False,
+    )
+    smaller.set_progress_bar_config(disable=True)
+    return tiny_pipeline, smaller
+
+
+def material_of(original, smaller, memorized, settings=QUICK):
+    teacher, student = Denoiser(original), Denoiser(smaller)
+    known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), 16), SCHEDULE)
+    located = load_cases(memorized, 16)
+    return teacher, student, prepare(student, teacher, known, located, settings, SCHEDULE)
+
+
+def weights_of(pipeline) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in pipeline.unet.parameters()])
+
+
+def test_distillation_brings_the_model_back(pruned) -> None:
+    original, smaller = pruned
+    noise = torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in smaller.unet.parameters():
+            parameter += 0.03 * torch.randn(parameter.shape, generator=noise)
+    before = weights_of(smaller).clone()
+    settings = replace(QUICK, steps=30, batch=8, adversarial=0.0, scattered=0.0)
+    result = repair(smaller, original, REFERENCE, settings=settings, **SCHEDULE)
+    errors = [row["reference"] for row in result.history]
+    assert sum(errors[-8:]) < 0.7 * sum(errors[:8])
+    assert result.history[0].keys() == {"step", "reference"}
+    assert torch.equal(weights_of(smaller), before)
+    assert isinstance(result.pipeline.unet, type(smaller.unet))
+    counts = [result.figures[f"{part}_captions"] for part in ("reference", "held_out")]
+    assert sum(counts) == len(REFERENCE)
+    assert min(counts) > 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_draw_what_they_say(pruned, memorized, name: str) -> None:
+    _, student, material = material_of(*pruned, memorized)
+    rows, again = (
+        OBJECTIVES[name](material, student, 0, generator("x", 0))
+        if name != "adversarial"
+        else OBJECTIVES[name](material_of(*pruned, memorized)[2], student, 0, generator("x", 0))
+        for _ in range(2)
+    )
+    assert len(rows.clean) == len(rows.given) == QUICK.batch
+    assert torch.equal(rows.given, again.given)
+    assert rows.given.isfinite().all()
+    match name:
+        case "reference":
+            assert torch.equal(rows.given, rows.wanted)
+        case "surrogate":
+            assert rows.wanted is None
+            assert all(
+                (row == material.own.embeddings).flatten(1).all(1).any() for row in rows.given
+            )
+        case _:
+            assert torch.equal(rows.wanted, material.empty.expand_as(rows.given))
+
+
+def test_the_surrogate_is_not_the_training_image(pruned, memorized) -> None:
+    teacher, _, material = material_of(*pruned, memorized)
+    training = samples_of(teacher, load_cases(memorized, 16)).clean
+    assert (material.own.clean - training).abs().max() > 0.1
+    torch.testing.assert_close(material.pool.clean[2:4], training)
+
+
+def test_the_pool_attacks_and_begins_anew(pruned, memorized) -> None:
+    _, student, material = material_of(
+        *pruned, memorized, replace(QUICK, batch=64, stride=2, life=3, draws=4)
+    )
+    pool = material.pool
+    assert isinstance(pool, Pool)
+    assert len(pool.names) == 3 * (2 + 2)  # starts · (controls + memorized)
+
+    def loss() -> float:
+        noise = torch.randn(pool.clean.shape, generator=torch.manual_seed(1))
+        with torch.no_grad():
+            return float(student.loss(pool.clean, pool.embeddings, noise, 500).mean())
+
+    before = loss()
+    for step in range(2):
+        clean, _ = pool.advanced(student, step, generator(f"s{step}", 0))
+        assert clean.shape == pool.clean.shape
+    assert pool.ages.unique().tolist() == [4]
+    assert loss() < before
+    pool.advanced(student, 2, generator("s2", 0))
+    assert pool.ages.unique().tolist() == [2]
+    assert (pool.embeddings - pool.beginnings).abs().max() < 0.25  # two steps of 0.1 from the start
+    assert all(p.grad is None for p in student.model.parameters())
+
+
+def interrupted_after(steps: int) -> Callable[[int], None]:
+    """A progress that ends the run once so many steps are done."""
+    done = []
+
+    def progress(count: int) -> None:
+        done.extend([None] * count)
+        if len(done) == steps:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_an_interrupted_repair_ends_as_an_uninterrupted_one(pruned, memorized, tmp_path) -> None:
+    original, smaller = pruned
+
+    def begin(path: Path, progress: Callable[[int], None] | None = None) -> tuple:
+        teacher, _, material = material_of(original, smaller, memorized)
+        parts = {**smaller.components, "unet": deepcopy(smaller.unet)}
+        pipeline = type(smaller)(**parts, requires_safety_checker=False)
+        return train(Denoiser(pipeline), teacher, material, path, progress), weights_of(pipeline)
+
+    history, weights = begin(tmp_path / "whole.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path / "parts.safetensors", interrupted_after(3))
+    resumed, same = begin(tmp_path / "parts.safetensors")
+    assert torch.equal(weights, same)
+    assert history == resumed
+    assert [row["step"] for row in history] == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_of_another_repair_is_refused(pruned, tmp_path) -> None:
+    original, smaller = pruned
+    path = tmp_path / "c.safetensors"
+    settings = replace(QUICK, adversarial=0.0, scattered=0.0, steps=2)
+    repair(smaller, original, REFERENCE, settings=settings, checkpoint=path, **SCHEDULE)
+    with pytest.raises(InputError, match=r"another repair \(settings"):
+        repair(
+            smaller,
+            original,
+            REFERENCE,
+            settings=replace(settings, seed=1),
+            checkpoint=path,
+            **SCHEDULE,
+        )
+    with pytest.raises(InputError, match=r"another repair \(begun_from"):
+        repair(original, original, REFERENCE, settings=settings, checkpoint=path, **SCHEDULE)
+
+
+def test_nan_stops_and_says_what_is_kept(pruned, tmp_path) -> None:
+    original, smaller = pruned
+    path = tmp_path / "c.safetensors"
+    settings = replace(QUICK, adversarial=0.0, scattered=0.0, steps=4)
+    done = []
+
+    def poison(count: int) -> None:
+        done.append(count)
+        if len(done) == 3:
+            with torch.no_grad():
+                original.unet.conv_out.bias.fill_(float("nan"))
+
+    with pytest.raises(InputError, match=r"reference error is not finite at step 3.*after 2 steps"):
+        repair(
+            smaller,
+            original,
+            REFERENCE,
+            settings=settings,
+            checkpoint=path,
+            stage=lambda label, total: poison,
+            **SCHEDULE,
+        )
+    assert path.is_file()
+
+
+def test_removal_keeps_the_bound(tiny_pipeline) -> None:
+    denoiser = Denoiser(tiny_pipeline)
+    cases = with_images(denoiser, load_cases(PromptSet.of(REFERENCE), 16), SCHEDULE)
+    harm = harm_of(denoiser, cases)
+    assert harm(tiny_pipeline.unet) == 1
+    statistics = collect_sensitivity(tiny_pipeline, REFERENCE[:3], strata=2, **SCHEDULE)
+    loose, tight = (
+        remove_to_damage(denoiser, statistics, harm, bound, trials=2) for bound in (2.0, 1.0002)
+    )
+    for found, bound in ((loose, 2.0), (tight, 1.0002)):
+        assert found.damage <= bound
+        assert len(found.tried) == 2
+        assert found.damage == harm(
+            memfast.compact(tiny_pipeline.unet, found.subspace, multiple_of=1)
+        )
+    assert loose.subspace.removed > tight.subspace.removed
+    with pytest.raises(InputError, match="even removing"):
+        remove_to_damage(denoiser, statistics, harm, 0.5, trials=2)
+
+
+def test_weights_without_material_are_left_out(pruned) -> None:
+    original, smaller = pruned
+    teacher, student = Denoiser(original), Denoiser(smaller)
+    known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), 16), SCHEDULE)
+    material = prepare(student, teacher, known, None, QUICK, SCHEDULE)
+    assert set(active(material)) == {"reference", "adversarial", "scattered"}
+    material = prepare(student, teacher, known, None, replace(QUICK, controls=0), SCHEDULE)
+    assert set(active(material)) == {"reference", "scattered"}
+
+
+def test_samples_need_images(tiny_pipeline) -> None:
+    with pytest.raises(InputError, match="images are needed"):
+        samples_of(Denoiser(tiny_pipeline), Cases(()))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [schedule(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[99] < 0.001
+    assert max(rates) == rates[9] < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"reference": -1.0}, "reference: a weight"),
+        ({"starts": ("nowhere",)}, "none of prompt, noise, another"),
+    ],
+)
+def test_settings_are_checked(change, words) -> None:
+    with pytest.raises(InputError, match=words):
+        RepairSettings(**change)
+    assert json.dumps(QUICK.as_dict())
+
+
+def test_bad_lists_and_models(pruned, memorized) -> None:
+    original, smaller = pruned
+    with pytest.raises(InputError, match="is a compact model itself"):
+        repair(smaller, smaller, REFERENCE, **SCHEDULE)
+    with pytest.raises(InputError, match="at least 8 are needed"):
+        repair(smaller, original, REFERENCE[:3], **SCHEDULE)
+    with pytest.raises(InputError, match="in both memorized and reference: a cat"):
+        repair(smaller, original, [*REFERENCE, "a cat"], memorized, **SCHEDULE)
+    with pytest.raises(InputError, match="memorized: there are none"):
+        repair(smaller, original, REFERENCE, [], **SCHEDULE)
