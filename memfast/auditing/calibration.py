@@ -124,7 +124,7 @@ def _observe(
         scores.append(
             torch.stack([score_looks(looks, names, None)[:size] for looks in by_noise], 1)
         )
-        norms.append(torch.stack([looks[-1].norms[:size].cpu() for looks in by_noise], 1))
+        norms.append(torch.stack([looks[-1].norms[:size] for looks in by_noise], 1))
         if progress:
             progress(size)
     return torch.cat(scores), torch.cat(norms)

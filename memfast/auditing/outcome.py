@@ -74,12 +74,12 @@ def finish(
 
 
 def _header(found: dict[str, Any]) -> dict[str, Any]:
-    """The header of the merged statistics; `steps` are the probe's looks."""
+    """The header of the merged statistics: their one step is the look at pure noise."""
     identity = found["identity"]
     settings = identity["settings"]
     return {
         "model": identity["model"],
-        "scheduler": f"audit probe {settings['probe']}",
+        "scheduler": "audit: noises shared by all prompts",
         "num_inference_steps": settings["num_inference_steps"],
         "guidance_scale": settings["guidance_scale"],
         "seed": settings["seed"],

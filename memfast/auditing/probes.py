@@ -1,22 +1,31 @@
 """Probes: where on the way from noise to picture the denoiser is looked at. Add one to PROBES.
 
-All prompts share their noises, so whatever no prompt has touched (the unconditional prediction at
-pure noise) is computed once a run, and differences between prompts are due to the prompts.
+All prompts share their noises: differences between prompts are due to the prompts, and what no
+prompt has touched is computed once a run.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
 from memfast_kernels import Moments
 from torch import Tensor
 
+from memfast.auditing.prefix import Prefix
 from memfast.auditing.settings import Settings
+from memfast.auditing.taps import Taps
 from memfast.models.denoising import Denoiser
-from memfast.models.tracing import Trace
 
 Latents = Float[Tensor, "rows channels height width"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The embeddings of one call of the denoiser; those past the first `rows` are padding."""
+
+    embeddings: Float[Tensor, "unit tokens width"]
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -38,90 +47,93 @@ class Prediction:
 class Look:
     """What the denoiser showed of some prompts at one noise level.
 
-    empty: its prediction without a prompt, where the probe asks for it. moments: of every
-    feed-forward site, one segment a prompt, in the pass with the prompts.
+    empty: its prediction without a prompt, where there is one. norms: of every feed-forward neuron
+    in the pass with the prompts, L2 over tokens, all sites side by side. moments: by site, pooled
+    over the unit's rows, of the look at pure noise alone.
     """
 
     prediction: Prediction
-    empty: Prediction | None
-    moments: dict[str, Moments]
-
-    @property
-    def norms(self) -> Float64[Tensor, "rows neurons"]:
-        """L2 norm over tokens of every neuron, all sites side by side."""
-        return torch.cat([moments.l2_norm for moments in self.moments.values()], dim=1)
+    norms: Float64[Tensor, "rows neurons"]
+    empty: Prediction | None = None
+    moments: dict[str, Moments] | None = None
 
 
 class Scene:
-    """One noise that all prompts share, and the prediction without a prompt at that pure noise."""
+    """One noise that all prompts share, and what no prompt has touched, computed once: the
+    prediction without a prompt at pure noise, and the network before its first cross-attention."""
 
-    def __init__(
-        self, denoiser: Denoiser, traced: Trace, noise: Latents, settings: Settings
-    ) -> None:
-        self.denoiser, self.traced, self.settings = denoiser, traced, settings
+    def __init__(self, denoiser: Denoiser, taps: Taps, noise: Latents, settings: Settings) -> None:
+        self.denoiser, self.taps, self.settings = denoiser, taps, settings
         denoiser.scheduler.set_timesteps(settings.num_inference_steps)
         self.schedule = [int(timestep) for timestep in denoiser.scheduler.timesteps]
         self.middle = round(settings.middle * denoiser.training_steps)
         self.noise = noise
         self.no_prompt = denoiser.encode([""])
-        self.empty, _ = self._predict(noise, self.schedule[0], self.no_prompt)
+        self.prefix = Prefix(denoiser.model, self._unprompted)
 
-    def first(self, embeddings: Tensor) -> Look:
-        """The look at pure noise, with and without the prompts: one row each."""
-        latents = self.noise.expand(len(embeddings), -1, -1, -1).contiguous()
-        prediction, moments = self._predict(latents, self.schedule[0], embeddings)
-        return Look(prediction, self.empty, moments)
+    def _unprompted(self) -> None:
+        self.empty = self.look(self.noise, self.schedule[0], self.no_prompt).prediction
+
+    def first(self, unit: Unit) -> Look:
+        """The look at pure noise, with and without the prompts: one row each.
+
+        Prompts whose norms are not finite are left out of the moments.
+        """
+        rows = torch.arange(unit.rows)
+        look = self._first(unit, rows)
+        finite = look.norms[rows].isfinite().all(1)
+        return look if finite.all() else self._first(unit, rows[finite])
+
+    def _first(self, unit: Unit, counted: Tensor) -> Look:
+        size = len(unit.embeddings)
+        latents = self.noise.expand(size, -1, -1, -1)
+        with self.prefix.replayed(size), self.taps.counting(counted) as moments:
+            look = self.look(latents, self.schedule[0], unit.embeddings)
+        return replace(look, empty=self.empty, moments=moments)
 
     def look(self, latents: Latents, timestep: int, embeddings: Tensor) -> Look:
         """A look with the prompts alone: one row each."""
-        prediction, moments = self._predict(latents, timestep, embeddings)
-        return Look(prediction, None, moments)
+        output = self.denoiser.predict(latents, timestep, embeddings)
+        clean = self.denoiser.clean(output, latents, timestep)
+        noise = self.denoiser.epsilon(output, latents, timestep)
+        return Look(Prediction(clean, noise), self.taps.drain())
 
     def both(self, latents: Latents, timestep: int, embeddings: Tensor) -> Look:
         """A look with and without the prompts: two rows each."""
-        empty, _ = self._predict(latents, timestep, self.no_prompt.expand_as(embeddings))
-        prediction, moments = self._predict(latents, timestep, embeddings)
-        return Look(prediction, empty, moments)
+        empty = self.look(latents, timestep, self.no_prompt.expand_as(embeddings))
+        return replace(self.look(latents, timestep, embeddings), empty=empty.prediction)
 
     def step(self, prediction: Prediction, timestep: int) -> Latents:
         """A deterministic (DDIM) step to `timestep`, of any length."""
         return self.denoiser.add_noise(prediction.clean, prediction.noise, timestep)
 
-    def _predict(
-        self, latents: Latents, timestep: int, embeddings: Tensor
-    ) -> tuple[Prediction, dict[str, Moments]]:
-        output = self.denoiser.predict(latents, timestep, embeddings)
-        clean = self.denoiser.clean(output, latents, timestep)
-        noise = self.denoiser.epsilon(output, latents, timestep)
-        return Prediction(clean, noise), self.traced.drain()
 
-
-def first(scene: Scene, embeddings: Tensor) -> list[Look]:
+def first(scene: Scene, unit: Unit) -> list[Look]:
     """Pure noise only."""
-    return [scene.first(embeddings)]
+    return [scene.first(unit)]
 
 
-def settle(scene: Scene, embeddings: Tensor) -> list[Look]:
+def settle(scene: Scene, unit: Unit) -> list[Look]:
     """Pure noise, then one large unguided step to the middle noise level, prompts only."""
-    start = scene.first(embeddings)
+    start = scene.first(unit)
     latents = scene.step(start.prediction, scene.middle)
-    return [start, scene.look(latents, scene.middle, embeddings)]
+    return [start, scene.look(latents, scene.middle, unit.embeddings)]
 
 
-def jump(scene: Scene, embeddings: Tensor) -> list[Look]:
+def jump(scene: Scene, unit: Unit) -> list[Look]:
     """As `settle`, and at the middle noise level without the prompts too."""
-    start = scene.first(embeddings)
+    start = scene.first(unit)
     latents = scene.step(start.prediction, scene.middle)
-    return [start, scene.both(latents, scene.middle, embeddings)]
+    return [start, scene.both(latents, scene.middle, unit.embeddings)]
 
 
-def walk(scene: Scene, embeddings: Tensor) -> list[Look]:
+def walk(scene: Scene, unit: Unit) -> list[Look]:
     """The first steps of the schedule, with classifier-free guidance."""
-    looks = [scene.first(embeddings)]
+    looks = [scene.first(unit)]
     for timestep in scene.schedule[1 : scene.settings.walk_steps]:
         last = looks[-1]
         guided = last.prediction.guided(last.empty or scene.empty, scene.settings.guidance_scale)
-        looks.append(scene.both(scene.step(guided, timestep), timestep, embeddings))
+        looks.append(scene.both(scene.step(guided, timestep), timestep, unit.embeddings))
     return looks
 
 
@@ -129,7 +141,7 @@ def walk(scene: Scene, embeddings: Tensor) -> list[Look]:
 class Probe:
     """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost."""
 
-    looks: Callable[[Scene, Tensor], list[Look]]
+    looks: Callable[[Scene, Unit], list[Look]]
     looks_made: Callable[[Settings], int]
     rows: Callable[[Settings], int]
 

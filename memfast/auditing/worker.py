@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from diffusers import DiffusionPipeline
@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float64
 from memfast_kernels import Moments, merge
 from torch import Tensor
 
-from memfast.auditing.probes import PROBES, Look, Scene
+from memfast.auditing.probes import PROBES, Look, Scene, Unit
 from memfast.auditing.scores import SCORES, Baseline
 from memfast.auditing.settings import Settings
+from memfast.auditing.taps import tap
 from memfast.errors import InputError
 from memfast.models.denoising import Denoiser
-from memfast.models.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Block:
     """What a block of prompts came to.
 
     scores: of every prompt and noise, in the order of the audit's score names. truncated: the text
-    was longer than the tokenizer takes. moments: by site, one segment a look, pooled over prompts.
+    was longer than the tokenizer takes. moments: by site, pooled over prompts, at pure noise.
     """
 
     scores: Float64[Tensor, "rows noises scores"]
@@ -42,13 +42,13 @@ class Worker:
         self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
         self._stack = ExitStack()
         self.denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
-        self._traced = self._stack.enter_context(trace(self.denoiser.model))
+        taps = self._stack.enter_context(tap(self.denoiser.model))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
         with torch.no_grad():
             self.scenes = [
-                Scene(self.denoiser, self._traced, self._noise(number), settings)
+                Scene(self.denoiser, taps, self._noise(number), settings)
                 for number in range(settings.noises)
             ]
 
@@ -70,7 +70,8 @@ class Worker:
             size = rows.stop - rows.start
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
                 scores[rows, noise] = score_looks(looks, names, baseline)[:size]
-                _pool(pooled, looks, scores[rows, noise].isfinite().all(1))
+                for site, moments in (looks[0].moments or {}).items():
+                    pooled[site] = merge(pooled[site], moments) if site in pooled else moments
         return Block(scores, self.truncated(texts), pooled)
 
     def looks(self, texts: Sequence[str]) -> Iterator[tuple[slice, list[list[Look]]]]:
@@ -101,13 +102,13 @@ class Worker:
     @torch.no_grad()
     def _units(self, texts: Sequence[str]) -> Iterator[list[list[Look]]]:
         starts = range(0, len(texts), self.settings.unit)
-        for embeddings in [self._encode(texts[i : i + self.settings.unit]) for i in starts]:
-            yield [self.probe.looks(scene, embeddings) for scene in self.scenes]
+        for unit in [self._unit(texts[i : i + self.settings.unit]) for i in starts]:
+            yield [self.probe.looks(scene, unit) for scene in self.scenes]
 
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of one unit, padded with its last text."""
+    def _unit(self, texts: Sequence[str]) -> Unit:
+        """One unit, padded with its last text."""
         padding = [texts[-1]] * (self.settings.unit - len(texts))
-        return self.denoiser.encode([*texts, *padding])
+        return Unit(self.denoiser.encode([*texts, *padding]), len(texts))
 
     def _noise(self, number: int) -> Tensor:
         return self.denoiser.initial_noise([f"audit noise {number}"], self.settings.seed)
@@ -128,7 +129,7 @@ def score_looks(
     looks: Sequence[Look], names: Sequence[str], baseline: Baseline | None
 ) -> Float64[Tensor, "rows scores"]:
     """The named scores of the looks of one noise; those of norms are NaN without a baseline."""
-    norms = looks[-1].norms.cpu()
+    norms = looks[-1].norms
     columns = []
     for name in names:
         score = SCORES[name]
@@ -139,14 +140,3 @@ def score_looks(
         else:
             columns.append(torch.full((len(norms),), torch.nan, dtype=torch.float64))
     return torch.stack(columns, 1)
-
-
-def _pool(pooled: dict[str, Moments], looks: Sequence[Look], kept: Tensor) -> None:
-    """Merge the looks' moments of the kept rows into `pooled`, one segment a look."""
-    index = kept.nonzero()[:, 0]
-    for site in looks[0].moments:
-        parts = [look.moments[site].to("cpu").select(index).pool() for look in looks]
-        state = Moments(
-            *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Moments))
-        )
-        pooled[site] = merge(pooled[site], state) if site in pooled else state

@@ -67,18 +67,18 @@ def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None
         assert torch.equal(tensor, state[name])
 
 
-def test_statistics_are_those_of_the_looks(tiny_pipeline, lists, settings, tmp_path) -> None:
+def test_statistics_are_those_of_the_first_look(tiny_pipeline, lists, settings, tmp_path) -> None:
     audit(tiny_pipeline, lists[0], tmp_path / "out", reference=lists[1], settings=settings)
     found = NeuronStatistics.load(tmp_path / "out" / "statistics.safetensors")
-    assert found.steps == 2
+    assert found.steps == 1
     expected = 0.0
     with Worker(tiny_pipeline, settings) as worker:
         for start in range(0, 20, 6):
             for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
                 for looks in by_noise:
-                    expected = expected + looks[-1].norms[: rows.stop - rows.start].square().sum(0)
-    norms = torch.cat([found[site].l2_norm[1] for site in found])
-    torch.testing.assert_close(norms.square(), expected, rtol=1e-12, atol=0)
+                    expected = expected + looks[0].norms[: rows.stop - rows.start].square().sum(0)
+    norms = torch.cat([found[site].l2_norm[0] for site in found])
+    torch.testing.assert_close(norms.square(), expected, rtol=1e-5, atol=0)  # of float32 sums
 
 
 def test_the_same_command_resumes(tiny_pipeline, lists, settings, tmp_path, whole) -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from memfast.auditing.probes import PROBES, Scene
+from memfast.auditing.probes import PROBES, Scene, Unit
 from memfast.auditing.settings import Settings
+from memfast.auditing.taps import tap
 from memfast.models.denoising import Denoiser
 from memfast.models.families import ffn_sites
 from memfast.models.tracing import trace
@@ -16,12 +17,12 @@ TEXTS = ["a cat", "red dog", "b"]
 def run(pipeline: StableDiffusionPipeline, settings: Settings, rows: list[int] | None = None):
     """The looks of a probe; `rows` is given those of each call after the scene was set."""
     denoiser = Denoiser(pipeline)
-    with trace(denoiser.model) as traced, torch.no_grad():
-        scene = Scene(denoiser, traced, denoiser.initial_noise(["shared"], 3), settings)
+    with tap(denoiser.model) as taps, torch.no_grad():
+        scene = Scene(denoiser, taps, denoiser.initial_noise(["shared"], 3), settings)
         hook = denoiser.model.register_forward_pre_hook(
             lambda module, args: rows.append(len(args[0])) if rows is not None else None
         )
-        looks = PROBES[settings.probe].looks(scene, denoiser.encode(TEXTS))
+        looks = PROBES[settings.probe].looks(scene, Unit(denoiser.encode(TEXTS), len(TEXTS)))
         hook.remove()
     return scene, looks
 
@@ -76,3 +77,37 @@ def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> 
         assert look.empty is not None
         found = look.prediction.noise - look.empty.noise
         torch.testing.assert_close(found, difference, rtol=1e-3, atol=1e-4)
+
+
+def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPipeline) -> None:
+    """At pure noise, with the shared part replayed, as in a pass of the whole network."""
+    scene, (look,) = run(tiny_pipeline, Settings(probe="first"))
+    assert scene.prefix.outputs
+    with trace(tiny_pipeline.unet) as traced, torch.no_grad():
+        latents = scene.noise.repeat(len(TEXTS), 1, 1, 1)
+        output = scene.denoiser.predict(latents, 999, scene.denoiser.encode(TEXTS))
+        seen = traced.drain()
+    clean = scene.denoiser.clean(output, latents, 999)
+    torch.testing.assert_close(look.prediction.clean, clean, rtol=1e-4, atol=1e-5)
+    norms = torch.cat([moments.l2_norm for moments in seen.values()], 1)
+    torch.testing.assert_close(look.norms, norms, rtol=1e-5, atol=1e-6)
+    assert look.moments is not None
+    assert list(look.moments) == list(seen)
+    for site, moments in look.moments.items():
+        expected = seen[site].pool()
+        assert moments.count.tolist() == expected.count.tolist()
+        torch.testing.assert_close(moments.mean, expected.mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(moments.variance, expected.variance, rtol=1e-4, atol=1e-6)
+
+
+def test_the_shared_part_is_what_no_prompt_has_touched(
+    tiny_pipeline: StableDiffusionPipeline,
+) -> None:
+    """It reaches up to the first cross-attention, and leaves the model as it was."""
+    scene, _ = run(tiny_pipeline, Settings(probe="first"))
+    paths = {module: path for path, module in tiny_pipeline.unet.named_modules()}
+    kept = {paths[module] for module in scene.prefix.outputs}
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
+    assert {"conv_in", "down_blocks.0.resnets.0", f"{block}.attn1", f"{block}.norm2"} <= kept
+    assert not any("attn2" in path or path.startswith(("mid", "up")) for path in kept)
+    assert not any("forward" in module.__dict__ for module in tiny_pipeline.unet.modules())
