@@ -2,7 +2,19 @@
 
 import typer
 
-from memfast.cli import attack, audit, collect, compact, demo, evaluate, locate, merge, prune
+from memfast.cli import (
+    attack,
+    audit,
+    collect,
+    compact,
+    demo,
+    evaluate,
+    families,
+    locate,
+    merge,
+    prune,
+    repair,
+)
 
 app = typer.Typer(
     help="Find, remove and verify memorization in the feed-forward neurons of diffusion models.",
@@ -16,8 +28,10 @@ COMMANDS = {
     "locate": locate.locate,
     "prune": prune.prune,
     "compact": compact.compact,
+    "families": families.families,
     "evaluate": evaluate.evaluate,
     "attack": attack.attack,
+    "repair": repair.repair,
     "audit": audit.audit,
     "merge": merge.merge,
 }

@@ -23,15 +23,15 @@ Ranking = Mapping[str, Float[Tensor, " neurons"]]
 def importance(
     sites: Mapping[str, Site], reference: NeuronStatistics
 ) -> dict[str, Float[Tensor, " neurons"]]:
-    """How much of its block's output varies with a neuron, over the reference prompts' rows.
+    """What share of its block's output variance is a neuron's, over the reference prompts' rows.
 
-    variance · |W|², as a share of the block's sum (after An et al., arXiv 2312.11983: with the mean
-    folded into the bias, only the variance is lost), times the block's neurons: one scale for all.
+    variance · |W|² over the block's sum of it (after An et al., arXiv 2312.11983: with the mean
+    folded into the bias, only the variance is lost). The share makes blocks comparable.
     """
     ranking = {}
     for path, site in sites.items():
         energy = _variance(reference, path) * _output_energy(site)
-        ranking[path] = (energy / energy.mean().clamp(min=1e-30)).float()
+        ranking[path] = (energy / energy.sum().clamp(min=1e-30)).float()
     return ranking
 
 

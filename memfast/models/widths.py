@@ -58,9 +58,7 @@ def bucketed(
     """
     order = sorted(widths, key=lambda path: (str(kinds[path]), widths[path]))
     if buckets < (least := len(set(kinds.values()))):
-        raise InputError(
-            f"buckets must be at least {least}, one a kind of block, not {buckets}"
-        )
+        raise InputError(f"buckets must be at least {least}, one a kind of block, not {buckets}")
     groups = _groups(
         [widths[path] for path in order], [kinds[path] for path in order], buckets, down
     )

@@ -1,0 +1,49 @@
+"""The figures that `memfast families` lists, counted again where that is quick."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from memfast.models.families import find_sites
+from memfast.models.families.count import count
+from memfast.models.families.examples import EXAMPLES, tiny, tiny_inputs
+from memfast.models.families.figures import FIGURES
+from memfast.models.sizes import flops_of, size_of
+
+from .models import THIRD_PARTY
+
+pytestmark = [pytest.mark.filterwarnings(w) for w in THIRD_PARTY]
+
+
+def test_every_example_has_figures() -> None:
+    assert list(FIGURES) == list(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", ["SD 1.4", "PixArt-Σ", "CLIP-L", "SVD"])
+def test_figures(name: str) -> None:
+    assert count(name) == FIGURES[name]
+
+
+def test_flops_of_feed_forwards_by_hand() -> None:
+    model = tiny("SD 1.4")
+    total, ours = flops_of(model, tiny_inputs("SD 1.4", model))
+    rows = {path: 2 * (64 if "blocks" in path else 16) for path in find_sites(model)}
+    by_hand = sum(
+        2 * rows[path] * site.neurons * (2 * 32 + 32 if "blocks" in path else 2 * 64 + 64)
+        for path, site in find_sites(model).items()
+    )
+    assert ours == by_hand
+    assert ours < total
+
+
+def test_size_counts_what_is_there() -> None:
+    model = tiny("SD 1.4")
+    assert isinstance(model, UNet2DConditionModel)
+    size = size_of(model.to(torch.float16))
+    assert size.bytes == 2 * size.parameters
+    assert size.neurons == 512
+    assert size.feed_forward == sum(
+        p.numel()
+        for name, p in model.named_parameters()
+        if ".ff." in name and not name.endswith("net.2.bias")
+    )
