@@ -27,11 +27,10 @@ def test_figures(name: str) -> None:
 def test_flops_of_feed_forwards_by_hand() -> None:
     model = tiny("SD 1.4")
     total, ours = flops_of(model, tiny_inputs("SD 1.4", model))
-    rows = {path: 2 * (64 if "blocks" in path else 16) for path in find_sites(model)}
-    by_hand = sum(
-        2 * rows[path] * site.neurons * (2 * 32 + 32 if "blocks" in path else 2 * 64 + 64)
-        for path, site in find_sites(model).items()
-    )
+    by_hand = 0
+    for path, site in find_sites(model).items():
+        channels, latents = (64, 16) if path.startswith("mid_block") else (32, 64)
+        by_hand += 2 * (2 * latents) * site.neurons * 3 * channels  # value, gate, output
     assert ours == by_hand
     assert ours < total
 
@@ -39,9 +38,9 @@ def test_flops_of_feed_forwards_by_hand() -> None:
 def test_size_counts_what_is_there() -> None:
     model = tiny("SD 1.4")
     assert isinstance(model, UNet2DConditionModel)
-    size = size_of(model.to(torch.float16))
+    size = size_of(model.half())
     assert size.bytes == 2 * size.parameters
-    assert size.neurons == 512
+    assert size.neurons == 3 * 128 + 256
     assert size.feed_forward == sum(
         p.numel()
         for name, p in model.named_parameters()
