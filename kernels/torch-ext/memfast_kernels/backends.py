@@ -7,18 +7,19 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Backend:
-    """module: where `geglu`, `geglu_linear` and `column_moments` are; runs: on which devices."""
+    """module: where `geglu`, `geglu_linear`, `column_moments` and `merge` are; runs: on what."""
 
     module: str
-    runs: Callable[[torch.device], bool]
+    runs: Callable[[torch.device, torch.dtype], bool]
 
 
-def _triton_runs(device: torch.device) -> bool:
-    if find_spec("triton") is None:
+def _triton_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    if dtype == torch.float64 or find_spec("triton") is None:
         return False
     from triton import knobs
 
@@ -26,28 +27,27 @@ def _triton_runs(device: torch.device) -> bool:
 
 
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend("reference", lambda device: True),
-    "cpu": Backend("cpu", lambda device: device.type == "cpu"),
+    "reference": Backend("reference", lambda device, dtype: True),
+    "cpu": Backend("cpu", lambda device, dtype: device.type == "cpu"),
     "triton": Backend("triton_backend", _triton_runs),
 }
 PREFERRED = {"cpu": "cpu", "cuda": "triton", "xpu": "triton"}
 
 
-def available(device: torch.device) -> list[str]:
-    """Names of the backends that can run on `device`."""
-    return [name for name, backend in BACKENDS.items() if backend.runs(device)]
+def available(device: torch.device, dtype: torch.dtype = torch.float32) -> list[str]:
+    """Names of the backends that can run on `device` in `dtype`."""
+    return [name for name, backend in BACKENDS.items() if backend.runs(device, dtype)]
 
 
-def load(name: str, device: torch.device) -> ModuleType:
-    """The named backend's module, or the device's own where `name` is "".
+def load(name: str, tensor: Tensor) -> ModuleType:
+    """The named backend's module, or the tensor's device's own where `name` is "".
 
     Raises ValueError, listing those that can run, for a named one that cannot.
     """
-    usable = available(device)
-    preferred = PREFERRED.get(device.type, "reference")
+    usable = available(tensor.device, tensor.dtype)
+    preferred = PREFERRED.get(tensor.device.type, "reference")
     chosen = name or (preferred if preferred in usable else "reference")
     if chosen not in usable:
-        raise ValueError(
-            f"backend={name!r} cannot run on {device}: choose from {', '.join(usable)}"
-        )
+        what = f"{tensor.dtype} on {tensor.device}"
+        raise ValueError(f"backend={name!r} cannot run {what}: choose from {', '.join(usable)}")
     return import_module(f".{BACKENDS[chosen].module}", __package__)

@@ -10,7 +10,10 @@ from torch import Tensor
 from .activations import find
 from .cpu_statistics import Block, Statistics, row_blocks
 from .moments import Moments
+from .moments import join as merge
 from .shapes import inner_neurons
+
+__all__ = ["column_moments", "geglu", "geglu_linear", "merge"]
 
 PROJECTION_BYTES = 10 * 2**20
 PROJECTION_ROWS = 512  # fewer, and reading the weights again costs more than the cache saves
@@ -23,9 +26,12 @@ class _Pass:
         rows, neurons = hidden.shape
         self.hidden, self.gated = hidden, gated
         self.activate = find(activation).forward
-        counted = segment_rows is not None
-        self.statistics = Statistics(hidden, None, segment_rows) if counted else None
-        self.blocks = self.statistics.blocks if counted else row_blocks(rows, rows, neurons)
+        if segment_rows is None:
+            self.statistics = None
+            self.blocks = row_blocks(rows, rows, neurons)
+        else:
+            self.statistics = Statistics(hidden, None, segment_rows)
+            self.blocks = self.statistics.blocks
 
     def gate(self, block: Block, projected: Tensor) -> None:
         """Writes H of one block of projected rows."""

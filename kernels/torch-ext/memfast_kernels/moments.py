@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Moments:
         return Moments(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-torch.utils._pytree.register_dataclass(Moments)
+register_dataclass(Moments)
 
 
 def join(a: Moments, b: Moments) -> Moments:

@@ -1,13 +1,45 @@
 """The public operators: arguments are checked here, shapes flattened, results wrapped."""
 
+from typing import Literal, overload
+
 from torch import Tensor
 
 from . import ops
 from .activations import find
-from .moments import Moments, join
+from .moments import Moments
 from .shapes import check_tensor, counts, inner_neurons, segment_size
 
 
+@overload
+def geglu(
+    projected: Tensor,
+    *,
+    activation: str = ...,
+    gated: bool = ...,
+    moments: Literal[False] = ...,
+    segment_rows: int | None = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def geglu(
+    projected: Tensor,
+    *,
+    activation: str = ...,
+    gated: bool = ...,
+    moments: Literal[True],
+    segment_rows: int | None = ...,
+    backend: str | None = ...,
+) -> tuple[Tensor, Moments]: ...
+@overload
+def geglu(
+    projected: Tensor,
+    *,
+    activation: str = ...,
+    gated: bool = ...,
+    moments: bool,
+    segment_rows: int | None = ...,
+    backend: str | None = ...,
+) -> Tensor | tuple[Tensor, Moments]: ...
 def geglu(
     projected: Tensor,
     *,
@@ -38,6 +70,45 @@ def geglu(
     return hidden.view(shape), Moments(counts(len(rows), size, rows.device), *statistics)
 
 
+@overload
+def geglu_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    activation: str = ...,
+    gated: bool = ...,
+    moments: Literal[False] = ...,
+    segment_rows: int | None = ...,
+    exact: bool = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def geglu_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    activation: str = ...,
+    gated: bool = ...,
+    moments: Literal[True],
+    segment_rows: int | None = ...,
+    exact: bool = ...,
+    backend: str | None = ...,
+) -> tuple[Tensor, Moments]: ...
+@overload
+def geglu_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    activation: str = ...,
+    gated: bool = ...,
+    moments: bool,
+    segment_rows: int | None = ...,
+    exact: bool = ...,
+    backend: str | None = ...,
+) -> Tensor | tuple[Tensor, Moments]: ...
 def geglu_linear(
     x: Tensor,
     weight: Tensor,
@@ -110,4 +181,6 @@ def merge(a: Moments, b: Moments) -> Moments:
     """Statistics of the rows of both, segment by segment: Chan's formula in float64."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"merge: shapes {tuple(a.mean.shape)} and {tuple(b.mean.shape)} differ")
-    return join(a, b)
+    fields = ("count", "mean", "m2", "max_abs", "nonzero")
+    statistics = ops.merge([getattr(a, f) for f in fields], [getattr(b, f) for f in fields])
+    return Moments(a.count + b.count, *statistics)

@@ -34,7 +34,7 @@ def _fake_fields(like: Tensor, rows: int, segment_rows: int, neurons: int) -> St
 
 @torch.library.custom_op(f"{NAMESPACE}::geglu", mutates_args=())
 def geglu(projected: Tensor, activation: str, gated: bool, backend: str) -> Tensor:
-    return load(backend, projected.device).geglu(projected, activation, gated, None)[0]
+    return load(backend, projected).geglu(projected, activation, gated, None)[0]
 
 
 @geglu.register_fake
@@ -47,7 +47,7 @@ def _(projected: Tensor, activation: str, gated: bool, backend: str) -> Tensor:
 def geglu_moments(
     projected: Tensor, activation: str, gated: bool, segment_rows: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = load(backend, projected.device)
+    module = load(backend, projected)
     hidden, moments = module.geglu(projected, activation, gated, segment_rows)
     return hidden, *_fields(moments)
 
@@ -72,7 +72,7 @@ def geglu_linear(
     exact: bool,
     backend: str,
 ) -> Tensor:
-    module = load(backend, x.device)
+    module = load(backend, x)
     return module.geglu_linear(x, weight, bias, activation, gated, exact, None)[0]
 
 
@@ -100,7 +100,7 @@ def geglu_linear_moments(
     segment_rows: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = load(backend, x.device)
+    module = load(backend, x)
     hidden, moments = module.geglu_linear(x, weight, bias, activation, gated, exact, segment_rows)
     return hidden, *_fields(moments)
 
@@ -124,7 +124,7 @@ def _(
 def column_moments(
     activation: Tensor, row_weight: Tensor | None, segment_rows: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    module = load(backend, activation.device)
+    module = load(backend, activation)
     return _fields(module.column_moments(activation, row_weight, segment_rows))
 
 
@@ -134,6 +134,20 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, neurons = activation.shape
     return _fake_fields(activation, rows, segment_rows, neurons)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::merge", mutates_args=())
+def merge(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    left, right = Moments(*a), Moments(*b)
+    counted = load("", left.max_abs).merge(left, right)
+    return _fields(counted)
+
+
+@merge.register_fake
+def _(a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, mean, m2, max_abs, nonzero = a
+    empty = torch.empty_like
+    return empty(mean), empty(m2), empty(max_abs), empty(nonzero)
 
 
 def _gate_backward(grad: Tensor, projected: Tensor, activation: str, gated: bool) -> Tensor:

@@ -5,7 +5,10 @@ from torch.nn.functional import linear
 
 from .activations import find
 from .moments import Moments
+from .moments import join as merge
 from .shapes import counts
+
+__all__ = ["column_moments", "geglu", "geglu_linear", "merge"]
 
 
 def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:

@@ -10,7 +10,7 @@ import sys
 
 import triton
 
-from .bars import BARS, MATRIX, Row, judge
+from .bars import ATOMICS, BARS, MATRIX, Row, judge
 from .cases import ARCHITECTURES, cases
 from .inspection import Report, inspect
 
@@ -57,7 +57,7 @@ def record(row: Row) -> dict[str, object]:
                 row.occupancy,
                 report.count(MATRIX[tile.architecture]),
                 report.count("SHFL", "ds_bpermute", "ds_swizzle"),
-                report.count("ATOM", "RED", "global_atomic", "flat_atomic"),
+                report.count(*ATOMICS),
                 None if row.added is None else round(row.added, 2),
             ),
             strict=True,

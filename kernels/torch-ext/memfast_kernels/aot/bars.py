@@ -12,7 +12,8 @@ THREADS = {"sm_80": 2048, "sm_89": 1536, "sm_90": 2048, "sm_100": 2048, "gfx942"
 MULTIPROCESSOR_SHARED = {**SHARED, "sm_80": 167936, "sm_90": 233472, "sm_100": 233472}
 REGISTERS = {"gfx942": 512}  # of a lane, the accumulation registers with them
 MATRIX = {"sm_80": "HMMA", "sm_89": "HMMA", "sm_90": "HGMMA", "sm_100": "UTC", "gfx942": "v_mfma"}
-ATOMICS = ("ATOM", "RED", "global_atomic", "flat_atomic", "buffer_atomic")
+# On global memory; ATOMS and REDUX are how sm_100 reserves its tensor memory.
+ATOMICS = ("ATOM.", "ATOMG", "RED.", "REDG", "global_atomic", "flat_atomic", "buffer_atomic")
 STATISTICS = 11.0  # lane instructions an element of H, for all four statistics
 SHUFFLES = 32
 

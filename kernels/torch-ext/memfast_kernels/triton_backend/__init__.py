@@ -1,5 +1,6 @@
 """Backend `triton`: what launches the kernels. Shapes choose the tile; nothing is autotuned."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 from functools import cache
 
 import torch
@@ -52,9 +53,10 @@ class _Parts:
         self.buffers = tuple(like.new_empty(shape, dtype=dtype) for dtype in dtypes)
 
     def moments(self) -> Moments | None:
-        """All parts folded into float64."""
-        if not self.counted:
-            return None
+        return self.fold() if self.counted else None
+
+    def fold(self) -> Moments:
+        """All parts joined, in float64."""
         device = self.buffers[0].device
         out = Moments.empty(self.segments, self.neurons, device)
         if self.count:
@@ -107,7 +109,7 @@ def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: 
             ROWS=chosen.rows, NEURONS=chosen.neurons,
             num_warps=chosen.warps, num_stages=chosen.stages,
         )  # fmt: skip
-    return parts.moments()
+    return parts.fold()
 
 
 def geglu_linear(

@@ -1,5 +1,6 @@
 """Kernel: statistics of the columns of any activation, each row times its weight if it has one."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 import triton
 import triton.language as tl
 

@@ -4,6 +4,7 @@ The operands are swapped: the accumulators are [neurons, rows] = W·xᵀ, so tha
 stays in a thread's registers.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 import triton
 import triton.language as tl
 

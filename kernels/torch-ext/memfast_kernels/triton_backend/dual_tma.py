@@ -4,6 +4,7 @@ Programs walk over tiles, neurons fastest, so that a block of rows stays in the 
 weights pass. Rows beyond a segment's end are loaded (they belong to the next one) but not counted.
 """
 
+# pyright: reportGeneralTypeIssues=false
 import triton
 import triton.language as tl
 
