@@ -18,6 +18,7 @@ from memfast.models.noise import generator
 from memfast.models.pipelines import fingerprint
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
 from memfast.repairing.objectives import Material, active, errors
+from memfast.repairing.settings import RepairSettings
 
 WARMUP = 10  # steps over which the learning rate rises: Adam's first steps are as large as any
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
@@ -78,7 +79,7 @@ def train(
         optimiser.step()
         optimiser.zero_grad()
         history.append({"step": step, **figures})
-        if checkpoint is not None and (step + 1) % settings.save_every == 0:
+        if checkpoint is not None and _is_due(step + 1, settings):
             header = {**expected, "step": step + 1, "history": history}
             save_checkpoint(checkpoint, model, optimiser, material.pool, header)
             saved = step + 1
@@ -90,6 +91,10 @@ def train(
 def schedule(step: int, steps: int) -> float:
     """The learning rate's factor: a rise over 10 steps, then a cosine's fall to 0 at the end."""
     return min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _is_due(done: int, settings: RepairSettings) -> bool:
+    return done % settings.save_every == 0 or done == settings.steps
 
 
 def clip(gradients: tuple[Tensor | None, ...]) -> float:

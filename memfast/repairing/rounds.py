@@ -1,0 +1,178 @@
+"""The loop: attack, remove what reference prompts do not need, repair; until the attack fails.
+
+The memorized captions are split by duplicate group: one half is located and trained on, the other
+validates. Nothing is chosen by any other caption, image or embedding: test on captions that neither
+half holds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from memfast.errors import InputError
+from memfast.evaluation.adversarial import STARTS, AttackSettings
+from memfast.evaluation.attack import attack_cases
+from memfast.evaluation.cases import Cases, load_cases
+from memfast.evaluation.groups import halves
+from memfast.evaluation.instruments import image_size
+from memfast.evaluation.rates import Interval, mean_interval
+from memfast.evaluation.similarity import toolbox
+from memfast.models.compact import compact
+from memfast.models.denoising import Denoiser
+from memfast.models.families import ffn_sites
+from memfast.models.sensitivity import collect_sensitivity
+from memfast.prompts import Prompt, PromptSet
+from memfast.repairing.removal import harm_of, remove_to_damage
+from memfast.repairing.run import check_original, every_other, repair, silent
+from memfast.repairing.samples import with_images
+from memfast.repairing.settings import RepairSettings
+
+METRICS = ("l2_ratio", "ssim")  # brought back: an image that passes both thresholds
+
+
+@dataclass(frozen=True)
+class Round:
+    """Where the model stands before a round (and, in the last entry, after all): neurons left,
+    held-out loss over the original's, and what the attack brings back of the validation part and
+    of reference images."""
+
+    neurons: int
+    damage: float
+    attacked: Interval
+    control: Interval
+    seconds: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the attack does no better on memorized images than on its control."""
+        return self.attacked.value <= self.control.high
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "neurons": self.neurons,
+            "damage": self.damage,
+            "attacked": self.attacked.as_dict(),
+            "control": self.control.as_dict(),
+            "met": self.met,
+            "seconds": self.seconds,
+        }
+
+
+def repair_in_rounds(
+    pipeline: StableDiffusionPipeline,
+    original: StableDiffusionPipeline,
+    reference: PromptSet,
+    memorized: PromptSet,
+    *,
+    rounds: int,
+    max_damage: float,
+    settings: RepairSettings,
+    attack: AttackSettings | None = None,
+    starts: Sequence[str] = tuple(STARTS),
+    checkpoint: Path | None = None,
+    stage: Callable[[str, int], Callable[[int], None]] = silent,
+    **schedule: Any,
+) -> tuple[StableDiffusionPipeline, list[Round]]:
+    """The repaired pipeline and each round's figures; at most `rounds` rounds.
+
+    Each begins with an attack. When it brings back no more than its control's interval allows, or
+    the damage is spent after a repair, that was the last. Neurons go while `max_damage` allows.
+    Raises InputError for memorized captions without images, and where `repair` does.
+    """
+    teacher = Denoiser(original)
+    check_original(Denoiser(pipeline), teacher)
+    size = image_size(teacher)
+    known = with_images(teacher, load_cases(reference, size), schedule, settings.seed)
+    learnt, held_out = every_other(known)
+    cases = load_cases(memorized, size)
+    if len(cases) < 2 or not all(len(case.images) for case in cases.cases):
+        raise InputError("memorized: rounds need at least two captions, each with its image")
+    located, validation = (cases.part(part) for part in halves(cases.groups, settings.seed))
+    harm = harm_of(teacher, held_out, settings.seed)
+    library = torch.cat([cases.training_images(), known.training_images()])
+    control = held_out.part(range(min(len(validation), len(held_out))))
+    of_learnt = [prompt for prompt in reference if prompt.text in set(learnt.texts)]
+    of_located = [prompt for prompt in memorized if prompt.text in set(located.texts)]
+    found: list[Round] = []
+    for number in range(rounds + 1):
+        started = perf_counter()
+        rates = [
+            brought_back(Denoiser(pipeline), part, library, schedule, attack, starts, stage)
+            for part in (validation, control)
+        ]
+        damage = harm(pipeline.unet)
+        neurons = sum(ffn_sites(pipeline.unet).values())
+        found.append(Round(neurons, damage, rates[0], rates[1], perf_counter() - started))
+        if number == rounds or found[-1].met or (number and damage > max_damage):
+            break
+        if damage < max_damage:
+            pipeline = _smaller(pipeline, of_learnt, harm, max_damage, settings.seed, schedule)
+        pipeline = repair(
+            pipeline,
+            original,
+            reference,
+            PromptSet.of(of_located),
+            settings=settings,
+            checkpoint=_numbered(checkpoint, number),
+            stage=stage,
+            **schedule,
+        ).pipeline
+    return pipeline, found
+
+
+def brought_back(
+    denoiser: Denoiser,
+    cases: Cases,
+    library: torch.Tensor,
+    schedule: Mapping[str, Any],
+    attack: AttackSettings | None,
+    starts: Sequence[str],
+    stage: Callable[[str, int], Callable[[int], None]] = silent,
+) -> Interval:
+    """The share of images that the attack brings back from any start, by both metrics at once."""
+    attack = attack or AttackSettings()
+    total = len(cases) * attack.steps[-1] * len(starts)
+    result = attack_cases(
+        denoiser,
+        cases,
+        toolbox(METRICS),
+        library,
+        schedule,
+        starts=starts,
+        settings=attack,
+        seeds=(0, 1),
+        progress=stage("attacking", total),
+    )
+    together = result.together(attack.steps[-1])
+    passed = torch.stack([together.replicated(name) for name in METRICS]).amin(0)
+    return mean_interval(passed, cases.groups, rate=True)
+
+
+def _smaller(
+    pipeline: StableDiffusionPipeline,
+    prompts: list[Prompt],
+    harm: Callable[[torch.nn.Module], float],
+    max_damage: float,
+    seed: int,
+    schedule: Mapping[str, Any],
+) -> StableDiffusionPipeline:
+    """The pipeline without what may still go; as it is where nothing may."""
+    statistics = collect_sensitivity(pipeline, PromptSet.of(prompts), seed=seed, **schedule)
+    try:
+        removal = remove_to_damage(Denoiser(pipeline), statistics, harm, max_damage)
+    except InputError:
+        return pipeline
+    result = copy(pipeline)
+    result.unet = compact(pipeline.unet, removal.subspace)
+    return result
+
+
+def _numbered(checkpoint: Path | None, number: int) -> Path | None:
+    return checkpoint and checkpoint.with_name(f"{checkpoint.stem}.{number}{checkpoint.suffix}")
