@@ -30,6 +30,9 @@ _HOMES = {
     "load_lora": "memfast.models.lora",
     "slice_lora": "memfast.models.lora",
     "audit": "memfast.auditing.run",
+    "repair": "memfast.repairing.run",
+    "collect_sensitivity": "memfast.models.sensitivity",
+    "learn_gates": "memfast.models.learned_gates",
     "evaluate": "memfast.evaluation.run",
     "attack": "memfast.evaluation.run",
 }
