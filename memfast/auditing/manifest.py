@@ -36,8 +36,8 @@ def open_folder(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
     if path.exists() and overwrite:
         for name in (NAME, CALIBRATION, *RESULTS):
             (out / name).unlink(missing_ok=True)
-        for block in (out / "blocks").glob("block-*.safetensors"):
-            block.unlink()
+        for made in (*(out / "blocks").glob("block-*"), *(out / "pictures").glob("*.png")):
+            made.unlink()
     if path.exists():
         found = read(out)
         if found["run"] != run_hash(identity):

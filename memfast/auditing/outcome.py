@@ -1,10 +1,13 @@
 """What an audit came to: the files in its folder, and the figures that reports are made of."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers import DiffusionPipeline
 
 from memfast.auditing import manifest
 from memfast.auditing.calibration import Calibration
@@ -12,18 +15,21 @@ from memfast.auditing.inputs import Audited
 from memfast.auditing.results import (
     Labelled,
     Result,
-    flagged_prompts,
     merged_moments,
+    suspicious,
     write_flagged,
     write_table,
 )
+from memfast.auditing.settings import Settings
+from memfast.auditing.verifying import Verified, verify, write_pictures
 from memfast.files import atomic_write_json
 from memfast.statistics import NeuronStatistics
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished audit. flagged: a row for each flagged text, the most suspicious first."""
+    """A finished audit. flagged: a row for each flagged text, the most suspicious first.
+    verified: what a second look at the first of all texts showed, where one was asked for."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -31,6 +37,7 @@ class Outcome:
     result: Result
     labelled: Labelled
     flagged: list[dict[str, Any]]
+    verified: list[Verified] = field(default_factory=list)
 
 
 def finish(
@@ -48,7 +55,7 @@ def finish(
     decision, thresholds = found["decision"], found["thresholds"]
     result = Result.of(blocks, calibration, index, decision["score"], thresholds[decision["score"]])
     write_table(out / "scores.parquet", audited.prompts, result)
-    flagged = flagged_prompts(audited.prompts, result)
+    flagged = suspicious(audited.prompts, result, result.flagged)
     write_flagged(out / "flagged.csv", flagged, result.score)
     NeuronStatistics(merged_moments(blocks), _header(found)).save(out / "statistics.safetensors")
     labelled = Labelled.of(audited.prompts, frozenset(calibration.seen))
@@ -71,6 +78,30 @@ def finish(
     }
     atomic_write_json(out / "summary.json", summary)
     return Outcome(out, found, summary, result, labelled, flagged)
+
+
+def second_look(
+    outcome: Outcome,
+    audited: Audited,
+    pipeline: DiffusionPipeline,
+    share: float,
+    seeds: int,
+    stage: Callable[[str, int], Callable[[int], None]],
+) -> Outcome:
+    """The outcome with the first `share` of all texts verified; writes verified.json, pictures/
+    and how many replicate into summary.json."""
+    count = math.ceil(share * audited.index.texts)
+    first = outcome.result.rank_of_texts(audited.index) <= count
+    rows = suspicious(audited.prompts, outcome.result, first)
+    settings = Settings(**outcome.manifest["identity"]["settings"])
+    advance = stage("verifying", len(rows))
+    verified = list(verify(pipeline, rows, seeds, settings, advance))
+    write_pictures(outcome.folder / "pictures", verified)
+    atomic_write_json(outcome.folder / "verified.json", [item.figures() for item in verified])
+    replicating = sum(item.replicates for item in verified)
+    summary = outcome.summary | {"verified": len(verified), "replicating": replicating}
+    atomic_write_json(outcome.folder / "summary.json", summary)
+    return replace(outcome, summary=summary, verified=verified)
 
 
 def _header(found: dict[str, Any]) -> dict[str, Any]:

@@ -49,10 +49,11 @@ class Result:
 
     @property
     def rank(self) -> np.ndarray:
-        order = np.argsort(-self.deciding, kind="stable")  # NaN comes last
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(1, len(order) + 1)
-        return rank
+        return _ranks(self.deciding)
+
+    def rank_of_texts(self, index: Index) -> np.ndarray:
+        """The rank among different texts, of every prompt."""
+        return _ranks(self.deciding[index.first])[index.unique]
 
     @classmethod
     def of(
@@ -69,6 +70,13 @@ class Result:
             truncated[part] = block.truncated.numpy()
             start = part.stop
         return cls(columns, values[index.unique], truncated[index.unique], score, threshold)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """1 for the largest; equal ones in their order, NaN last."""
+    rank = np.empty(len(values), np.int64)
+    rank[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
+    return rank
 
 
 def write_table(path: Path, prompts: PromptSet, result: Result) -> None:
@@ -104,15 +112,15 @@ def write_table(path: Path, prompts: PromptSet, result: Result) -> None:
     atomic_write(path, write)
 
 
-def flagged_prompts(prompts: PromptSet, result: Result) -> list[dict[str, Any]]:
-    """The flagged prompts, one row for each text, the most suspicious first."""
+def suspicious(prompts: PromptSet, result: Result, chosen: np.ndarray) -> list[dict[str, Any]]:
+    """The chosen prompts, one row for each text, the most suspicious first."""
     rows = [
         {"rank": int(rank), result.score: float(value), "id": p.id, "prompt": p.text}
         | {"label": p.label or "", "line": p.line, "image": p.image or ""}
-        for p, flagged, rank, value in zip(
-            prompts, result.flagged, result.rank, result.deciding, strict=True
+        for p, wanted, rank, value in zip(
+            prompts, chosen, result.rank, result.deciding, strict=True
         )
-        if flagged
+        if wanted
     ]
     unique: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["rank"]):

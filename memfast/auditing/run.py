@@ -15,7 +15,7 @@ from memfast.auditing.calibration import Calibration, calibrate
 from memfast.auditing.engines import ENGINES
 from memfast.auditing.inputs import Audited, Examples, Prompts, located_neurons, mask_digest
 from memfast.auditing.job import Job, open_model
-from memfast.auditing.outcome import Outcome, finish
+from memfast.auditing.outcome import Outcome, finish, second_look
 from memfast.auditing.probes import PROBES
 from memfast.auditing.scores import COMBINED, available
 from memfast.auditing.settings import Settings
@@ -47,6 +47,8 @@ def audit(
     attention: str = "auto",
     workers: int = 1,
     address: str | None = None,
+    verify: float = 0.0,
+    verify_seeds: int = 4,
     overwrite: bool = False,
     stage: Stage | None = None,
 ) -> Outcome | None:
@@ -57,7 +59,8 @@ def audit(
     memorize, for baselines and for the threshold, which a share `fpr` of them exceeds; without it,
     500 of the prompts themselves. memorized: examples for a discriminant. subspace: neurons that
     get a score of their own. score: the one that decides. shard: (I, N), every N-th block from
-    block I on; then the results are left to `merge`, and None is returned.
+    block I on; then the results are left to `merge`, and None is returned. verify: the share of
+    all texts, the most suspicious, from which `verify_seeds` images each are made and compared.
     Raises InputError for what cannot be used, before anything is written.
     """
     out, stage = Path(out), stage or (lambda label, total: lambda done: None)
@@ -109,7 +112,10 @@ def audit(
     speed = _compute(job, blocks, audited, engine, shard or (0, 1), stage)
     if shard is not None:
         return None
-    return finish(out, audited, calibration, speed)
+    outcome = finish(out, audited, calibration, speed)
+    if not verify:
+        return outcome
+    return second_look(outcome, audited, pipeline, verify, verify_seeds, stage)  # type: ignore[arg-type]
 
 
 def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:

@@ -105,6 +105,8 @@ def audit(
             attention=attention,
             workers=workers,
             address=address,
+            verify=verify,
+            verify_seeds=verify_seeds,
             overwrite=overwrite,
             stage=bar.stage,
         )

@@ -1,13 +1,16 @@
 """The page of an audit: what was flagged, and how well that can be told where labels exist."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from memfast.auditing.detection import precision_recall, roc
 from memfast.auditing.outcome import Outcome
+from memfast.auditing.verifying import Verified
 from memfast.report.report import Report
 
+MOST_PICTURES = 100
 MOST_ROWS = 2000  # of the table of flagged prompts; flagged.csv has them all
 POINTS = np.linspace(0, 1, 101)
 
@@ -48,6 +51,8 @@ def page(outcome: Outcome) -> Report:
             "95 % intervals from 1,000 bootstrap draws of whole duplicate groups.",
         )
         _curves(report, outcome)
+    if outcome.verified:
+        _pictures(report, outcome.verified)
     columns = ("rank", summary["score"], "prompt", "label", "id", "line")
     report.table(
         "Flagged prompts",
@@ -95,3 +100,22 @@ def _curves(report: Report, outcome: Outcome) -> None:
         precision_series[label] = precision[at].tolist()
     report.curves("ROC", POINTS.tolist(), roc_series, "false positive rate", "true positive rate")
     report.curves("Precision and recall", POINTS.tolist(), precision_series, "recall", "precision")
+
+
+def _pictures(report: Report, verified: Sequence[Verified]) -> None:
+    """What the seeds made of the first prompts, beside the training images where known."""
+    seeds = [f"seed {number}" for number in range(len(verified[0].images))]
+    report.pictures(
+        "Second look",
+        ("prompt", "training", *seeds),
+        [
+            (
+                f"{item.rank}. {item.prompt} ({item.clique:.0%} of seeds alike"
+                + (f", SSIM {item.own_ssim:.2f} to training)" if item.own is not None else ")"),
+                [item.own, *item.images],
+            )
+            for item in verified[:MOST_PICTURES]
+        ],
+        note=f"{sum(item.replicates for item in verified)} of {len(verified)} prompts replicate: "
+        "half of the seeds or more make one picture. verified.json and pictures/ have them all.",
+    )

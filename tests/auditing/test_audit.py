@@ -8,13 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from memfast import NeuronStatistics, PromptSet
 from memfast.auditing import audit, merge
 from memfast.auditing.blocks import Blocks
 from memfast.auditing.settings import Settings
+from memfast.auditing.verifying import compare
 from memfast.auditing.worker import Block, Worker
 from memfast.errors import InputError
+from memfast.evaluation.distances import ssim
 from memfast.prompts import Prompt
 from memfast.selection import Subspace
 from tests.auditing.conftest import REFERENCE, TEXTS, bits
@@ -305,3 +308,40 @@ def test_other_prompts_are_not_merged(tiny_pipeline, lists, settings, tmp_path, 
         merge(tmp_path / "whole", TEXTS)
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         merge(tmp_path)
+
+
+def test_a_second_look_makes_pictures(tiny_pipeline, settings, tmp_path: Path) -> None:
+    own = tmp_path / "own.png"
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(own)
+    prompts = PromptSet.of(Prompt(str(i), text, str(own)) for i, text in enumerate(TEXTS[:12]))
+    outcome = audit(
+        tiny_pipeline,
+        prompts,
+        tmp_path / "out",
+        reference=REFERENCE,
+        settings=settings,
+        verify=0.2,
+        verify_seeds=3,
+    )
+    assert outcome is not None
+    assert [item.rank for item in outcome.verified] == [1, 2, 3]
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 9
+    for item in outcome.verified:
+        assert item.images.shape == (3, 3, 16, 16)
+        assert item.own_ssim == pytest.approx(
+            max(float(ssim(image[None], item.own[None])) for image in item.images)
+        )
+    found = json.loads((tmp_path / "out" / "verified.json").read_text())
+    assert [item["prompt"] for item in found] == [item.prompt for item in outcome.verified]
+
+
+def test_seeds_that_agree_replicate() -> None:
+    """A planted case: three images of four are one picture."""
+    random = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.stack([random[0], random[0] + 0.01, random[1], random[0]]).clamp(0, 1)
+    row = {"rank": 1, "id": "x", "prompt": "x", "image": ""}
+    assert compare(row, images).clique == 0.75
+    assert compare(row, images).replicates
+    apart = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert compare(row, apart).clique == 0.25
+    assert not compare(row, apart).replicates

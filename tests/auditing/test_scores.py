@@ -22,7 +22,12 @@ def look(clean: torch.Tensor, noise: torch.Tensor, empty: torch.Tensor | None) -
 
 
 def latents(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 4, 3, 3).contiguous()
+    return (
+        torch.tensor(values, dtype=torch.float32)
+        .reshape(-1, 1, 1, 1)
+        .expand(-1, 4, 3, 3)
+        .contiguous()
+    )
 
 
 def test_guidance_norm_is_that_of_the_looks_that_cost_a_row() -> None:

@@ -1,0 +1,161 @@
+"""The audit's cost over the denoiser rows that a probe needs, its memory, and its kills.
+
+`pytest --benchmark benchmarks/test_audit.py` prints, for every probe, the time of bare denoiser
+calls of the same unit beside that of finished blocks (text encoding, statistics, scores and the
+written file included). Both run alternately in one process; the ratio is theirs.
+
+MEMFAST_BENCHMARK_PROMPTS sets the size of the memory run (default 20,000) and
+MEMFAST_BENCHMARK_KILLS the number of kills (default 3).
+"""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from memfast.auditing.blocks import Blocks
+from memfast.auditing.probes import PROBES
+from memfast.auditing.scores import Baseline, available
+from memfast.auditing.settings import Settings
+from memfast.auditing.worker import Worker
+from memfast.models.families import ffn_sites
+from memfast.models.pipelines import load_pipeline
+
+TEXTS, UNIT = 256, 16
+PROMPTS = int(os.environ.get("MEMFAST_BENCHMARK_PROMPTS", "20000"))
+KILLS = int(os.environ.get("MEMFAST_BENCHMARK_KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline("demo")
+
+
+def audit_block(pipeline, settings: Settings, folder: Path):
+    """A function that computes and writes one block of TEXTS prompts."""
+    texts = [f"red heart number {number} on a blue background" for number in range(TEXTS)]
+    names = available(PROBES[settings.probe].looks_made(settings), subspace=False, memorized=False)
+    neurons = sum(ffn_sites(pipeline.unet).values())
+    baseline = Baseline(
+        torch.zeros(neurons, dtype=torch.float64), torch.ones(neurons, dtype=torch.float64)
+    )
+    worker = Worker(pipeline, settings)
+    blocks = Blocks(folder, "benchmark", TEXTS, TEXTS)
+    return worker, lambda: blocks.write(0, worker.block(texts, names, [baseline]))
+
+
+def bare_calls(pipeline, settings: Settings):
+    """A function that makes the denoiser calls that the block needs, and nothing else."""
+    size = pipeline.unet.config.sample_size
+    latents = torch.randn(settings.unit, pipeline.unet.config.in_channels, size, size)
+    embeddings = pipeline.encode_prompt(["x"] * settings.unit, "cpu", 1, False)[0]
+    calls = PROBES[settings.probe].rows(settings) * TEXTS // settings.unit
+
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(calls):
+            pipeline.unet(latents, 500, encoder_hidden_states=embeddings)
+
+    return run
+
+
+@pytest.mark.parametrize("probe", ["first", "settle", "jump"])
+def test_cost_over_bare_rows(benchmark, pipeline, tmp_path: Path, probe: str) -> None:
+    """CPU time of both, alternating; the best of the rounds of each."""
+    settings = Settings(probe=probe, unit=UNIT, threads=1)
+    bare = bare_calls(pipeline, settings)
+    audited, alone = [], []
+
+    def round_of_both() -> None:
+        worker, block = audit_block(pipeline, settings, tmp_path)
+        with worker:
+            start = time.process_time()
+            block()
+            audited.append(time.process_time() - start)
+        start = time.process_time()
+        bare()
+        alone.append(time.process_time() - start)
+
+    benchmark.group = f"audit, unit {UNIT}"
+    benchmark.pedantic(round_of_both, rounds=4, warmup_rounds=1)
+    benchmark.extra_info["ratio"] = round(min(audited) / min(alone), 3)
+    benchmark.extra_info["ms_a_prompt"] = round(min(audited) / TEXTS * 1e3, 3)
+    print(f"\n{probe}: {benchmark.extra_info}")
+
+
+def test_memory_is_flat(benchmark, pipeline, tmp_path: Path) -> None:
+    """Resident memory after the first 1,000 prompts and at the end of PROMPTS."""
+    from memfast.auditing import audit
+
+    path = tmp_path / "prompts.txt"
+    with path.open("w") as handle:
+        handle.writelines(f"red heart number {number}\n" for number in range(PROMPTS))
+    seen: list[tuple[int, float]] = []
+
+    def stage(label: str, total: int):
+        done = [0]
+
+        def advance(count: int) -> None:
+            done[0] += count
+            if label == "auditing":
+                seen.append((done[0], resident_mb()))
+
+        return advance
+
+    settings = Settings(probe="first", unit=64, block_size=512, threads=1)
+    reference = [f"green tree number {number}" for number in range(64)]
+
+    def run() -> None:
+        audit(pipeline, path, tmp_path / "out", reference=reference, settings=settings, stage=stage)
+
+    benchmark.pedantic(run, rounds=1)
+    early = next(memory for done, memory in seen if done >= 1000)
+    benchmark.extra_info["growth_mb"] = round(max(memory for _, memory in seen) - early, 1)
+    benchmark.extra_info["growth_with_results_mb"] = round(resident_mb() - early, 1)
+    print(f"\n{PROMPTS} prompts: {benchmark.extra_info}")
+    assert benchmark.extra_info["growth_mb"] < 50
+
+
+def resident_mb() -> float:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_kills_leave_no_trace(benchmark, tmp_path: Path) -> None:
+    """KILLS kills -9 at random moments, the same command after each; then bit for bit."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("".join(f"red heart number {number}\n" for number in range(40 * (KILLS + 2))))
+    command = [sys.executable, "-m", "memfast", "audit", "demo", "--prompts", str(path)]
+    command += ["--block-size", "8", "--threads", "1", "--probe", "first"]
+    chance = random.Random(0)
+
+    def run() -> None:
+        killed = tmp_path / "killed"
+        for _ in range(KILLS):
+            before = len(list(killed.glob("blocks/block-*")))
+            with subprocess.Popen(
+                [*command, "--out", str(killed)], stderr=subprocess.DEVNULL
+            ) as process:
+                while len(list(killed.glob("blocks/block-*"))) <= before:
+                    time.sleep(0.01)
+                time.sleep(chance.uniform(0, 0.5))
+                process.kill()
+        for out in (killed, tmp_path / "whole"):
+            subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+
+    benchmark.pedantic(run, rounds=1)
+    names = sorted(p.relative_to(tmp_path / "whole") for p in tmp_path.glob("whole/blocks/*"))
+    for name in [*names, "scores.parquet", "statistics.safetensors", "calibration.safetensors"]:
+        hashes = {hash_of(tmp_path / out / name) for out in ("killed", "whole")}
+        assert len(hashes) == 1, name
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,119 @@
+"""The second look: pictures of the most suspicious prompts, and whether seeds agree on one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from memfast.auditing.settings import Settings
+from memfast.evaluation.distances import ssim, tiled_l2
+from memfast.evaluation.extraction import Cliques
+from memfast.models.denoising import Denoiser
+
+TEXTS_A_BATCH = 16
+AGREEING = 0.5  # share of the seeds that must make one picture
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What several seeds made of one prompt.
+
+    clique: of the images, the share in the largest group that are all near each other (tiled L2
+    below 0.15, arXiv 2301.13188). seed_ssim: mean SSIM of pairs of seeds. own_ssim, own_tiled_l2:
+    the nearest image to the training image, where one is given. replicates: half of the seeds or
+    more, and at least two, make one picture. images: [seeds, 3, height, width] in [0, 1].
+    """
+
+    rank: int
+    id: str
+    prompt: str
+    clique: float
+    seed_ssim: float
+    own_ssim: float | None
+    own_tiled_l2: float | None
+    replicates: bool
+    images: Float[Tensor, "seeds 3 height width"] = field(repr=False)
+    own: Float[Tensor, "3 height width"] | None = field(repr=False)
+
+    def figures(self) -> dict[str, Any]:
+        """All but the pictures."""
+        return {k: v for k, v in asdict(self).items() if k not in ("images", "own")}
+
+
+@torch.no_grad()
+def verify(
+    pipeline: DiffusionPipeline,
+    rows: Sequence[dict[str, Any]],
+    seeds: int,
+    settings: Settings,
+    progress: Callable[[int], None],
+) -> Iterator[Verified]:
+    """Generate `seeds` images for each row (rank, id, prompt, image) and compare them.
+
+    An image depends on its prompt's id, the seed and the settings' schedule and guidance alone.
+    """
+    denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
+    for start in range(0, len(rows), TEXTS_A_BATCH):
+        batch = rows[start : start + TEXTS_A_BATCH]
+        embeddings = denoiser.encode([row["prompt"] for row in batch])
+        images = [
+            denoiser.generate(
+                embeddings,
+                [row["id"] for row in batch],
+                settings.seed + seed,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+            )
+            for seed in range(seeds)
+        ]
+        for row, made in zip(batch, torch.stack(images, 1).float().cpu(), strict=True):
+            yield compare(row, made)
+        progress(len(batch))
+
+
+def compare(row: dict[str, Any], images: Float[Tensor, "seeds 3 height width"]) -> Verified:
+    """The figures of one prompt's images."""
+    cliques = Cliques(size=len(images))
+    cliques.add(images)
+    first, second = zip(*combinations(range(len(images)), 2), strict=True)
+    own = _training_image(row["image"], images.shape[-2:]) if row["image"] else None
+    near = None if own is None else own.expand_as(images)
+    return Verified(
+        rank=row["rank"],
+        id=row["id"],
+        prompt=row["prompt"],
+        clique=cliques.largest / len(images),
+        seed_ssim=float(ssim(images[list(first)], images[list(second)]).mean()),
+        own_ssim=None if near is None else float(ssim(images, near).max()),
+        own_tiled_l2=None if near is None else float(tiled_l2(images, near).min()),
+        replicates=cliques.largest >= max(2, AGREEING * len(images)),
+        images=images,
+        own=own,
+    )
+
+
+def write_pictures(folder: Path, verified: Sequence[Verified]) -> None:
+    """RANK-SEED.png of every image."""
+    folder.mkdir(exist_ok=True)
+    for item in verified:
+        for seed, image in enumerate(item.images):
+            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(folder / f"{item.rank:06d}-{seed}.png")
+
+
+def _training_image(path: str, size: torch.Size) -> Tensor | None:
+    """The picture at `path` in [0, 1], resized; None when it is no readable file."""
+    try:
+        with Image.open(path) as picture:
+            resized = picture.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    except OSError:
+        return None
+    return torch.from_numpy(np.asarray(resized, np.float32).copy()).permute(2, 0, 1) / 255
