@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from .activations import find
 from .backends import load
 from .moments import Moments
-from .shapes import inner_neurons, segments_of
+from .shapes import Size, inner_neurons, segments_of
 
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
 Statistics = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -22,7 +22,7 @@ def _fields(moments: Moments) -> Statistics:
     return moments.mean, moments.m2, moments.max_abs, moments.nonzero
 
 
-def _fake_fields(like: Tensor, rows: int, segment_rows: int, neurons: int) -> Statistics:
+def _fake_fields(like: Tensor, rows: Size, segment_rows: Size, neurons: Size) -> Statistics:
     shape = (segments_of(rows, segment_rows), neurons)
     return (
         like.new_empty(shape, dtype=torch.float64),
@@ -54,7 +54,7 @@ def geglu_moments(
 
 @geglu_moments.register_fake
 def _(
-    projected: Tensor, activation: str, gated: bool, segment_rows: int, backend: str
+    projected: Tensor, activation: str, gated: bool, segment_rows: Size, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, width = projected.shape
     neurons = inner_neurons("projected", width, gated)
@@ -113,7 +113,7 @@ def _(
     activation: str,
     gated: bool,
     exact: bool,
-    segment_rows: int,
+    segment_rows: Size,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     neurons = inner_neurons("weight", len(weight), gated)
@@ -130,7 +130,7 @@ def column_moments(
 
 @column_moments.register_fake
 def _(
-    activation: Tensor, row_weight: Tensor | None, segment_rows: int, backend: str
+    activation: Tensor, row_weight: Tensor | None, segment_rows: Size, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, neurons = activation.shape
     return _fake_fields(activation, rows, segment_rows, neurons)

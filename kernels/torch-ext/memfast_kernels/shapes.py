@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+Size = int | torch.SymInt  # what a compiler traces instead of a number
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -15,14 +16,14 @@ def check_tensor(name: str, tensor: Tensor, ndim: int | None = None) -> None:
         raise ValueError(f"{name}: shape {tuple(tensor.shape)}; expected {expected}")
 
 
-def inner_neurons(name: str, width: int, gated: bool) -> int:
+def inner_neurons(name: str, width: Size, gated: bool) -> Size:
     """Neurons behind a projection of `width` features: half of them where gated."""
     if gated and width % 2:
         raise ValueError(f"{name}: {width} features; a gated activation needs an even number")
     return width // 2 if gated else width
 
 
-def segment_size(rows: int, segment_rows: int | None) -> int:
+def segment_size(rows: Size, segment_rows: Size | None) -> Size:
     """Rows of one segment; all of them where `segment_rows` is None."""
     if segment_rows is None:
         return rows
@@ -31,12 +32,12 @@ def segment_size(rows: int, segment_rows: int | None) -> int:
     return segment_rows
 
 
-def segments_of(rows: int, segment_rows: int) -> int:
+def segments_of(rows: Size, segment_rows: Size) -> Size:
     """How many segments there are; no rows at all still make one (empty) segment."""
     return rows // segment_rows if segment_rows else 1
 
 
-def counts(rows: int, segment_rows: int, device: torch.device) -> Tensor:
+def counts(rows: Size, segment_rows: Size, device: torch.device) -> Tensor:
     """Rows of every segment, int64 [segments]."""
     segments = segments_of(rows, segment_rows)
     return torch.full((segments,), segment_rows, dtype=torch.int64, device=device)
