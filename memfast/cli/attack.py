@@ -42,7 +42,7 @@ def attack(
 ) -> None:
     """Search for embeddings that bring training images back, always beside a control."""
     from memfast.cli.console import console, progress, show_table
-    from memfast.cli.evaluate import by_comma, lists, parse_weights
+    from memfast.cli.evaluate import by_comma, lists, parse_weights, show_notes
     from memfast.evaluation.adversarial import AttackSettings
     from memfast.evaluation.run import attack as run
     from memfast.files import atomic_write_json, check_out, prepare_out
@@ -70,6 +70,7 @@ def attack(
     atomic_write_json(folder / "summary.json", result.summary())
     attack_page(result).write(folder / "report.html")
     show_table("brought back, with 95 % intervals", *attack_table(result))
+    show_notes(result.notes)
     console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True)
 
 

@@ -35,6 +35,9 @@ def evaluate(
     located: Annotated[
         Path | None, typer.Option(help="Captions that MODEL was made with, told apart.")
     ] = None,
+    heldout: Annotated[
+        Path | None, typer.Option(help="Captions never trained on, for quality (demo: its own).")
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Methods to compare on MODEL, by comma, or 'all'.")
     ] = None,
@@ -61,6 +64,7 @@ def evaluate(
 ) -> None:
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.cli.console import console, progress, show_table
+    from memfast.demo import DATA
     from memfast.evaluation.adversarial import AttackSettings
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.evaluation.results import score_lines
@@ -72,8 +76,10 @@ def evaluate(
     check_fraction(fraction)
     check_out(out, overwrite)
     base = original or model
+    own = base == "demo"
     sets = lists(base, memorized, reference)
     seen = None if located is None else options_prompts(located)
+    unseen = options_prompts(heldout or DATA / "heldout.jsonl") if heldout or own else None
     chosen = tuple(MITIGATIONS) if methods == "all" else by_comma(methods)
     given = parse_weights(weights, base)
     opened = {"device": device, "dtype": dtype, "attention": attention}
@@ -85,6 +91,7 @@ def evaluate(
             *sets,
             original=first,
             located=seen,
+            heldout=unseen,
             methods=tuple(m for m in chosen if m != "none"),
             schedule=options.schedule(base, num_inference_steps, guidance_scale),
             seeds=seeds,
@@ -106,7 +113,18 @@ def evaluate(
         show_table(title, columns, rows)
     for name, why in why_missing(result.missing):
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)
+    show_notes(result.notes)
     console.print(f"wrote {folder}/summary.json, scores.csv, report.html", soft_wrap=True)
+
+
+def show_notes(notes: Sequence[str], most: int = 5) -> None:
+    """Print the first notes on images, and how many more summary.json holds."""
+    from memfast.cli.console import console
+
+    for note in notes[:most]:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    if len(notes) > most:
+        console.print(f"… and {len(notes) - most} more notes in summary.json")
 
 
 def lists(model: str, memorized: Path | None, reference: Path | None) -> tuple[Any, Any]:

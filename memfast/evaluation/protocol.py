@@ -6,7 +6,7 @@ against random pruning of equal density and of equal damage. A claim whose inter
 control's is "not shown".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -39,7 +39,8 @@ class Bench:
 
     memorized: captions to split and test. fixed_test: test on all of them, because the method was
     made beforehand. reference: captions that the model does not replicate, with images for the
-    loss, the feature distances and the attack's control. attack: None leaves the attack out.
+    loss, the feature distances and the attack's control. heldout: captions that the model never
+    saw, with or without images. attack: None leaves the attack out.
     """
 
     denoiser: Denoiser
@@ -55,6 +56,7 @@ class Bench:
     attack: AttackSettings | None = None
     clip: ClipScorer | None = None
     network: tuple[str, Embed] | None = None
+    heldout: Cases | None = None
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Outcome:
     attacked: dict[str, list[Tensor]] = field(default_factory=dict)
     control: dict[str, list[Tensor]] = field(default_factory=dict)
     reference: dict[str, list[Tensor]] = field(default_factory=dict)
+    heldout: dict[str, list[Tensor]] = field(default_factory=dict)
     singles: dict[str, list[float]] = field(default_factory=dict)
     pictures: Tensor | None = None
     attacked_pictures: Tensor | None = None
@@ -159,12 +162,12 @@ def measure(
     trial: Trial,
     method: Mitigation,
     outcomes: dict[str, Outcome],
-    original: Tensor | None,
+    original: Mapping[str, Tensor] | None,
     treated: Treated | None = None,
-) -> Tensor:
-    """Add one repetition of a method to `outcomes`; returns its reference images [seeds, ...].
+) -> dict[str, Tensor]:
+    """Add one repetition of a method to `outcomes`; returns its {set: images [seeds, ...]}.
 
-    original: the original model's reference images at equal seeds.
+    original: the same of the original model, at equal seeds.
     """
     bench = trial.bench
     treated = treated or method.apply(trial.setting)
@@ -181,21 +184,20 @@ def measure(
     for metric in found.scores:
         _keep(outcome.plain, metric, found.nearest(metric), tested, len(bench.memorized))
 
-    plain = torch.stack([_images(treated, reference, s, bench.schedule) for s in trial.image_seeds])
-    ssim = torch.ones(len(reference))
-    if original is not None:
-        near = fidelity(plain.flatten(0, 1), original.flatten(0, 1))
-        ssim = near.ssim.view(len(plain), -1).mean(0)
-    _keep(outcome.reference, "ssim", ssim, kept, len(bench.reference))
-    loss = denoising_loss(treated.denoiser, reference, trial.seed)
-    _keep(outcome.reference, "loss", loss, kept, len(bench.reference))
-    if bench.clip is not None:
-        score = torch.stack([bench.clip.score(x, reference.texts) for x in plain]).mean(0)
-        _keep(outcome.reference, "clip", score, kept, len(bench.reference))
+    made = {
+        "reference": _quality(trial, treated, reference, kept, outcome.reference, original),
+        "heldout": torch.empty(0),
+    }
+    if bench.heldout is not None:
+        everything = list(range(len(bench.heldout)))
+        made["heldout"] = _quality(
+            trial, treated, bench.heldout, everything, outcome.heldout, original
+        )
+    plain = made["reference"]
     if bench.network is not None:
         real = bench.network[1](reference.training_images())
-        made = bench.network[1](plain.flatten(0, 1))
-        outcome.note(fid=frechet_distance(made, real), kid=kernel_distance(made, real))
+        seen = bench.network[1](plain.flatten(0, 1))
+        outcome.note(fid=frechet_distance(seen, real), kid=kernel_distance(seen, real))
     size = float(parameters(treated.denoiser.model))
     outcome.note(seconds=seconds, parameters=size, removed=treated.removed)
     if bench.attack is not None and method.source != "control" and method.lives_in == "weights":
@@ -203,7 +205,32 @@ def measure(
     if outcome.pictures is None:
         outcome.pictures, outcome.tested = images[0], tested
         outcome.reference_pictures = plain[0]
-    return plain
+    return made
+
+
+def _quality(
+    trial: Trial,
+    treated: Treated,
+    cases: Cases,
+    kept: Sequence[int],
+    figures: dict[str, list[Tensor]],
+    original: Mapping[str, Tensor] | None,
+) -> Tensor:
+    """Add what a treatment did to captions that are not memorized; their images [seeds, ...]."""
+    bench = trial.bench
+    images = torch.stack([_images(treated, cases, s, bench.schedule) for s in trial.image_seeds])
+    of_set = "heldout" if cases is bench.heldout else "reference"
+    total = len(bench.heldout or ()) if of_set == "heldout" else len(bench.reference)
+    ssim = torch.ones(len(cases))
+    if original is not None:
+        near = fidelity(images.flatten(0, 1), original[of_set].flatten(0, 1))
+        ssim = near.ssim.view(len(images), -1).mean(0)
+    _keep(figures, "ssim", ssim, kept, total)
+    _keep(figures, "loss", denoising_loss(treated.denoiser, cases, trial.seed), kept, total)
+    if bench.clip is not None:
+        score = torch.stack([bench.clip.score(x, cases.texts) for x in images]).mean(0)
+        _keep(figures, "clip", score, kept, total)
+    return images
 
 
 def _images(treated: Treated, cases: Cases, seed: int, schedule: Schedule) -> Tensor:

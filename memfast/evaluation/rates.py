@@ -21,18 +21,21 @@ class Interval:
     groups: int
 
     def __str__(self) -> str:
+        if not self.count:
+            return "unknown"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def below(self, other: "Interval") -> bool:
         """Whether this figure is lower than the other beyond both intervals."""
         return self.high < other.low
 
-    def as_dict(self) -> dict[str, float | int]:
-        """The fields as plain numbers."""
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The fields as plain numbers; None where nothing is known."""
+        known = self.count > 0
         return {
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
+            "value": self.value if known else None,
+            "low": self.low if known else None,
+            "high": self.high if known else None,
             "prompts": self.count,
             "groups": self.groups,
         }

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memfast.evaluation.cases import Cases
 from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.rates import Interval, mean_interval, verdict
 from memfast.evaluation.replication import hits
@@ -28,6 +29,7 @@ class Row:
     attacked: Mapping[str, Interval]
     attack_control: Mapping[str, Interval]
     reference: Mapping[str, Interval]
+    heldout: Mapping[str, Interval]
     singles: Mapping[str, float]
     verdicts: Mapping[str, str]
 
@@ -35,7 +37,7 @@ class Row:
         """Plain numbers, for summary.json."""
         plain = {
             name: {key: value.as_dict() for key, value in getattr(self, name).items()}
-            for name in ("attacked", "attack_control", "reference")
+            for name in ("attacked", "attack_control", "reference", "heldout")
         }
         rates = {
             metric: {part: rate.as_dict() for part, rate in parts.items()}
@@ -75,14 +77,8 @@ def _row(
     method = outcome.mitigation
     groups = bench.memorized.groups
     attacked = original if method.lives_in == "pipeline" else outcome
-    baseline = torch.stack(original.reference["loss"]).nanmean()
-    reference = {
-        name: mean_interval(torch.stack(values), bench.reference.groups)
-        for name, values in outcome.reference.items()
-        if name != "loss"
-    }
-    loss = torch.stack(outcome.reference["loss"]) / baseline
-    reference["loss_ratio"] = mean_interval(loss, bench.reference.groups)
+    reference = _quality(outcome.reference, original.reference, bench.reference)
+    heldout = _quality(outcome.heldout, original.heldout, bench.heldout) if bench.heldout else {}
     rates = {
         metric: {
             part: _rate(metric, values, groups, which)
@@ -119,9 +115,25 @@ def _row(
         under_attack,
         control,
         reference,
+        heldout,
         {name: fmean(values) for name, values in outcome.singles.items()},
         claims,
     )
+
+
+def _quality(
+    figures: Mapping[str, Sequence[Tensor]],
+    original: Mapping[str, Sequence[Tensor]],
+    cases: Cases,
+) -> dict[str, Interval]:
+    """Means over the captions; the loss as a multiple of the original model's mean loss."""
+    found = {}
+    for name, values in figures.items():
+        table = torch.stack(list(values))
+        if name == "loss":
+            name, table = "loss_ratio", table / torch.stack(list(original["loss"])).nanmean()
+        found[name] = mean_interval(table, cases.groups)
+    return found
 
 
 def _rate(

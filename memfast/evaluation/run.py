@@ -115,6 +115,7 @@ def evaluate(
     *,
     original: DiffusionPipeline | None = None,
     located: PromptSet | None = None,
+    heldout: PromptSet | None = None,
     methods: Sequence[str] = (),
     schedule: Mapping[str, Any],
     seeds: int = 2,
@@ -136,6 +137,7 @@ def evaluate(
     and tested on the other. Controls, splits by duplicate group and repetitions: see `protocol`.
     Of `reference`, as many captions are used as there are memorized ones: methods may learn from
     every other one, the rest is for quality and for the attack's control.
+    heldout: captions that the model never saw, for quality alone; images are not needed.
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
     Raises InputError for unknown names and lists without any training image.
     """
@@ -172,6 +174,7 @@ def evaluate(
         attack=attack,
         clip=clip,
         network=network,
+        heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
     )
     outcomes = run(bench, chosen, stage)
     known = None if located is None else seen_in(ours, located)

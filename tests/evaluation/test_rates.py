@@ -39,7 +39,15 @@ def test_repeats_are_averaged_and_unknown_values_left_out():
     values = torch.tensor([[1.0, 0.0, float("nan")], [0.0, 0.0, float("nan")]])
     interval = mean_interval(values)
     assert (interval.value, interval.count, interval.groups) == (0.25, 2, 2)
-    assert mean_interval(values[:, 2:]).count == 0
+    nothing = mean_interval(values[:, 2:])
+    assert str(nothing) == "unknown"
+    assert nothing.as_dict() == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "prompts": 0,
+        "groups": 0,
+    }
 
 
 def test_overlap_is_not_shown():

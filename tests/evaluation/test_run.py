@@ -90,6 +90,7 @@ def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, refer
         memorized_set,
         reference_set,
         schedule=SCHEDULE,
+        heldout=PromptSet.of(["c dog", "a a b on", "blue", "red on red"]),
         methods=("neurons", "random-words"),
         repeats=2,
         seeds=1,
@@ -114,6 +115,9 @@ def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, refer
         "fewer copies than random, equal damage": "not shown",
         "fewer copies than original, under attack": "not shown",
     }
+    assert rows["original"].heldout["ssim"].value == 1
+    assert 0 < rows["neurons"].heldout["ssim"].value < 1
+    assert rows["neurons"].heldout["loss_ratio"].count == 0  # they have no images
     tested = torch.stack(result.outcomes["neurons"].plain["ssim"])
     assert (~tested.isnan()).sum(1).tolist() == [2, 2]
     json.dumps(result.summary())
