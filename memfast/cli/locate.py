@@ -1,4 +1,4 @@
-"""memfast locate MODEL --memorized F --reference F --out SUBSPACE.safetensors [--overlap]"""
+"""memfast locate MODEL [--memorized F] --reference F --out SUBSPACE.safetensors [--overlap]"""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,11 +19,21 @@ NULL = "null"  # as --reference: the empty prompt, once
 
 def locate(
     model: options.Model,
-    memorized: Annotated[str, typer.Option(help="Prompt list, or file from `memfast collect`.")],
-    reference: Annotated[str, typer.Option(help="The same, or 'null': the empty prompt.")],
+    reference: Annotated[
+        str, typer.Option(help="Prompt list, 'null' (the empty prompt), or `memfast collect`'s.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="File to write (a folder with --overlap).")],
+    memorized: Annotated[
+        str | None, typer.Option(help="The same; not for rule reference, which needs none.")
+    ] = None,
     fraction: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.02,
-    rule: Annotated[str, typer.Option(help="neurons, weights, or paper.")] = "neurons",
+    max_damage: Annotated[
+        float | None,
+        typer.Option(help="Rules reference, gates: as much as keeps the held-out loss times this."),
+    ] = None,
+    rule: Annotated[
+        str, typer.Option(help="neurons, weights, paper, reference, or gates.")
+    ] = "neurons",
     score: Annotated[
         str | None, typer.Option(help="difference, wanda, z, welch, or gradient.")
     ] = None,
@@ -50,10 +60,12 @@ def locate(
     """Find the neurons (or weights) that memorized prompts use and reference prompts do not."""
     from memfast import NeuronStatistics
     from memfast.cli.console import progress
+    from memfast.cli.least_needed import least_needed
     from memfast.files import check_out
     from memfast.models.locating import check_names
     from memfast.models.locating import locate as run
     from memfast.models.pipelines import denoiser_of
+    from memfast.models.rules import RULES
 
     check_out(out, overwrite) if overlap else options.check_file(out, overwrite)
     how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
@@ -62,11 +74,21 @@ def locate(
     settings = {"steps": steps, "seed": seed, "batch_size": batch_size}
     settings |= options.schedule(model, num_inference_steps, guidance_scale)
     collector = collector_for(rule, score)
-    sets = {"memorized": open_set(memorized), "reference": open_set(reference)}
+    contrasts = RULES[rule].contrasts
+    if memorized is None and (contrasts or rule == "gates"):
+        raise InputError(f"--memorized: rule {rule!r} needs it")
+    if contrasts and max_damage is not None:
+        raise InputError(f"--max-damage: not for rule {rule!r}; give --fraction")
+    if overlap and not contrasts:
+        raise InputError(f"--overlap: not for rule {rule!r}")
+    named = {"memorized": memorized, "reference": reference}
+    sets = {name: open_set(source) for name, source in named.items() if source is not None}
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
         if overlap:
             study = run_study(pipeline, sets, subsets, collector, settings, how, bar.stage)
+        elif not contrasts:
+            subspace, known = least_needed(pipeline, sets, settings, how, max_damage, bar.stage)
         else:
             statistics = [
                 found
@@ -76,6 +98,8 @@ def locate(
             ]
     if overlap:
         show_study(study, how, out, overwrite)
+    elif not contrasts:
+        show(subspace, [known], out)
     else:
         show(run(*statistics, denoiser_of(pipeline), **how), statistics, out)
 

@@ -68,12 +68,16 @@ def _paper(request: Request, paths: Sequence[str], step: int | None) -> Masks:
     return masks
 
 
-def _least_needed(request: Request, paths: Sequence[str], _: int | None) -> Masks:
-    """What the reference prompts need least, over all steps."""
+def _least_needed(request: Request, paths: Sequence[str], step: int | None) -> Masks:
+    """What the reference prompts need least, at one step or (None) over all.
+
+    Activations tell of all steps together only: the same at each.
+    """
     if request.reference.header.get("quantity", "activation") == "activation":
         needed = importance({path: request.sites[path] for path in paths}, request.reference)
     else:
-        needed = {path: request.reference[path].rms.square().mean(0) for path in paths}
+        squares = {path: request.reference[path].rms.square() for path in paths}
+        needed = {p: v.mean(0) if step is None else v[step] for p, v in squares.items()}
     return top({path: -value for path, value in needed.items()}, request.fraction, request.per)
 
 

@@ -204,3 +204,30 @@ def test_rule_gates_refuses_activations(tiny_pipeline) -> None:
 def test_no_prompts(tiny_pipeline) -> None:
     with pytest.raises(InputError, match="there are none"):
         collect_sensitivity(tiny_pipeline, [])
+
+
+@pytest.mark.parametrize(
+    "words", [["--rule", "reference"], ["--rule", "reference", "--max-damage", "1.5"]]
+)
+def test_command(tiny_folder, tmp_path, words) -> None:
+    from typer.testing import CliRunner
+
+    from memfast.cli.app import app
+
+    reference = tmp_path / "r.txt"
+    reference.write_text("red b\nblue c\nc\ndog on red\ncat on blue\nb background\na b\nred c\n")
+    out = tmp_path / "s.safetensors"
+    words = ["locate", str(tiny_folder), "--reference", str(reference), "--out", str(out), *words]
+    words += ["--fraction", "0.5", "--num-inference-steps", "2", "--steps", "2"]
+    with pytest.raises(InputError, match="--memorized: rule 'gates' needs it"):
+        CliRunner().invoke(app, [*words, "--rule", "gates"], catch_exceptions=False)
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    subspace = Subspace.load(out)
+    assert subspace.mean.keys() == subspace.masks.keys()
+    if "--max-damage" in words:
+        assert subspace.header["damage"] <= 1.5
+        assert len(subspace.header["tried"]) == 6
+    else:
+        assert subspace.density == pytest.approx(0.5, abs=0.01)
+    assert 1 / 3 < subspace.header["agreement"]["iou"] <= 1
