@@ -80,7 +80,8 @@ def compact(
         )
         correction = _correct(pipeline, known, chosen, compensate, settings, bar)
     before = asdict(size_of(dense))
-    run(dense, chosen, compensate=correction, in_place=True, **widths)
+    smaller = run(dense, chosen, compensate=correction, in_place=True, **widths)
+    setattr(pipeline, name, smaller)  # the same object, but the pipeline must note its class
     after = asdict(size_of(dense))
     figures = {
         f"{key}_{when}": size[key]

@@ -43,7 +43,8 @@ def compact(
     `compensate="mean"` folds the removed neurons' mean contribution on the reference prompts into
     the bias (a bias is added where there is none); corrections by least squares may be given.
     The result is an instance of the model's class, and of `memfast.Compact<class>`. `in_place`
-    turns the given model itself into the result: memory never holds more than it and one block.
+    turns the given model itself into the result, so that memory never holds more than it and one
+    block; assign it to its pipeline again, which notes a component's class when it is assigned.
     Raises InputError for a subspace of weights, or one that does not fit the model.
     """
     check_compensation(compensate)

@@ -1,7 +1,6 @@
 """The figures that `memfast families` lists, counted again where that is quick."""
 
 import pytest
-import torch
 from diffusers import UNet2DConditionModel
 
 from memfast.models.families import find_sites
