@@ -21,12 +21,14 @@ from memfast.models.families import Site, find_sites
 from memfast.models.gating import gated, open_gates
 from memfast.models.gradients import clean_latents
 from memfast.models.noise import generator
+from memfast.models.perturbation import changes_by_perturbation
 from memfast.models.side_by_side import by_site, sample
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
 
 QUANTITY = "sensitivity"
+METHODS = ("gradient", "perturbation")
 BESIDE_MEANS = (QUANTITY, "gate")  # statistics whose `norms` hold mean activations
 
 
@@ -39,6 +41,7 @@ def collect_sensitivity(
     guidance_scale: float = 7.5,
     seed: int = 0,
     batch_size: int | None = None,
+    by: str = "gradient",
     progress: Callable[[int], None] | None = None,
 ) -> NeuronStatistics:
     """Statistics [strata, neurons], over prompts, of d(v · output)/d gate; stratum 0 is noisiest.
@@ -47,11 +50,14 @@ def collect_sensitivity(
     (with `num_inference_steps` and `guidance_scale`): no data set is needed. Each prompt gets one
     noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
+    `by` "perturbation" needs no gradient: see `memfast.models.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
     Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that are
     not built as StableDiffusionPipeline is.
     """
     settings = Settings(1, num_inference_steps, guidance_scale, seed)
+    if by not in METHODS:
+        raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
     prompts = PromptSet.of(prompts)
     if len(prompts) == 0:
         raise InputError("prompts: there are none")
@@ -64,7 +70,7 @@ def collect_sensitivity(
     small = sum(p.numel() for p in denoiser.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
         clean = clean_latents(denoiser, batch, settings)
-        values = _of_batch(denoiser, sites, batch, clean, strata, seed)
+        values = _of_batch(denoiser, sites, batch, clean, strata, seed, by)
         for prompt, value in zip(batch, values, strict=True):
             if value.isfinite().all():
                 state = merge(state, sample(value.flatten()[:, None].double()))
@@ -76,7 +82,11 @@ def collect_sensitivity(
             progress(len(batch))
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
-    header = header_of(pipeline, settings, kept) | {"quantity": QUANTITY, "strata": strata}
+    header = header_of(pipeline, settings, kept) | {
+        "quantity": QUANTITY,
+        "strata": strata,
+        "by": by,
+    }
     return NeuronStatistics(moments, header, skipped, norms)
 
 
@@ -121,6 +131,7 @@ def _of_batch(
     clean: Tensor,
     strata: int,
     seed: int,
+    by: str,
 ) -> Float[Tensor, "images strata values"]:
     """Each image's derivatives by all gates, then its mean activations, on the CPU."""
     embeddings = denoiser.encode([prompt.text for prompt in batch])
@@ -133,14 +144,34 @@ def _of_batch(
         )
         times = timesteps_of(denoiser, stratum, strata, sources)
         latents = denoiser.add_noise(clean, noise, times)
-        gates = open_gates(sites, len(batch))
         means: dict[str, Tensor] = {}
-        with torch.enable_grad(), gated(sites, gates), _watched(sites, means):
-            output = denoiser.predict(latents, times, embeddings)
-            slopes = torch.autograd.grad((output * direction).sum(), list(gates.values()))
-        of_stratum = torch.cat([*slopes, *(means[path] for path in sites)], 1)
+        with _watched(sites, means):
+            if by == "gradient":
+                slopes = _by_gradient(denoiser, sites, latents, times, embeddings, direction)
+            else:
+                source = generator(f"{batch[0].id}/{stratum}/perturbation", seed)
+                slopes = changes_by_perturbation(
+                    denoiser, sites, latents, times, embeddings, source
+                )
+        of_stratum = torch.cat([*slopes.values(), *(means[path] for path in sites)], 1)
         values.append(of_stratum.float().cpu())
     return torch.stack(values, 1)
+
+
+def _by_gradient(
+    denoiser: Denoiser,
+    sites: dict[str, Site],
+    latents: Tensor,
+    times: Tensor,
+    embeddings: Tensor,
+    direction: Tensor,
+) -> dict[str, Tensor]:
+    """The derivative of direction · output by every image's gates, all open: [images, neurons]."""
+    gates = open_gates(sites, len(latents))
+    with torch.enable_grad(), gated(sites, gates):
+        output = denoiser.predict(latents, times, embeddings)
+        slopes = torch.autograd.grad((output * direction).sum(), list(gates.values()))
+    return dict(zip(gates, slopes, strict=True))
 
 
 def timesteps_of(
@@ -162,7 +193,7 @@ class _watched:
         def watch(path: str, site: Site):
             def before(module: object, inputs: tuple[Tensor, ...]) -> None:
                 neurons = inputs[0][..., site.columns].detach()
-                self.means[path] = neurons.flatten(1, -2).mean(1)
+                self.means.setdefault(path, neurons.flatten(1, -2).mean(1))
 
             return before
 

@@ -129,6 +129,28 @@ def test_means_are_of_the_activations(tiny_pipeline) -> None:
     torch.testing.assert_close(mean_activations(statistics)[path], expected)
 
 
+def test_perturbation_agrees_with_gradients(tiny_pipeline) -> None:
+    with torch.no_grad():  # blocks of very different weight, as trained models have
+        for k, site in enumerate(find_sites(tiny_pipeline.unet).values()):
+            site.contraction.weight *= 4.0 ** (k - 2)
+    found = [
+        sensitivity(collect_sensitivity(tiny_pipeline, PROMPTS, strata=4, by=by, **SCHEDULE))
+        for by in ("gradient", "perturbation")
+    ]
+    ranks = torch.stack(
+        [torch.cat(list(each.values())).argsort().argsort().double() for each in found]
+    )
+    assert torch.corrcoef(ranks)[0, 1] > 0.8
+    for path in found[0]:  # of a block as a whole, within a factor of two
+        ratio = found[1][path].sum() / found[0][path].sum()
+        assert 0.5 < ratio < 2
+
+
+def test_unknown_method(tiny_pipeline) -> None:
+    with pytest.raises(InputError, match="by must be one of gradient, perturbation"):
+        collect_sensitivity(tiny_pipeline, PROMPTS, by="guess")
+
+
 def test_halves_are_compared(tiny_pipeline) -> None:
     statistics = collect_sensitivity(tiny_pipeline, PROMPTS, strata=2, **SCHEDULE)
     assert stability(statistics, statistics, 0.5) == pytest.approx(
