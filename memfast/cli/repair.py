@@ -67,10 +67,10 @@ def repair(
         controls=controls,
         save_every=save_every,
     )
-    sets = [None if path is None else read_prompts(path) for path in (reference, memorized)]
+    sets: list[Any] = [None if p is None else read_prompts(p) for p in (reference, memorized)]
     opened = {"device": device, "dtype": dtype, "attention": attention}
-    pipeline = options.open_pipeline(model, **opened)
-    first = options.open_pipeline(original, **opened)
+    pipeline: Any = options.open_pipeline(model, **opened)
+    first: Any = options.open_pipeline(original, **opened)
     checkpoint = out.with_name(f"{out.name}.repair.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
     how: dict[str, Any] = options.schedule(original, num_inference_steps, guidance_scale)
