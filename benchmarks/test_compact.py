@@ -1,0 +1,190 @@
+"""Compact models against dense ones: time of blocks and of whole models, size, damage.
+
+`pytest --benchmark benchmarks/test_compact.py -s` prints ratios. Dense and compact run alternately
+in one process, one thread, float32; a figure is the median over rounds of one side over that of the
+other, after a check that the compact model equals the masked one.
+
+MEMFAST_BENCHMARK_ROUNDS sets the rounds (default 9). The whole SD 1.4 needs 8 GB.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from torch import nn
+
+from memfast import PromptSet, Subspace, collect, compact, ffn_sites, prune, read_prompts, shrink
+from memfast.demo import DATA, SETTINGS
+from memfast.models.denoising import Denoiser
+from memfast.models.families import find_sites
+from memfast.models.families.examples import EXAMPLES, build
+from memfast.models.families.inputs import unet as unet_inputs
+from memfast.models.least_squares import least_squares
+from memfast.models.pipelines import load_pipeline
+from memfast.models.sizes import flops_of, size_of
+from memfast.models.surgery import ablate
+from memfast.selection import random_like
+
+ROUNDS = int(os.environ.get("MEMFAST_BENCHMARK_ROUNDS", "9"))
+SHARES = (0.1, 0.25, 0.5, 0.75)
+SD14 = {320: 4096, 640: 1024, 1280: 256}  # channels -> token rows of one image
+
+
+def every(share: float, model: nn.Module) -> Subspace:
+    """The first `share` of every block's neurons: which ones does not matter to time."""
+    return Subspace({p: torch.arange(n) < int(share * n) for p, n in ffn_sites(model).items()})
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each call, all called in turn in every round."""
+    seen: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.no_grad():
+        for _ in range(rounds + 1):  # the first is for warming up
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                seen[name].append(time.perf_counter() - start)
+    return {name: median(times[1:]) for name, times in seen.items()}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("channels", SD14)
+def test_feed_forward_time(benchmark, channels: int) -> None:
+    """On SD 1.4's shapes, at most the kept share + 0.05."""
+    torch.manual_seed(0)
+    dense = nn.ModuleDict({"ff": FeedForward(channels, activation_fn="geglu")}).eval()
+    rows = torch.randn(1, SD14[channels], channels)
+    blocks = {0.0: dense}
+    for share in SHARES:
+        blocks[share] = compact(dense, every(share, dense), compensate="none")
+        masked = prune(dense, every(share, dense))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                blocks[share]["ff"](rows), masked["ff"](rows), atol=1e-5, rtol=0
+            )
+    times = interleaved({str(s): lambda b=block: b["ff"](rows) for s, block in blocks.items()})
+    benchmark.pedantic(lambda: None)
+    for share in SHARES:
+        ratio = times[str(share)] / times["0.0"]
+        print(f"\nfeed-forward {channels}: {share:.0%} removed -> time x {ratio:.3f}", end="")
+        benchmark.extra_info[str(share)] = ratio
+    for share in SHARES:
+        assert times[str(share)] / times["0.0"] <= 1 - share + 0.05
+
+
+def test_two_block_sdxl_stack(benchmark) -> None:
+    """Two of SDXL's 1,280-channel blocks with attention: time against the share of FLOPs."""
+    torch.manual_seed(0)
+    stack = nn.Sequential(
+        *(
+            BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048, activation_fn="geglu")
+            for _ in range(2)
+        )
+    ).eval()
+    rows, text = torch.randn(1, 1024, 1280), torch.randn(1, 77, 2048)
+
+    def run(blocks: nn.Module) -> torch.Tensor:
+        hidden = rows
+        for block in blocks:  # type: ignore[attr-defined]
+            hidden = block(hidden, encoder_hidden_states=text)
+        return hidden
+
+    smaller = {s: compact(stack, every(s, stack), compensate="none") for s in (0.25, 0.5, 0.75)}
+    with torch.no_grad():
+        masked = run(prune(stack, every(0.5, stack)))
+        torch.testing.assert_close(run(smaller[0.5]), masked, atol=1e-5, rtol=1e-5)
+    times = interleaved(
+        {"dense": lambda: run(stack)} | {str(s): lambda m=m: run(m) for s, m in smaller.items()}
+    )
+    benchmark.pedantic(lambda: None)
+    ffn = 6 * 1280 * 5120 * 2 * 1024 * 2 // 2  # value, gate and output of a block, times two blocks
+    attention = 2 * (4 + 2) * 1280 * 1280 * 1024 + 2 * 2 * 1280 * 2048 * 77
+    attention += 2 * 2 * 1024 * 1024 * 1280 + 2 * 2 * 1024 * 77 * 1280
+    part = ffn / (ffn + 2 * attention)
+    for share in smaller:
+        ratio, predicted = times[str(share)] / times["dense"], 1 - share * part
+        print(f"\nSDXL stack: {share:.0%} removed -> x {ratio:.3f}, FLOPs predict {predicted:.3f}")
+
+
+def test_whole_sd14(benchmark) -> None:
+    """The whole UNet at SD 1.4's shapes, half of the neurons gone: time, parameters, bytes."""
+    torch.manual_seed(0)
+    dense = build(EXAMPLES["SD 1.4"], EXAMPLES["SD 1.4"].released)
+    assert isinstance(dense, UNet2DConditionModel)
+    half = every(0.5, dense)
+    removed = {path: int(mask.sum()) for path, mask in half.neurons.items()}
+    gone = sum(find_sites(dense)[path].parameters_per_neuron * n for path, n in removed.items())
+    inputs = {k: v[:1] for k, v in unet_inputs(dense.config, 32, 77).items()}
+    total, ours = flops_of(dense, inputs)
+    smaller = compact(dense, half, compensate="none")
+    before, after = size_of(dense), size_of(smaller)
+    assert before.parameters - after.parameters == gone
+    assert before.bytes - after.bytes == 4 * gone - 4 * after.neurons  # the kept indices stay
+    times = interleaved(
+        {"dense": lambda: dense(**inputs), "compact": lambda: smaller(**inputs)}, min(ROUNDS, 3)
+    )
+    small = smaller(**inputs).sample
+    with ablate(dense, half), torch.no_grad():
+        torch.testing.assert_close(small, dense(**inputs).sample, atol=1e-5, rtol=1e-5)
+    benchmark.pedantic(lambda: None)
+    ratio, predicted = times["compact"] / times["dense"], 1 - 0.5 * ours / total
+    print(
+        f"\nSD 1.4, 32 x 32 latents, half removed: time x {ratio:.3f}, FLOPs predict "
+        f"{predicted:.3f}; parameters {before.parameters:,} -> {after.parameters:,}"
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.4, 0.6])
+def test_compensation(benchmark, share: float) -> None:
+    """Damage to reference prompts that took no part, on the demo model, by compensation.
+
+    Squared change of the prediction over its square, along the dense model's own trajectories.
+    """
+    pipeline = load_pipeline("demo")
+    prompts = list(read_prompts(DATA / "heldout.jsonl"))
+    taken, test = PromptSet.of(prompts[::17]), prompts[5::23]
+    steps = {"steps": SETTINGS["num_inference_steps"], **SETTINGS}
+    statistics = collect(pipeline, taken, rows="both", **steps)
+    denoiser = Denoiser(pipeline)
+    embeddings = denoiser.encode([p.text for p in test])
+    pipeline.scheduler.set_timesteps(SETTINGS["num_inference_steps"])
+    points, latents = [], denoiser.initial_noise([p.id for p in test], 1)
+    with torch.no_grad():
+        for timestep in pipeline.scheduler.timesteps:
+            wanted = denoiser.predict(latents, timestep, embeddings)
+            points.append((latents, timestep, wanted))
+            latents = pipeline.scheduler.step(wanted, timestep, latents).prev_sample
+
+    def damage() -> float:
+        changed = whole = 0.0
+        with torch.no_grad():
+            for latents, timestep, wanted in points[::3]:
+                output = denoiser.predict(latents, timestep, embeddings)
+                changed += float((output - wanted).square().sum())
+                whole += float(wanted.square().sum())
+        return changed / whole
+
+    needed_least = shrink(pipeline.unet, statistics, share)
+    print()
+    for name, subspace in {"least": needed_least, "random": random_like(needed_least, 0)}.items():
+        found = {"least_squares": least_squares(pipeline, taken, subspace, **steps)}
+        figures = {}
+        for compensate in ("none", "mean", "least_squares"):
+            with ablate(pipeline.unet, subspace, compensate=found.get(compensate, compensate)):
+                figures[compensate] = damage()
+        line = ", ".join(f"{key} {value:.5f}" for key, value in figures.items())
+        print(f"{share:.0%} removed ({name}): damage {line}")
+        assert figures["least_squares"] < figures["none"]
+    benchmark.pedantic(lambda: None)
