@@ -1,5 +1,8 @@
 """The operators under opcheck, autograd and torch.compile."""
 
+import subprocess
+import sys
+
 import memfast_kernels as mk
 import pytest
 import torch
@@ -51,15 +54,29 @@ def test_statistics_carry_no_gradient():
     assert not counted.m2.requires_grad
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_the_whole_graph_compiles(dynamic):
-    def block(x):
-        hidden, counted = mk.geglu_linear(x, weight, bias, moments=True, segment_rows=4)
-        return hidden, mk.merge(counted, mk.column_moments(hidden, segment_rows=4))
+WHOLE_GRAPH = """
+import torch
+import memfast_kernels as mk
 
+weight, bias = torch.randn(10, 6), torch.randn(10)
+
+def block(x):
+    hidden, counted = mk.geglu_linear(x, weight, bias, moments=True, segment_rows=4)
+    return hidden, mk.merge(counted, mk.column_moments(hidden, segment_rows=4))
+
+for dynamic in (False, True):
     compiled = torch.compile(block, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for rows in (12, 8):
-        (hidden, counted), (expected, wanted) = compiled(x[:rows]), block(x[:rows])
-        assert torch.equal(hidden, expected)
-        assert torch.equal(counted.m2, wanted.m2)
-        assert torch.equal(counted.count, wanted.count)
+        x = torch.randn(rows, 6)
+        (hidden, counted), (expected, wanted) = compiled(x), block(x)
+        torch.testing.assert_close(hidden, expected, rtol=0, atol=0)
+        for name in ("count", "mean", "m2", "max_abs", "nonzero"):
+            pair = getattr(counted, name), getattr(wanted, name)
+            torch.testing.assert_close(*pair, rtol=0, atol=0)
+"""
+
+
+def test_the_whole_graph_compiles():
+    """In a process of its own: Dynamo cannot trace what the jaxtyping import hook wraps."""
+    run = subprocess.run([sys.executable, "-c", WHOLE_GRAPH], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

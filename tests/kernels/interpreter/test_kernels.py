@@ -1,0 +1,144 @@
+"""Every Triton kernel, interpreted on small odd shapes, against float64 and eager torch.
+
+Uninitialised memory is filled with NaN, so that an element no kernel writes shows.
+"""
+
+import memfast_kernels as mk
+import pytest
+import torch
+
+HALF = [torch.float16, torch.bfloat16]
+DTYPES = [*HALF, torch.float32]
+# rows, neurons, channels, rows of a segment; a tile is 32 rows × 32 or 16 neurons × 16 channels
+SHAPES = [(1, 1, 1, None), (0, 5, 8, None), (77, 37, 45, None), (42, 16, 24, 21), (64, 33, 16, 32)]
+TILES = [False, True]
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def backend():
+    """Imported late: without the interpreter there may be no Triton at all."""
+    from memfast_kernels import triton_backend
+
+    return triton_backend
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "neurons", "channels", "segment_rows"), SHAPES)
+def test_pointwise(dtype, rows, neurons, channels, segment_rows, check_geglu, check_statistics):
+    projected = torch.randn(rows, 2 * neurons).mul(3).to(dtype)
+    hidden, moments = mk.geglu(projected, moments=True, segment_rows=segment_rows, backend="triton")
+    check_geglu(hidden, projected, "gelu", True)
+    check_statistics(moments, hidden, segment_rows)
+    assert torch.equal(mk.geglu(projected, backend="triton"), hidden)
+
+
+@pytest.mark.parametrize("activation", mk.ACTIVATIONS)
+@pytest.mark.parametrize("dtype", HALF)
+def test_pointwise_gated_equals_eager_bit_by_bit(activation, dtype, eager):
+    projected = torch.randn(40, 74).mul(3).to(dtype)
+    hidden = mk.geglu(projected, activation=activation, backend="triton")
+    if activation == "gelu_tanh":  # the interpreter has no libdevice, so no tanh of eager's bits
+        assert (hidden != eager(projected, activation)).sum() <= 2
+    else:
+        assert torch.equal(hidden, eager(projected, activation))
+
+
+@pytest.mark.parametrize("activation", mk.ACTIVATIONS)
+def test_pointwise_plain(activation, check_geglu):
+    x = torch.randn(20, 37).mul(2)
+    hidden = mk.geglu(x, activation=activation, gated=False, backend="triton")
+    check_geglu(hidden, x, activation, False)
+
+
+@pytest.mark.parametrize("tma", TILES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "neurons", "channels", "segment_rows"), SHAPES)
+def test_dual_gemm(
+    tma, dtype, rows, neurons, channels, segment_rows, check_linear, check_statistics
+):
+    channels = -(-channels // 8) * 8 if tma else channels  # 16-byte rows
+    x, weight = torch.randn(rows, channels).to(dtype), torch.randn(2 * neurons, channels)
+    weight, bias = (weight / channels**0.5).to(dtype), torch.randn(2 * neurons).to(dtype)
+    size = rows if segment_rows is None else segment_rows
+    hidden, moments = backend().fused(x, weight, bias, "gelu", True, True, size, tma=tma)
+    check_linear(hidden, x, weight, bias)
+    check_statistics(moments, hidden, size)
+
+
+@pytest.mark.parametrize("tma", TILES)
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("activation", mk.ACTIVATIONS)
+def test_dual_gemm_variants(tma, exact, gated, activation, check_linear):
+    x, weight = torch.randn(20, 16).bfloat16(), (torch.randn(40, 16) / 4).bfloat16()
+    hidden, _ = backend().fused(x, weight, None, activation, gated, exact, None, tma=tma)
+    check_linear(hidden, x, weight, None, activation, gated)
+
+
+def test_half_precision_takes_the_dual_gemm_and_float32_the_vendor_gemm(check_linear):
+    for dtype in DTYPES:
+        x, weight = torch.randn(9, 16).to(dtype), torch.randn(10, 16).to(dtype)
+        check_linear(mk.geglu_linear(x, weight, backend="triton"), x, weight, None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize(("rows", "segment_rows"), [(77, None), (64, 32), (66, 33)])
+def test_columns(dtype, mean, rows, segment_rows, check_statistics):
+    values = (torch.randn(rows, 37) + mean).to(dtype)
+    moments = mk.column_moments(values, segment_rows=segment_rows, backend="triton")
+    check_statistics(moments, values, segment_rows)
+
+
+def test_columns_weighted_and_strided(check_statistics):
+    values, weight = torch.randn(40, 74)[:, ::2], torch.rand(40)
+    moments = mk.column_moments(values, row_weight=weight, backend="triton")
+    check_statistics(moments, values * weight[:, None])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_is_not_finite_shows(check_statistics):
+    values = torch.randn(64, 9)
+    values[5, 0], values[40, 1] = float("nan"), -float("nan")
+    values[7, 2], values[8, 3] = float("inf"), -float("inf")
+    values[9, 4], values[50, 4] = float("inf"), -float("inf")
+    values[:, 5], values[:, 6], values[3:, 7] = 0.0, 5.0, 0.0
+    check_statistics(mk.column_moments(values, backend="triton"), values)
+    hidden, moments = mk.geglu(values[:, :8], moments=True, gated=False, backend="triton")
+    check_statistics(moments, hidden)
+
+
+def test_merging():
+    parts = [mk.column_moments(torch.randn(30, 37) + 300, segment_rows=10) for _ in range(2)]
+    empty = mk.Moments.empty(3, 37)
+    for a, b in (parts, (parts[0], empty), (empty, parts[0])):
+        found, expected = backend().merge(a, b), mk.merge(a, b)
+        assert torch.equal(found.count, expected.count)
+        assert torch.equal(found.nonzero, expected.nonzero)
+        assert torch.equal(found.max_abs, expected.max_abs)
+        torch.testing.assert_close(found.mean, expected.mean, rtol=1e-14, atol=0)
+        torch.testing.assert_close(found.m2, expected.m2, rtol=1e-12, atol=0)
+
+
+def test_bits_repeat():
+    projected = torch.randn(70, 20).bfloat16()
+    first, second = (mk.geglu(projected, moments=True, backend="triton") for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1].m2, second[1].m2)
+    assert torch.equal(first[1].mean, second[1].mean)
+
+
+def test_opcheck():
+    from memfast_kernels import ops
+
+    torch.use_deterministic_algorithms(False)
+    utilities = ("test_schema", "test_faketensor")
+    arguments = (torch.randn(6, 8).bfloat16(), "gelu", True, 3, "triton")
+    torch.library.opcheck(ops.geglu_moments, arguments, test_utils=utilities)
