@@ -79,6 +79,7 @@ class Outcome:
     attacked_pictures: Tensor | None = None
     reference_pictures: Tensor | None = None
     tested: list[int] = field(default_factory=list)
+    reference_tested: list[int] = field(default_factory=list)
 
     def note(self, **figures: float) -> None:
         """Add one repetition's single figures."""
@@ -117,13 +118,13 @@ class Trial:
         """What methods may learn from."""
         bench = self.bench
         located = bench.memorized.part(self.split[0])
-        learn = bench.reference.part(range(0, len(bench.reference), 2))
+        learn = bench.reference.part(halves(bench.reference.groups, self.seed)[0])
         return Setting(bench.denoiser, located, learn, bench.schedule, bench.fraction, self.seed)
 
     @property
     def reference(self) -> tuple[list[int], Cases]:
         """The reference captions that no method learns from."""
-        kept = list(range(1, len(self.bench.reference), 2))
+        kept = halves(self.bench.reference.groups, self.seed)[1]
         return kept, self.bench.reference.part(kept)
 
 
@@ -204,7 +205,7 @@ def measure(
         _attack(trial, bench.attack, treated, outcome, others)
     if outcome.pictures is None:
         outcome.pictures, outcome.tested = images[0], tested
-        outcome.reference_pictures = plain[0]
+        outcome.reference_pictures, outcome.reference_tested = plain[0], kept
     return made
 
 

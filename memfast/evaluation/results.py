@@ -131,7 +131,8 @@ def _quality(
     for name, values in figures.items():
         table = torch.stack(list(values))
         if name == "loss":
-            name, table = "loss_ratio", table / torch.stack(list(original["loss"])).nanmean()
+            whole = torch.stack(list(original["loss"])).nanmean(0).nanmean()  # as mean_interval
+            name, table = "loss_ratio", table / whole
         found[name] = mean_interval(table, cases.groups)
     return found
 

@@ -136,7 +136,7 @@ def evaluate(
     original and `methods` (names of `MITIGATIONS`) are learnt on one half of the memorized captions
     and tested on the other. Controls, splits by duplicate group and repetitions: see `protocol`.
     Of `reference`, as many captions are used as there are memorized ones: methods may learn from
-    every other one, the rest is for quality and for the attack's control.
+    one half of them, the other is for quality and for the attack's control.
     heldout: captions that the model never saw, for quality alone; images are not needed.
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
     Raises InputError for unknown names and lists without any training image.

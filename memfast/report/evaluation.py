@@ -171,7 +171,7 @@ def _pictures(page: Report, result: Evaluation) -> None:
             row.append(stack[at] if stack is not None and at < len(stack) else None)
         rows.append((cases[index].text, row))
     page.pictures("Memorized captions, first repetition", columns, rows)
-    kept = list(range(1, len(result.bench.reference), 2))[:PICTURES]
+    kept = outcomes[0].reference_tested[:PICTURES]
     page.pictures(
         "Reference captions",
         ["caption", *(outcome.mitigation.name for outcome in outcomes)],
