@@ -39,19 +39,25 @@ class Calibration:
     def table(
         self, scores: Float64[Tensor, "rows noises scores"]
     ) -> Float64[Tensor, "rows columns"]:
-        """Mean over noises, with the sum of all standardised scores as a last column."""
-        return self._with_combined(scores.mean(1))
+        """Mean over noises; and last, the largest of all scores in units of their thresholds."""
+        return self._columns(scores.mean(1))
 
     def threshold(self, column: str, rate: float) -> float:
         """The least value that at most a share `rate` of the reference prompts exceeds."""
-        values = self._with_combined(self.reference)[:, self.columns().index(column)]
-        ordered = values.sort(descending=True).values
-        return float(ordered[int(rate * len(ordered))])
+        values = self._columns(self.reference)[:, self.columns().index(column)]
+        return float(_exceeded(values, rate))
 
-    def _with_combined(self, means: Float64[Tensor, "rows scores"]) -> Tensor:
-        centre, spread = self.reference.mean(0), self.reference.std(0)
-        total = ((means - centre) / spread.clamp(min=1e-300)).sum(1, keepdim=True)
-        return torch.cat([means, total], 1)
+    def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
+        shown, known = self._sided(means), self._sided(self.reference)
+        centre, edge = known.median(0).values, _exceeded(known, 0.01)
+        units = (shown - centre) / (edge - centre).clamp(min=1e-300)
+        return torch.cat([shown, units.amax(1, keepdim=True)], 1)
+
+    def _sided(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows scores"]:
+        """Two-sided scores as squared distances from the reference's mean, in its deviations."""
+        two_sided = torch.tensor([SCORES[name].two_sided for name in self.names])
+        centre, spread = self.reference.mean(0), self.reference.std(0).clamp(min=1e-300)
+        return torch.where(two_sided, ((means - centre) / spread).square(), means)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -73,6 +79,11 @@ class Calibration:
             Baseline(**{name: t[noise] for name, t in tensors.items()}) for noise in noises
         ]
         return cls(header["names"], baselines, reference, header["seen"])
+
+
+def _exceeded(values: Float64[Tensor, "prompts *columns"], rate: float) -> Tensor:
+    """By column, the least value that at most a share `rate` of all exceeds."""
+    return values.sort(0, descending=True).values[int(rate * len(values))]
 
 
 Norms = Float64[Tensor, "prompts noises neurons"]

@@ -66,7 +66,7 @@ class Scene:
         self.denoiser, self.taps, self.settings = denoiser, taps, settings
         denoiser.scheduler.set_timesteps(settings.num_inference_steps)
         self.schedule = [int(timestep) for timestep in denoiser.scheduler.timesteps]
-        self.middle = round(settings.middle * denoiser.training_steps)
+        self.levels = [round(level * denoiser.training_steps) for level in settings.path]
         self.noise = noise
         self.no_prompt = denoiser.encode([""])
         self.prefix = Prefix(denoiser.model, self._unprompted)
@@ -114,17 +114,20 @@ def first(scene: Scene, unit: Unit) -> list[Look]:
 
 
 def settle(scene: Scene, unit: Unit) -> list[Look]:
-    """Pure noise, then one large unguided step to the middle noise level, prompts only."""
-    start = scene.first(unit)
-    latents = scene.step(start.prediction, scene.middle)
-    return [start, scene.look(latents, scene.middle, unit.embeddings)]
+    """Pure noise, then large unguided steps along the path, with the prompts alone."""
+    looks = [scene.first(unit)]
+    for level in scene.levels:
+        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.embeddings))
+    return looks
 
 
 def jump(scene: Scene, unit: Unit) -> list[Look]:
-    """As `settle`, and at the middle noise level without the prompts too."""
-    start = scene.first(unit)
-    latents = scene.step(start.prediction, scene.middle)
-    return [start, scene.both(latents, scene.middle, unit.embeddings)]
+    """As `settle`, and at the last noise level without the prompts too."""
+    looks = [scene.first(unit)]
+    for level in scene.levels[:-1]:
+        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.embeddings))
+    level = scene.levels[-1]
+    return [*looks, scene.both(scene.step(looks[-1].prediction, level), level, unit.embeddings)]
 
 
 def walk(scene: Scene, unit: Unit) -> list[Look]:
@@ -148,7 +151,7 @@ class Probe:
 
 PROBES: dict[str, Probe] = {
     "first": Probe(first, lambda settings: 1, lambda settings: 1),
-    "settle": Probe(settle, lambda settings: 2, lambda settings: 2),
-    "jump": Probe(jump, lambda settings: 2, lambda settings: 3),
+    "settle": Probe(settle, lambda s: 1 + len(s.path), lambda s: 1 + len(s.path)),
+    "jump": Probe(jump, lambda s: 1 + len(s.path), lambda s: 2 + len(s.path)),
     "walk": Probe(walk, lambda s: s.walk_steps, lambda s: 2 * s.walk_steps - 1),
 }

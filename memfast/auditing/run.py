@@ -64,7 +64,7 @@ def audit(
     Raises InputError for what cannot be used, before anything is written.
     """
     out, stage = Path(out), stage or (lambda label, total: lambda done: None)
-    settings = settings or Settings(probe="settle")
+    settings = settings or Settings()
     names = _check(settings, score or COMBINED, fpr, engine, shard, subspace, memorized)
     name = str(model) if isinstance(model, str | Path) else None
     if name is None and engine != "local":

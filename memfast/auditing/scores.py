@@ -45,12 +45,13 @@ def guidance_norm(looks: Sequence[Look]) -> Scores:
     return torch.stack([_length(difference) for difference in differences]).mean(0)
 
 
-def settled(looks: Sequence[Look]) -> Scores:
-    """Minus the distance between the clean latents predicted at the first and at the last look.
+def change(looks: Sequence[Look]) -> Scores:
+    """The distance between the clean latents predicted at the first and at the last look.
 
-    The picture of a memorized prompt is decided at pure noise; any other still changes.
+    The picture of a memorized prompt may be decided at pure noise already (a small change), or
+    come out of nowhere (a large one): which, depends on the model, so either counts.
     """
-    return -_length(looks[-1].prediction.clean - looks[0].prediction.clean)
+    return _length(looks[-1].prediction.clean - looks[0].prediction.clean)
 
 
 def energy(norms: Norms, baseline: Baseline) -> Scores:
@@ -95,21 +96,25 @@ def _length(difference: Float[Tensor, "rows channels height width"]) -> Scores:
 
 @dataclass(frozen=True)
 class Score:
-    """Exactly one of the two functions; `needs` says what must be there for the score to exist."""
+    """Exactly one of the two functions; `needs` says what must be there for the score to exist.
+
+    two_sided: what counts is the squared distance from the reference's mean, in its deviations.
+    """
 
     of_looks: Callable[[Sequence[Look]], Scores] | None = None
     of_norms: Callable[[Norms, Baseline], Scores] | None = None
     needs: str = ""
+    two_sided: bool = False
 
 
 SCORES: dict[str, Score] = {
     "norm": Score(of_looks=guidance_norm),
-    "settled": Score(of_looks=settled, needs="two looks"),
+    "change": Score(of_looks=change, needs="two looks", two_sided=True),
     "energy": Score(of_norms=energy),
     "located": Score(of_norms=located_energy, needs="a subspace"),
     "discriminant": Score(of_norms=discriminant, needs="memorized prompts"),
 }
-COMBINED = "combined"  # the sum of all others, each standardised on the reference prompts
+COMBINED = "combined"  # the largest of all, each in units of its own 1 % threshold
 
 
 def available(looks: int, subspace: bool, memorized: bool) -> list[str]:

@@ -26,14 +26,16 @@ def audit(
     subspace: Annotated[
         Path | None, typer.Option(help="From `memfast locate`: neurons with a score of their own.")
     ] = None,
-    probe: Annotated[str, typer.Option(help="first, settle, jump or walk.")] = "settle",
+    probe: Annotated[str, typer.Option(help="first, settle, jump or walk.")] = "jump",
     score: Annotated[
         str | None,
-        typer.Option(help="What flags: norm, settled, energy, located, discriminant, combined."),
+        typer.Option(help="What flags: norm, change, energy, located, discriminant, combined."),
     ] = None,
     noises: Annotated[int, typer.Option(min=1, help="Noises a prompt is looked at with.")] = 1,
     fpr: Annotated[float, typer.Option(help="False-positive rate of the threshold.")] = 0.01,
-    middle: Annotated[float, typer.Option(help="Noise level after settle and jump, 0 to 1.")] = 0.5,
+    path: Annotated[
+        str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
+    ] = "0.3",
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,
@@ -72,7 +74,7 @@ def audit(
         probe=probe,
         noises=noises,
         seed=seed,
-        middle=middle,
+        path=parse_path(path),
         walk_steps=walk_steps,
         block_size=block_size,
         unit=unit,
@@ -114,6 +116,14 @@ def audit(
         console.print(f"shard {shard} done; when all are: memfast merge {out}", soft_wrap=True)
         return
     show(outcome)
+
+
+def parse_path(text: str) -> tuple[float, ...]:
+    """The numbers of "0.6,0.3"."""
+    try:
+        return tuple(float(level) for level in text.split(","))
+    except ValueError:
+        raise InputError(f"--path {text}: must be numbers with commas, such as 0.6,0.3") from None
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The whole audit: its figures, and the same bits however it is run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,19 @@ from memfast.prompts import Prompt
 from memfast.selection import Subspace
 from tests.auditing.conftest import REFERENCE, TEXTS, bits
 
+_KEPT: list[Path] = []  # an undisturbed run, made once for all tests
+
 
 @pytest.fixture
-def whole(tiny_pipeline, lists, settings, tmp_path: Path) -> dict[str, str]:
-    """What an undisturbed run writes."""
-    audit(tiny_pipeline, lists[0], tmp_path / "whole", reference=lists[1], settings=settings)
+def whole(
+    tiny_pipeline, lists, settings, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """What an undisturbed run writes; a copy of it lies in tmp_path / "whole"."""
+    if not _KEPT:
+        out = tmp_path_factory.mktemp("audit") / "whole"
+        audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=settings)
+        _KEPT.append(out)
+    shutil.copytree(_KEPT[0], tmp_path / "whole")
     return bits(tmp_path / "whole")
 
 
@@ -42,7 +51,7 @@ def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None
     table = pq.read_table(out / "scores.parquet").to_pydict()
     assert table["prompt"] == prompts.texts
     assert sorted(table["rank"]) == list(range(1, 23))
-    for column in ("norm", "settled", "energy", "combined"):
+    for column in ("norm", "change", "energy", "combined"):
         values = np.array(table[column])
         assert np.isfinite(values).all()
         assert len(set(values)) == 20  # all differ, but for the two duplicated prompts
@@ -56,7 +65,7 @@ def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["prompts"], summary["texts"], summary["rejected"]) == (22, 20, 0)
     assert summary["flagged"] == sum(table["flagged"])
-    assert set(summary["detection"]) == {"norm", "settled", "energy", "combined"}
+    assert set(summary["detection"]) == {"norm", "change", "energy", "combined"}
     figures = summary["detection"]["norm"]["x75"]
     assert (figures["positives"], figures["negatives"]) == (10, 10)
     positive = [
@@ -266,7 +275,7 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
         score="discriminant",
     )
     assert outcome is not None
-    names = ["norm", "settled", "energy", "located", "discriminant", "combined"]
+    names = ["norm", "change", "energy", "located", "discriminant", "combined"]
     assert outcome.result.columns == names
     assert outcome.result.score == "discriminant"
 
@@ -280,8 +289,8 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"score": "nonsense"}, "must be one of norm, settled, energy, combined here"),
-        ({"score": "located"}, "must be one of norm, settled, energy, combined here"),
+        ({"score": "nonsense"}, "must be one of norm, change, energy, combined here"),
+        ({"score": "located"}, "must be one of norm, change, energy, combined here"),
         ({"engine": "dask"}, "must be one of local, ray"),
         ({"engine": "ray"}, "give its folder or hub id"),
         ({"fpr": 1.0}, "between 0 and 1"),

@@ -42,7 +42,7 @@ def test_a_probe_costs_what_its_entry_says(
 
 
 def test_a_jump_is_one_step_of_ddim(tiny_pipeline: StableDiffusionPipeline) -> None:
-    scene, looks = run(tiny_pipeline, Settings(probe="settle", middle=0.499))
+    scene, looks = run(tiny_pipeline, Settings(probe="settle", path=(0.499,)))
     scheduler = tiny_pipeline.scheduler
     scheduler.set_timesteps(2)
     assert scheduler.timesteps.tolist() == [999, 499]

@@ -8,11 +8,11 @@ from memfast.auditing.probes import Look, Prediction
 from memfast.auditing.scores import (
     SCORES,
     Baseline,
+    change,
     discriminant_direction,
     energy,
     guidance_norm,
     located_energy,
-    settled,
 )
 
 
@@ -42,9 +42,9 @@ def test_guidance_norm_is_that_of_the_looks_that_cost_a_row() -> None:
     assert both.tolist() == pytest.approx([1.5 * side, 4 * side])
 
 
-def test_settled_is_minus_the_way_between_first_and_last() -> None:
+def test_change_is_the_way_between_first_and_last() -> None:
     looks = [look(latents(1, 2), latents(0, 0), None), look(latents(1, 5), latents(0, 0), None)]
-    assert settled(looks).tolist() == pytest.approx([0, -3 * 36**0.5])
+    assert change(looks).tolist() == pytest.approx([0, 3 * 36**0.5])
 
 
 def test_energy_against_numpy() -> None:
