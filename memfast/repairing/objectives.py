@@ -16,6 +16,7 @@ from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
 
 UNCONDITIONAL = 0.125  # share of reference rows without a caption: guidance needs them as well
+BLENDED = 0.5  # share between two captions: a short list alone leaves all others looking far away
 NEAREST, FARTHEST = 0.5, 3.0  # how far, in standard deviations of N(0, 1), embeddings are scattered
 
 
@@ -41,12 +42,14 @@ class Material:
 
 
 def reference(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
-    """Reference captions, and some times none: as the original."""
+    """Reference captions, some blended with another, and sometimes none: as the original."""
     samples = material.reference
     rows = samples.drawn(material.settings.batch, source)
     given = samples.embeddings[rows]
-    bare = torch.rand(len(rows), generator=source) < UNCONDITIONAL
-    given[bare.to(given.device)] = material.empty.to(given)
+    kind = torch.rand(len(rows), generator=source)
+    share = torch.rand(len(rows), 1, 1, generator=source) * (kind < BLENDED).view(-1, 1, 1)
+    given = given.lerp(given.roll(1, 0), share.to(given))
+    given[(kind > 1 - UNCONDITIONAL).to(given.device)] = material.empty.to(given)
     return Rows(samples.clean[rows], given, given)
 
 
