@@ -24,7 +24,7 @@ from memfast.statistics import NeuronStatistics
 
 def collect_gradients(
     pipeline: StableDiffusionPipeline,
-    prompts: PromptSet | Sequence[str],
+    prompts: PromptSet | Sequence[str | Prompt],
     *,
     steps: int = 10,
     num_inference_steps: int = 50,

@@ -1,0 +1,73 @@
+"""memfast locate --overlap and memfast merge, in this process."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from memfast import NeuronStatistics
+from memfast.cli.app import app
+from memfast.errors import InputError
+
+SHORT = ["--steps", "2", "--num-inference-steps", "3"]
+
+
+def memfast(*arguments: object) -> str:
+    """Run a command; raises what it raises."""
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    if isinstance(done.exception, Exception):
+        raise done.exception
+    return done.output
+
+
+def prompts(path, texts: list[str]):
+    path.write_text("".join(f"{text}\n" for text in texts))
+    return path
+
+
+def test_overlap(tiny_folder, tmp_path):
+    memorized = prompts(tmp_path / "m.txt", ["a cat", "c dog", "red b", "on a"])
+    reference = prompts(tmp_path / "r.txt", ["blue c", "b b", "dog on", "cat red"])
+    out = tmp_path / "study"
+    memfast(
+        *["locate", tiny_folder, "--memorized", memorized, "--reference", reference],
+        *["--overlap", "--subsets", 2, "--rule", "paper", "--fraction", 0.2, "--out", out, *SHORT],
+    )
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["arms"]) == 5
+    assert "more shared" in summary["verdict"]
+    assert "IoU by site and step" in (out / "report.html").read_text()
+
+
+def test_overlap_needs_prompts(tiny_folder, tmp_path):
+    memorized = prompts(tmp_path / "m.txt", ["a cat", "c dog"])
+    with pytest.raises(InputError, match="--reference: --overlap needs a prompt list"):
+        memfast(
+            *["locate", tiny_folder, "--memorized", memorized, "--reference", "null"],
+            *["--overlap", "--out", tmp_path / "study", *SHORT],
+        )
+    assert not (tmp_path / "study").exists()
+
+
+def test_merge_of_statistics_is_collecting_both(tiny_folder, tmp_path):
+    parts = []
+    for name, texts in (
+        ("one", ["a cat", "b"]),
+        ("two", ["red c"]),
+        ("all", ["a cat", "b", "red c"]),
+    ):
+        path = tmp_path / f"{name}.safetensors"
+        listed = prompts(tmp_path / f"{name}.txt", texts)
+        memfast(
+            *["collect", tiny_folder, "--prompts", listed, "--out", path, "--batch-size", 1, *SHORT]
+        )
+        parts.append(path)
+    out = tmp_path / "merged.safetensors"
+    memfast("merge", *parts[:2], "--out", out)
+    merged, whole = NeuronStatistics.load(out), NeuronStatistics.load(parts[2])
+    for site in whole.sites:  # three prompts, merged in the same order but in another grouping
+        assert (merged[site].mean - whole[site].mean).abs().max() < 1e-12
+    assert merged.header["prompt_ids"] == whole.header["prompt_ids"]
+    with pytest.raises(InputError, match=r"all\.safetensors: prompts that an earlier file holds"):
+        memfast("merge", parts[0], parts[2], "--out", tmp_path / "no.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()
