@@ -44,7 +44,7 @@ TILES = (
     Tile("dual_gemm",    "gfx942",        0,  128,    128,      64,    8,     2),
     Tile("dual_gemm",    "interpreter",   0,   32,     16,      16,    4,     1),
     Tile("dual_tma",     "sm_90",         0,  128,    128,      64,    8,     3),
-    Tile("dual_tma",     "sm_100",        0,  128,     64,      64,    8,     3),
+    Tile("dual_tma",     "sm_100",        0,   64,    128,      64,    8,     3),
     Tile("dual_tma",     "interpreter",   0,   32,     16,      16,    4,     1),
 )  # fmt: skip
 
