@@ -43,6 +43,7 @@ MITIGATIONS: Mapping[str, Mitigation] = {
         ),
         Mitigation("paper", _PAPER, "weights", partial(pruning.located, "paper"), "weights"),
         Mitigation("neurons", "memfast", "weights", partial(pruning.located, "neurons"), "neurons"),
+        Mitigation("least-needed", "memfast", "weights", pruning.least_needed, "neurons"),
     )
 }
 

@@ -9,6 +9,7 @@ from memfast.models.collecting import collect
 from memfast.models.compact import compact
 from memfast.models.families import find_sites
 from memfast.models.locating import locate
+from memfast.models.sensitivity import collect_sensitivity
 from memfast.models.surgery import prune
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import Subspace, random_like
@@ -52,6 +53,21 @@ def located(rule: str, setting: Setting) -> Treated:
     model = setting.denoiser.model
     subspace = locate(memorized, reference, model, rule=rule, fraction=setting.fraction)
     return removing(setting, subspace)
+
+
+def least_needed(setting: Setting) -> Treated:
+    """What the reference captions need least, removed, its mean folded into the biases.
+
+    No memorized caption is used. At most 24 captions, with images that the model makes of them.
+    """
+    denoiser = setting.denoiser
+    prompts = [Prompt(case.id, case.text) for case in setting.reference.cases[:24]]
+    found = collect_sensitivity(
+        denoiser.pipeline, PromptSet.of(prompts), seed=setting.seed, **setting.schedule
+    )
+    subspace = locate(None, found, denoiser.model, rule="reference", fraction=setting.fraction)
+    treated = with_model(denoiser, compact(denoiser.model, subspace))
+    return Treated(treated, removed=subspace.density)
 
 
 def drawn(setting: Setting, kind: str, density: float) -> Subspace:
