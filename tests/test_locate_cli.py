@@ -71,3 +71,14 @@ def test_merge_of_statistics_is_collecting_both(tiny_folder, tmp_path):
     with pytest.raises(InputError, match=r"all\.safetensors: prompts that an earlier file holds"):
         memfast("merge", parts[0], parts[2], "--out", tmp_path / "no.safetensors")
     assert not (tmp_path / "no.safetensors").exists()
+
+
+def test_lists_that_share_a_prompt_are_refused_before_anything_runs(tiny_folder, tmp_path):
+    lists = [prompts(tmp_path / f"{n}.txt", ["a cat", f"{n} b"]) for n in ("c", "red")]
+    out = tmp_path / "s.safetensors"
+    with pytest.raises(InputError, match="both memorized and reference: "):
+        memfast(
+            *["locate", "no such model", "--memorized", lists[0], "--reference", lists[1]],
+            *["--out", out, *SHORT],
+        )
+    assert not out.exists()

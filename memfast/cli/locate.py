@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memfast.cli import options
-from memfast.errors import InputError
+from memfast.errors import InputError, some
 
 if TYPE_CHECKING:
     from memfast import NeuronStatistics, PromptSet, Subspace
@@ -83,6 +83,8 @@ def locate(
         raise InputError(f"--overlap: not for rule {rule!r}")
     named = {"memorized": memorized, "reference": reference}
     sets = {name: open_set(source) for name, source in named.items() if source is not None}
+    if contrasts:
+        check_disjoint(*sets.values())
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
         if overlap:
@@ -101,7 +103,8 @@ def locate(
     elif not contrasts:
         show(subspace, [known], out)
     else:
-        show(run(*statistics, denoiser_of(pipeline), **how), statistics, out)
+        ours, theirs = statistics
+        show(run(ours, theirs, denoiser_of(pipeline), **how), statistics, out)
 
 
 def open_set(source: str) -> "PromptSet | NeuronStatistics":
@@ -112,6 +115,19 @@ def open_set(source: str) -> "PromptSet | NeuronStatistics":
         return PromptSet.of([""], NULL)
     path = Path(source)
     return NeuronStatistics.load(path) if path.suffix == ".safetensors" else read_prompts(path)
+
+
+def check_disjoint(
+    memorized: "PromptSet | NeuronStatistics", reference: "PromptSet | NeuronStatistics"
+) -> None:
+    """Refuse lists that share a prompt before anything is run (`locate` does it afterwards)."""
+    from memfast import PromptSet
+
+    if isinstance(memorized, PromptSet) and isinstance(reference, PromptSet):
+        ids, texts = set(reference.ids), set(reference.texts)
+        shared = [prompt.id for prompt in memorized if prompt.id in ids or prompt.text in texts]
+        if shared:
+            raise InputError(f"prompts in both memorized and reference: {some(shared)}")
 
 
 def collector_for(rule: str, score: str | None) -> Callable[..., "NeuronStatistics"]:
