@@ -23,10 +23,10 @@ class Tile(NamedTuple):
 
 TILES = (
     #    kernel          architecture  from  rows neurons channels warps stages
-    Tile("pointwise",    "sm_80",         0,  128,     64,       0,    8,     1),
-    Tile("pointwise",    "sm_89",         0,  128,     64,       0,    8,     1),
-    Tile("pointwise",    "sm_90",         0,  128,     64,       0,    8,     1),
-    Tile("pointwise",    "sm_100",        0,  128,     64,       0,    8,     1),
+    Tile("pointwise",    "sm_80",         0,   64,    128,       0,    4,     1),
+    Tile("pointwise",    "sm_89",         0,   64,    128,       0,    4,     1),
+    Tile("pointwise",    "sm_90",         0,   64,    128,       0,    4,     1),
+    Tile("pointwise",    "sm_100",        0,   64,    128,       0,    4,     1),
     Tile("pointwise",    "gfx942",        0,  128,     64,       0,    4,     1),
     Tile("pointwise",    "interpreter",   0,   32,     32,       0,    4,     1),
     Tile("columns",      "sm_80",         0,  128,     64,       0,    8,     1),
