@@ -96,6 +96,7 @@ BAD = {
         "least-squares needs reference prompts",
     ),
     "share": (["--shrink", "1.5", "--reference", "{prompts}"], "between 0 and 1"),
+    "xformers": (["--subspace", "{subspace}", "--attention", "xformers"], "auto, sdpa"),
     "no file": (["--subspace", "{subspace}.none"], "no such file"),
 }
 

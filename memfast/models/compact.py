@@ -15,7 +15,7 @@ from memfast.models.compensation import (
     contraction_after,
     shift_bias,
 )
-from memfast.models.families import Site, find_sites
+from memfast.models.families import Site, find_sites, uncompiled
 from memfast.models.slicing import add_bias, kept_neurons, narrow
 from memfast.models.surgery import check_subspace
 from memfast.models.widths import Widths, warn_of_little_gain, widths_of
@@ -50,6 +50,7 @@ def compact(
     check_compensation(compensate)
     if subspace.kind != "neurons":
         raise InputError("compact needs a subspace of neurons; use prune for weights")
+    model = uncompiled(model)
     sites = check_subspace(model, subspace)
     widths = widths_of(sites, subspace, multiple_of, buckets)
     warn_of_little_gain(subspace, widths)

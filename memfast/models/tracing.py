@@ -50,6 +50,8 @@ class ObservedLinear(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if "_modules" not in self.__dict__:  # half made, by copy or pickle
+                raise
             return getattr(self._modules["linear"], name)
 
     def forward(self, inputs: Tensor, *args, **kwargs) -> Tensor:

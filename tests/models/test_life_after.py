@@ -3,6 +3,8 @@
 import copy
 import importlib.util
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,35 @@ def test_group_offload(unet: Any, inputs: dict[str, Any]) -> None:
         onload_device=CPU, offload_device=CPU, offload_type="block_level", num_blocks_per_group=1
     )
     assert torch.equal(output(unet, inputs), before)
+
+
+@needs("accelerate")
+def test_sequential_offload(unet: Any, inputs: dict[str, Any]) -> None:
+    from accelerate import cpu_offload
+
+    before = output(unet, inputs)
+    subspace = random_subspace(unet)
+    cpu_offload(unet, execution_device=CPU)
+    assert torch.equal(output(unet, inputs), before)
+    with pytest.raises(InputError, match="compact before offloading"):
+        compact(unet, subspace)
+
+
+def test_a_compiled_model_is_compacted_as_what_it_wraps() -> None:
+    torch._dynamo.reset()
+    model = tiny("SD 1.4")
+    compiled = torch.compile(model, backend="eager")
+    assert ffn_sites(compiled) == ffn_sites(model)
+    smaller = compact(compiled, random_subspace(model))
+    assert type(smaller) is memfast.CompactUNet2DConditionModel
+
+
+def test_diffusers_is_told_of_the_compact_classes() -> None:
+    code = "import diffusers.pipelines.pipeline_loading_utils as utils, memfast\n"
+    code += "assert utils.LOADABLE_CLASSES['memfast'].keys() == {'ModelMixin', 'PreTrainedModel'}\n"
+    code += "index = {'unet': ['memfast', 'CompactUNet2DConditionModel']}\n"
+    code += "utils._get_custom_components_and_folders('some/where', index, [])"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "regional"])

@@ -4,8 +4,17 @@ A neuron is one row of each expanding linear (two rows where value and gate are 
 one column of the contracting linear.
 """
 
-from memfast.models.families.finding import ffn_sites, find_sites
+from memfast.models.families.finding import ffn_sites, find_sites, uncompiled
 from memfast.models.families.layout import Expansion, Family, Layout, Site
 from memfast.models.families.table import FAMILIES
 
-__all__ = ["FAMILIES", "Expansion", "Family", "Layout", "Site", "ffn_sites", "find_sites"]
+__all__ = [
+    "FAMILIES",
+    "Expansion",
+    "Family",
+    "Layout",
+    "Site",
+    "ffn_sites",
+    "find_sites",
+    "uncompiled",
+]
