@@ -7,11 +7,15 @@ from typing import Annotated
 import typer
 
 from memfast.cli import options
+from memfast.errors import InputError
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("memfast-demo"),
-    fraction: Annotated[float, typer.Option(help="Share of neurons to remove.")] = 0.4,
+    max_damage: Annotated[
+        float, typer.Option(help="Remove as many neurons as keep the held-out loss times this.")
+    ] = 1.02,
+    attacked: Annotated[int, typer.Option(min=0, help="Held-out images to attack.")] = 8,
     memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
     singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
     seed: options.Seed = 0,
@@ -20,30 +24,33 @@ def demo(
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
-    """The whole path on the embedded model: locate, compact, generate, compare, report."""
+    """The whole path on the embedded model: remove, generate, compare, attack, report."""
     from memfast.cli.console import console, progress, show_table
     from memfast.demo import experiment, page
     from memfast.files import atomic_write_json, prepare_out
     from memfast.models.pipelines import save_pipeline
-    from memfast.selection import check_fraction
 
-    check_fraction(fraction)
+    if max_damage <= 1:
+        raise InputError(f"--max-damage {max_damage}: must be above 1")
     folder = prepare_out(out, overwrite)
     start = perf_counter()
     pipeline = options.open_pipeline("demo", device=device, dtype=dtype)
     with progress() as bar:
         result = experiment.run(
             pipeline,
-            fraction=fraction,
+            max_damage=max_damage,
+            attacked=attacked,
             memorized_prompts=memorized,
             singles=singles,
             seed=seed,
             stage=bar.stage,
         )
     save_pipeline(result.pipeline, folder / "model", overwrite)
-    settings = {"fraction": fraction, "seed": seed, "seconds": perf_counter() - start}
+    settings = {"max_damage": max_damage, "seed": seed, "seconds": perf_counter() - start}
     atomic_write_json(folder / "summary.json", settings | page.summary(result))
     page.report(result).write(folder / "report.html")
     show_table("copies before and after", *page.table(result))
+    if result.attacks:
+        show_table("brought back by an attack", *page.attack_table(result))
     show_table("size and time", ("figure", "value"), result.figures.items())
     console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)

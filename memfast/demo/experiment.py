@@ -1,4 +1,8 @@
-"""The demo's experiment: locate on half of the memorized prompts, compact, test on the rest."""
+"""The demo's experiment: remove what other prompts do not need, test on memorized ones, attack.
+
+Beside it stand the contrast of memorized and other prompts, located on half of the memorized ones,
+and random neurons: as many each.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 
 import memfast
 from memfast.demo import DATA, SETTINGS
+from memfast.evaluation.adversarial import AttackSettings
 from memfast.evaluation.cases import Cases, load_cases
 from memfast.evaluation.distances import ssim
 from memfast.evaluation.groups import halves
@@ -22,12 +27,16 @@ from memfast.models.compact import compact
 from memfast.models.denoising import Denoiser
 from memfast.models.locating import check_request, step_masks
 from memfast.prompts import PromptSet, read_prompts
+from memfast.repairing.removal import harm_of, remove_to_damage
+from memfast.repairing.rounds import brought_back
 from memfast.selection import Subspace, random_like
 from memfast.statistics import NeuronStatistics
 
 METRICS = ("l2_ratio", "ssim")  # an image that passes both thresholds is a copy
 SEEDS = (1, 2)
 SIZE = 32  # pixels a side
+JUDGES = 24  # other prompts that rank neurons, and as many that judge how many may go
+ATTACK = AttackSettings((50,), draws=4)
 Stage = Callable[[str, int], Callable[[int], None]]  # (label, total) -> advance(units)
 
 
@@ -56,7 +65,9 @@ class Experiment:
     held_out: list[int]
     subspace: Subspace
     by_step: Mapping[str, list[float]]
-    arms: tuple[Arm, ...]  # original, compact, random control
+    arms: tuple[Arm, ...]  # original, compact, contrast, random control
+    attacks: Mapping[str, tuple[Interval, Interval]]  # arm: brought back, memorized and others
+    damage: float  # denoising loss on held-out prompts over the original's
     pipeline: DiffusionPipeline  # with the compact model
     figures: Mapping[str, int | float]
 
@@ -64,9 +75,10 @@ class Experiment:
 def run(
     pipeline: DiffusionPipeline,
     *,
-    fraction: float,
+    max_damage: float,
     memorized_prompts: int,
     singles: int,
+    attacked: int,
     seed: int,
     stage: Stage,
 ) -> Experiment:
@@ -75,34 +87,50 @@ def run(
     others = load_cases(read_prompts(DATA / "singles.jsonl"), SIZE)
     located, held_out = halves(memorized.groups, seed)
     shown = others.part(range(singles))
-    reference_set = others.part(range(singles, min(len(others), singles + 2 * len(located))))
+    rest = others.part(range(singles, len(others)))
+    ranking, judging = rest.part(range(JUDGES)), rest.part(range(JUDGES, 2 * JUDGES))
+    contrasted = rest.part(range(2 * JUDGES, min(len(rest), 2 * JUDGES + len(located))))
 
+    original = pipeline.unet
+    files = {prompt.text: prompt for prompt in read_prompts(DATA / "singles.jsonl")}
+    needed = memfast.collect_sensitivity(
+        pipeline,
+        PromptSet.of([files[text] for text in ranking.texts]),
+        seed=seed,
+        progress=stage("what other prompts need", len(ranking)),
+        **SETTINGS,
+    )
+    harm = harm_of(Denoiser(pipeline), judging, seed)
+    removal = remove_to_damage(Denoiser(pipeline), needed, harm, max_damage)
+    subspace = removal.subspace
     statistics = [
         memfast.collect(
             pipeline,
             PromptSet.of(cases.texts),
             steps=int(SETTINGS["num_inference_steps"]),
             seed=seed,
-            num_inference_steps=int(SETTINGS["num_inference_steps"]),
-            guidance_scale=float(SETTINGS["guidance_scale"]),
             progress=stage(label, len(cases)),
+            **SETTINGS,
         )
         for label, cases in (
             ("collecting memorized prompts", memorized.part(located)),
-            ("collecting reference prompts", reference_set),
+            ("collecting other prompts", contrasted),
         )
     ]
-    original = pipeline.unet
-    subspace = memfast.locate(statistics[0], statistics[1], original, fraction=fraction)
-    smaller = compact(original, subspace)
-    control = compact(original, random_like(subspace, seed))
+    contrast = memfast.locate(*statistics, original, fraction=subspace.density)
+    models = {
+        "original": original,
+        "compact": compact(original, subspace),
+        "contrast": compact(original, contrast),
+        "random control": compact(original, random_like(subspace, seed)),
+    }
 
     judge, library = (
         toolbox(METRICS),
         torch.cat([memorized.training_images(), others.training_images()]),
     )
     arms: list[Arm] = []
-    for name, model in (("original", original), ("compact", smaller), ("random control", control)):
+    for name, model in models.items():
         pipeline.unet = model
         advance = stage(f"generating: {name}", (len(memorized) + len(shown)) * len(SEEDS))
         images = generate(pipeline, memorized, advance)
@@ -111,6 +139,15 @@ def run(
         arms.append(
             Arm(name, images, usual, copied, similarity(usual, arms[0].singles if arms else usual))
         )
+    attacks = {}
+    targets = memorized.part(held_out[:attacked]), shown.part(range(min(attacked, len(shown))))
+    for name in ("original", "compact") if attacked else ():
+        pipeline.unet = models[name]
+        attacks[name] = tuple(
+            brought_back(Denoiser(pipeline), part, library, SETTINGS, ATTACK, ("prompt",), stage)
+            for part in targets
+        )
+    smaller = models["compact"]
     seconds = time_per_image(pipeline, {"before": original, "after": smaller}, memorized)
     pipeline.unet = smaller
     return Experiment(
@@ -119,8 +156,10 @@ def run(
         located=located,
         held_out=held_out,
         subspace=subspace,
-        by_step=share_by_step(statistics[0], statistics[1], original, fraction),
+        by_step=share_by_step(needed, original, subspace.density),
         arms=tuple(arms),
+        attacks=attacks,
+        damage=removal.damage,
         pipeline=pipeline,
         figures={
             "parameters_before": count(original),
@@ -161,10 +200,10 @@ def similarity(images: Tensor, originals: Tensor) -> Interval:
 
 
 def share_by_step(
-    memorized: NeuronStatistics, reference: NeuronStatistics, model: nn.Module, fraction: float
+    needed: NeuronStatistics, model: nn.Module, fraction: float
 ) -> dict[str, list[float]]:
-    """Of each site's neurons, the share that ranking at one step alone would choose."""
-    request = check_request(memorized, reference, model, fraction=fraction)
+    """Of each site's neurons, the share that ranking at one level of noise alone would choose."""
+    request = check_request(None, needed, model, rule="reference", fraction=fraction)
     by_step = list(step_masks(request))
     return {path: [float(masks[path].float().mean()) for masks in by_step] for path in by_step[0]}
 

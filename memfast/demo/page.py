@@ -33,32 +33,47 @@ def summary(result: Experiment) -> dict[str, Any]:
         }
         for arm in result.arms
     }
-    return {**result.figures, "density": result.subspace.density, "arms": arms}
+    attacks = {
+        name: {"memorized": memorized.as_dict(), "control": control.as_dict()}
+        for name, (memorized, control) in result.attacks.items()
+    }
+    sizes = {"density": result.subspace.density, "damage": result.damage}
+    return {**result.figures, **sizes, "arms": arms, "attacks": attacks}
+
+
+def attack_table(result: Experiment) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows: what an attack brings back, with 95 % intervals."""
+    columns = ("model", "memorized images, held-out", "other images (control)")
+    return columns, [(name, str(a), str(b)) for name, (a, b) in result.attacks.items()]
 
 
 def report(result: Experiment) -> Report:
     """The page with pictures."""
     page = Report(
         "memfast demo",
-        f"{len(result.located)} memorized prompts located, {len(result.held_out)} held out; "
-        f"{result.subspace.density:.0%} of the feed-forward neurons removed",
+        f"{result.subspace.density:.0%} of the feed-forward neurons removed, for "
+        f"{result.damage - 1:+.1%} of denoising loss on other prompts",
     )
     page.text(
         "What this shows",
-        "The embedded model replicates some of its training images. Neurons were located on one "
-        "half of the memorized prompts, removed from the model, and tested on the other half, "
-        "which locating never saw. The control removes as many neurons at random.",
+        "The embedded model replicates some of its training images. 'compact' lacks the neurons "
+        "that other prompts need least: no memorized prompt was used to find them, and as many "
+        "went as the damage to further prompts allowed. 'contrast' lacks as many that memorized "
+        "prompts use more than others do, located on one half of the memorized prompts; the random "
+        "control lacks as many at random.",
         "A copy is an image whose L2 ratio to its training image is below 0.5 and whose SSIM is "
         "above 0.6. Intervals are 95 %, over groups of near-duplicate prompts.",
-        "Removal suppresses: whether an attack on the text embedding brings an image back is for "
-        "`memfast attack` to say.",
+        "Removal suppresses: an attacker with the weights who searches a text embedding for a "
+        "known image may bring it back, as the table of attacks shows. `memfast repair` hardens.",
     )
     page.table("Copies before and after", *table(result))
+    if result.attacks:
+        page.table("Brought back by an attack", *attack_table(result))
     page.table("Size and time", ("figure", "value"), result.figures.items())
     for heading, indices in (("located", result.located), ("held-out", result.held_out)):
         page.pictures(
             f"Memorized prompts, {heading}",
-            ("prompt", "training image", "original", "compact", "random control"),
+            ("prompt", "training image", *(arm.name for arm in result.arms)),
             [
                 (
                     result.memorized.texts[i],
@@ -72,7 +87,7 @@ def report(result: Experiment) -> Report:
         )
     page.pictures(
         "Other prompts",
-        ("prompt", "original", "compact", "random control"),
+        ("prompt", *(arm.name for arm in result.arms)),
         [
             (text, [arm.singles[0, i] for arm in result.arms])
             for i, text in enumerate(result.singles.texts[:PICTURES])
@@ -80,11 +95,11 @@ def report(result: Experiment) -> Report:
     )
     steps = range(len(next(iter(result.by_step.values()))))
     page.heatmap(
-        "Where the located neurons are",
+        "Where the removed neurons are",
         list(result.by_step.values()),
         [path.replace(".transformer_blocks", "") for path in result.by_step],
         [str(step) for step in steps],
-        note="Share of each site's neurons that ranking at one denoising step alone would choose; "
-        "step 0 is the noisiest.",
+        note="Share of each site's neurons that ranking at one eighth of the noise schedule alone "
+        "would choose; 0 is the noisiest.",
     )
     return page
