@@ -62,6 +62,7 @@ def test_end_to_end_against_the_naive_procedure(benchmark):
         norms = [oracle.norms(pipeline, each, **schedule) for each in noisy]
         return oracle.masks(pipeline, *norms, 0.01)
 
+    memfast.collect(pipeline, ["warm up"], **schedule, rows="both", row_normalised=True)
     slow, expected = timed(naive)
     fast, found = benchmark.pedantic(timed, (ours,), rounds=1)
     differing = sum(int((found.weights[site] ^ mask).sum()) for site, mask in expected.items())
