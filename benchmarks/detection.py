@@ -172,7 +172,7 @@ def every_score(
 def tree(scene: Scene, unit: Unit) -> dict[tuple[float, ...], Look]:
     """The looks at the end of every path and of its beginnings, with and without the prompts."""
     found = {(): replace(scene.first(unit), moments=None)}
-    for path in sorted({path[:end] for path in PATHS for end in range(1, len(path) + 1)}):
+    for path in sorted({p[:end] for p in PATHS for end in range(1, len(p) + 1)}):
         level = round(path[-1] * scene.denoiser.training_steps)
         latents = scene.step(found[path[:-1]].prediction, level)
         found[path] = scene.both(latents, level, unit.embeddings)

@@ -5,20 +5,21 @@ calls of the same unit beside that of finished blocks (text encoding, statistics
 written file included). Both run alternately in one process; the ratio is theirs.
 
 MEMFAST_BENCHMARK_PROMPTS sets the size of the memory run (default 20,000) and
-MEMFAST_BENCHMARK_KILLS the number of kills (default 3).
+MEMFAST_BENCHMARK_KILLS the number of kills (default 5).
 """
 
 import hashlib
+import multiprocessing
 import os
 import random
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from memfast.auditing import audit
 from memfast.auditing.blocks import Blocks
 from memfast.auditing.probes import PROBES
 from memfast.auditing.scores import Baseline, available
@@ -29,7 +30,7 @@ from memfast.models.pipelines import load_pipeline
 
 TEXTS, UNIT = 256, 16
 PROMPTS = int(os.environ.get("MEMFAST_BENCHMARK_PROMPTS", "20000"))
-KILLS = int(os.environ.get("MEMFAST_BENCHMARK_KILLS", "3"))
+KILLS = int(os.environ.get("MEMFAST_BENCHMARK_KILLS", "5"))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,6 @@ def test_cost_over_bare_rows(benchmark, pipeline, tmp_path: Path, probe: str) ->
 
 def test_memory_is_flat(benchmark, pipeline, tmp_path: Path) -> None:
     """Resident memory after the first 1,000 prompts and at the end of PROMPTS."""
-    from memfast.auditing import audit
-
     path = tmp_path / "prompts.txt"
     with path.open("w") as handle:
         handle.writelines(f"red heart number {number}\n" for number in range(PROMPTS))
@@ -128,33 +127,35 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def test_kills_leave_no_trace(benchmark, tmp_path: Path) -> None:
-    """KILLS kills -9 at random moments, the same command after each; then bit for bit."""
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"red heart number {number}\n" for number in range(40 * (KILLS + 2))))
-    command = [sys.executable, "-m", "memfast", "audit", "demo", "--prompts", str(path)]
-    command += ["--block-size", "8", "--threads", "1", "--probe", "first"]
-    chance = random.Random(0)
+def test_kills_leave_no_trace(benchmark, pipeline, tmp_path: Path) -> None:
+    """KILLS processes killed at random moments, the same audit after each; then bit for bit."""
+    prompts = [f"red heart number {number}" for number in range(60 * (KILLS + 2))]
+    reference = [f"green tree number {number}" for number in range(32)]
+    settings = Settings(probe="first", block_size=8, threads=1)
+    chance, killed, whole = random.Random(0), tmp_path / "killed", tmp_path / "whole"
+    fork = multiprocessing.get_context("fork")
+    died: list[int | None] = []
 
     def run() -> None:
-        killed = tmp_path / "killed"
+        arguments = {"reference": reference, "settings": settings}
         for _ in range(KILLS):
-            before = len(list(killed.glob("blocks/block-*")))
-            with subprocess.Popen(
-                [*command, "--out", str(killed)], stderr=subprocess.DEVNULL
-            ) as process:
-                while len(list(killed.glob("blocks/block-*"))) <= before:
-                    time.sleep(0.01)
-                time.sleep(chance.uniform(0, 0.5))
-                process.kill()
-        for out in (killed, tmp_path / "whole"):
-            subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+            process = fork.Process(
+                target=audit, args=(pipeline, prompts, killed), kwargs=arguments, daemon=True
+            )
+            process.start()
+            process.join(chance.uniform(0.05, 3))
+            process.kill()
+            process.join()
+            died.append(process.exitcode)
+        for out in (killed, whole):
+            audit(pipeline, prompts, out, **arguments)
 
     benchmark.pedantic(run, rounds=1)
-    names = sorted(p.relative_to(tmp_path / "whole") for p in tmp_path.glob("whole/blocks/*"))
+    print(f"\nkilled {died.count(-signal.SIGKILL)} of {KILLS} times")
+    assert died.count(-signal.SIGKILL) > KILLS / 2
+    names = sorted(path.relative_to(whole) for path in whole.glob("blocks/*"))
     for name in [*names, "scores.parquet", "statistics.safetensors", "calibration.safetensors"]:
-        hashes = {hash_of(tmp_path / out / name) for out in ("killed", "whole")}
-        assert len(hashes) == 1, name
+        assert hash_of(killed / name) == hash_of(whole / name), name
 
 
 def hash_of(path: Path) -> str:

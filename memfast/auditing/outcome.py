@@ -84,6 +84,7 @@ def second_look(
     outcome: Outcome,
     audited: Audited,
     pipeline: DiffusionPipeline,
+    settings: Settings,
     share: float,
     seeds: int,
     stage: Callable[[str, int], Callable[[int], None]],
@@ -93,7 +94,6 @@ def second_look(
     count = math.ceil(share * audited.index.texts)
     first = outcome.result.rank_of_texts(audited.index) <= count
     rows = suspicious(audited.prompts, outcome.result, first)
-    settings = Settings(**outcome.manifest["identity"]["settings"])
     advance = stage("verifying", len(rows))
     verified = list(verify(pipeline, rows, seeds, settings, advance))
     write_pictures(outcome.folder / "pictures", verified)

@@ -65,6 +65,8 @@ def audit(
     """
     out, stage = Path(out), stage or (lambda label, total: lambda done: None)
     settings = settings or Settings()
+    if not 0 <= verify <= 1 or verify_seeds < 2:
+        raise InputError(f"verify {verify} with {verify_seeds} seeds: 0 to 1, with 2 or more")
     names = _check(settings, score or COMBINED, fpr, engine, shard, subspace, memorized)
     name = str(model) if isinstance(model, str | Path) else None
     if name is None and engine != "local":
@@ -115,7 +117,15 @@ def audit(
     outcome = finish(out, audited, calibration, speed)
     if not verify:
         return outcome
-    return second_look(outcome, audited, pipeline, verify, verify_seeds, stage)  # type: ignore[arg-type]
+    return second_look(
+        outcome,
+        audited,
+        pipeline,
+        settings,
+        verify,
+        verify_seeds,
+        stage,  # type: ignore[arg-type]
+    )
 
 
 def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:

@@ -37,7 +37,6 @@ class Settings:
         for name in ("noises", "walk_steps", "num_inference_steps", "block_size", "unit"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        object.__setattr__(self, "path", tuple(self.path))  # JSON knows lists alone
         levels = (1.0, *self.path, 0.0)
         if not self.path or any(b >= a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")

@@ -68,8 +68,6 @@ def audit(
 
     options.torch_device(device)
     options.torch_dtype(dtype)
-    if not 0 <= verify <= 1:
-        raise InputError(f"--verify {verify}: must lie between 0 and 1")
     settings = Settings(
         probe=probe,
         noises=noises,
