@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from memfast.cli import options
+from memfast.errors import InputError
 
 
 def prune(
@@ -21,14 +22,25 @@ def prune(
     from memfast import Subspace
     from memfast.cli.console import finish
     from memfast.files import check_out
+    from memfast.models.compensation import check_compensation
     from memfast.models.pipelines import denoiser_name, save_pipeline
+    from memfast.models.surgery import check_subspace
     from memfast.models.surgery import prune as run
 
     check_out(out, overwrite)
+    check_compensation(compensate)
     selected = Subspace.load(subspace)
     pipeline = options.open_pipeline(model, dtype=dtype)
     name = denoiser_name(pipeline)
-    setattr(pipeline, name, run(getattr(pipeline, name), selected, compensate=compensate))
+    dense = getattr(pipeline, name)
+    sites = check_subspace(dense, selected)
+    without = [path for path, site in sites.items() if site.contraction.bias is None]
+    if compensate == "mean" and without:
+        raise InputError(
+            f"--compensate mean: {type(dense).__name__} has no bias at {', '.join(without)} to "
+            "take it; use none, or `memfast compact`"
+        )
+    setattr(pipeline, name, run(dense, selected, compensate=compensate))
     save_pipeline(pipeline, out, overwrite)
     figures = {"removed": selected.removed, "density": selected.density}
     finish(out, "pruned", {"model": model, "selects": selected.kind, **figures})
