@@ -37,7 +37,7 @@ def audit(
     memorized: Prompts | None = None,
     subspace: Subspace | None = None,
     settings: Settings | None = None,
-    score: str | None = None,
+    score: str = "norm",
     fpr: float = 0.01,
     column: str | None = None,
     max_rejected: int = 1000,
@@ -67,14 +67,14 @@ def audit(
     settings = settings or Settings()
     if not 0 <= verify <= 1 or verify_seeds < 2:
         raise InputError(f"verify {verify} with {verify_seeds} seeds: 0 to 1, with 2 or more")
-    names = _check(settings, score or COMBINED, fpr, engine, shard, subspace, memorized)
+    names = _check(settings, score, fpr, engine, shard, subspace, memorized)
     name = str(model) if isinstance(model, str | Path) else None
     if name is None and engine != "local":
         raise InputError(f"model: engine {engine!r} loads it elsewhere; give its folder or hub id")
     audited = Audited.open(prompts, column, max_rejected)
     examples = Examples.of(reference, memorized, audited.prompts)
-    pipeline = open_model(name, settings, attention) if name else model
-    denoiser = denoiser_of(pipeline)  # type: ignore[arg-type]
+    pipeline: Any = open_model(name, settings, attention) if name else model
+    denoiser = denoiser_of(pipeline)
     settings = _as_loaded(settings, denoiser)
     located = None if subspace is None else located_neurons(subspace, ffn_sites(denoiser))
     identity = {
@@ -94,7 +94,7 @@ def audit(
     job = Job(
         settings,
         model=name,
-        pipeline=pipeline,  # type: ignore[arg-type]
+        pipeline=pipeline,
         batch_size=batch_size,
         attention=attention,
         workers=workers,
@@ -107,7 +107,7 @@ def audit(
         prompts={"path": audited.path, "column": audited.column},
         reference={"prompts": len(examples.reference), "own": examples.own},
         memorized=len(examples.memorized),
-        decision={"score": score or COMBINED, "fpr": fpr},
+        decision={"score": score, "fpr": fpr},
         thresholds={name: calibration.threshold(name, fpr) for name in calibration.columns()},
     )
     blocks = manifest.blocks(out)
@@ -124,7 +124,7 @@ def audit(
         settings,
         verify,
         verify_seeds,
-        stage,  # type: ignore[arg-type]
+        stage,
     )
 
 
