@@ -64,7 +64,7 @@ def denoiser_of(pipeline: DiffusionPipeline) -> nn.Module:
 def fingerprint(model: nn.Module) -> str:
     """Identifies a denoiser: its class, the weights its neurons feed, and a sample of the rest.
 
-    Values are taken as float32; of each other parameter about 4,096, evenly spaced.
+    Values are taken as float32; of each other parameter about 256, evenly spaced.
     """
     digest = sha256(type(model).__name__.encode())
     whole = {id(site.contraction.weight) for site in find_sites(model).values()}
@@ -73,7 +73,7 @@ def fingerprint(model: nn.Module) -> str:
             raise InputError("the model's weights are on the meta device (sequential offload)")
         values = parameter.detach().flatten()
         if id(parameter) not in whole:
-            values = values[:: max(1, len(values) // 4096)]
+            values = values[:: max(1, len(values) // 256)]
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(values.to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()[:32]
