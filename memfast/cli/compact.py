@@ -90,6 +90,8 @@ def compact(
     }
     removed = {"component": name, "neurons_removed": before["neurons"] - after["neurons"]}
     removed |= {"neurons_located": located.removed} if located else {}
+    if compensate == "mean" and not chosen.mean:
+        compensate = "none"  # a subspace without reference means leaves nothing to fold
     removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
     source = str(getattr(pipeline, "_name_or_path", None) or model)
     readme = card.model_card(model, format, removed, figures, card.inherited(source))

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from memfast.models.families import find_sites
-from memfast.models.slicing import add_bias, narrow
+from memfast.models.slicing import KEPT, UNKNOWN, add_bias, narrow
 
 PREFIX = "Compact"
 KEYS = ("ffn_inner_dims", "ffn_biases")
@@ -53,6 +53,7 @@ def narrow_to(
     sites = find_sites(model)
     for path, neurons in dims.items():
         narrow(sites[path], torch.arange(neurons))
+        sites[path].block.get_buffer(KEPT).fill_(UNKNOWN)
     for path in biases or ():
         add_bias(sites[path].contraction)
 

@@ -11,6 +11,7 @@ from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from memfast.models.compact_class import KEYS, base_of
 from memfast.models.families import find_sites
 from memfast.models.pipelines import save_pipeline
 from memfast.models.portable import MODULE, source_of
-from memfast.models.slicing import KEPT, positions
+from memfast.models.slicing import KEPT, UNKNOWN, positions
 
 FORMATS = ("compact", "portable", "masked")
 
@@ -78,6 +79,8 @@ def to_dense(model: Any) -> Any:
         kept: Tensor | None = state.pop(f"{path}.{KEPT}", None)
         if kept is None:
             continue
+        if (kept == UNKNOWN).any():  # then one place is as good as another
+            kept = torch.arange(len(kept), device=kept.device)
         for expansion, linear in zip(site.layout.expansions, site.expansions, strict=True):
             rows = positions(
                 linear.out_features, site.neurons, kept, expansion.start, expansion.halves

@@ -11,7 +11,7 @@ from torch import Tensor
 from memfast.errors import InputError
 from memfast.models.families import Site, find_sites
 from memfast.models.pipelines import denoiser_name
-from memfast.models.slicing import KEPT, positions
+from memfast.models.slicing import KEPT, UNKNOWN, positions
 
 # The end of a key says which of the two factors it is: inputs -> rank, or rank -> outputs.
 _DOWN = re.compile(r"\.(lora_A|lora_down|lora\.down)(\.\w+)?\.weight$")
@@ -54,6 +54,11 @@ def slice_lora(weights: Mapping[str, Tensor], model: torch.nn.Module) -> dict[st
     for path, site in find_sites(model).items():
         kept = getattr(site.block, KEPT, None)
         if kept is not None:
+            if (kept == UNKNOWN).any():
+                raise InputError(
+                    f"{path}: which neurons it kept is unknown (built from a config, without the "
+                    "weights), so no LoRA can be sliced for it"
+                )
             for key in weights:
                 result[key] = _sliced(key, result[key], path, site, kept.cpu())
     return result

@@ -33,7 +33,7 @@ def resize(model):
         for name, value in block["attributes"].items():
             setattr(module, name, value)
         module.register_buffer(
-            "kept_neurons", torch.zeros(block["neurons"], dtype=torch.int32)
+            "kept_neurons", torch.full((block["neurons"],), -1, dtype=torch.int32)
         )
 
 

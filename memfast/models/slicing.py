@@ -10,6 +10,7 @@ from memfast.errors import InputError
 from memfast.models.families import Site
 
 KEPT = "kept_neurons"  # buffer on a narrowed block: which of the base's neurons it has, int32
+UNKNOWN = -1  # in that buffer, where a block was built from a config and not yet given weights
 
 
 def narrow(site: Site, keep: Int64[Tensor, " kept"]) -> None:

@@ -108,6 +108,14 @@ def test_a_lora_of_a_smaller_base_is_refused() -> None:
         slice_lora(weights, smaller)
 
 
+def test_a_model_from_a_config_alone_does_not_know_its_neurons() -> None:
+    base = tiny("Z-Image")
+    smaller = compact(base, random_subspace(base, 0.1))
+    empty = type(smaller).from_config(smaller.config)
+    with pytest.raises(InputError, match="which neurons it kept is unknown"):
+        slice_lora(lora_of("Z-Image"), empty)
+
+
 def test_another_kind_of_adapter_is_refused() -> None:
     base = tiny("Z-Image")
     smaller = compact(base, random_subspace(base, 0.1))
