@@ -1,6 +1,5 @@
 """The source of a compact model's class for where memfast is not installed."""
 
-from pprint import pformat
 from typing import Any
 
 from memfast.models.compact_class import base_of
@@ -78,7 +77,7 @@ def source_of(model: Any) -> str:
         library=library,
         version=__version__,
         init=init.replace("{name}", names["name"]),
-        blocks=pformat(blocks, width=100, sort_dicts=False),
+        blocks="".join(["{\n", *(f"    {p!r}: {block!r},\n" for p, block in blocks.items()), "}"]),
     )
 
 

@@ -16,11 +16,16 @@ THIRD_PARTY = (
 )
 
 
+def run(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The first output of one forward pass."""
+    first = model(**inputs)[0]
+    return first[0] if isinstance(first, list) else first
+
+
 def output(model: nn.Module, inputs: Inputs) -> Tensor:
     """The first output of one forward pass, without gradients."""
     with torch.no_grad():
-        first = model(**inputs)[0]
-    return first[0] if isinstance(first, list) else first
+        return run(model, inputs)
 
 
 def statistics(name: str, model: nn.Module, seed: int) -> NeuronStatistics:
