@@ -63,7 +63,10 @@ def least_needed(setting: Setting) -> Treated:
     denoiser = setting.denoiser
     prompts = [Prompt(case.id, case.text) for case in setting.reference.cases[:24]]
     found = collect_sensitivity(
-        denoiser.pipeline, PromptSet.of(prompts), seed=setting.seed, **setting.schedule
+        denoiser.pipeline,  # type: ignore[arg-type]
+        PromptSet.of(prompts),
+        seed=setting.seed,
+        **setting.schedule,
     )
     subspace = locate(None, found, denoiser.model, rule="reference", fraction=setting.fraction)
     treated = with_model(denoiser, compact(denoiser.model, subspace))
