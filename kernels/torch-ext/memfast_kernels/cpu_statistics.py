@@ -1,6 +1,6 @@
 """Column statistics of row blocks that lie in cache, for the backend `cpu`.
 
-A block is read six times and written once (its square). The square serves three statistics: its
+A block is read five times and written once (its square). The square serves three statistics: its
 sum gives the L2 norm, the root of its maximum is max_abs exactly (in binary arithmetic the root of
 a rounded square is the number itself), its minimum tells where there may be zeros to count.
 Non-negative floats sort like their bits, and integers are compared twice as fast.
