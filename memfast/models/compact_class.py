@@ -17,6 +17,7 @@ from diffusers.pipelines import pipeline_loading_utils
 from torch import nn
 from transformers import PreTrainedModel
 
+from memfast.errors import InputError
 from memfast.models.families import find_sites
 from memfast.models.slicing import KEPT, UNKNOWN, add_bias, narrow
 
@@ -47,10 +48,20 @@ def base_of(model: nn.Module) -> type | None:
 def narrow_to(
     model: nn.Module, dims: Mapping[str, int] | None, biases: Iterable[str] | None
 ) -> None:
-    """Give freshly built blocks the widths and biases that their weights are about to have."""
+    """Give freshly built blocks the widths and biases that their weights are about to have.
+
+    Raises InputError for a block that the model does not have, or a width that it cannot have.
+    """
     if not dims:
         return
     sites = find_sites(model)
+    for path, neurons in dims.items():
+        limit = sites[path].neurons if path in sites else 0
+        if not 1 <= neurons <= limit:
+            raise InputError(
+                f"ffn_inner_dims: {path!r} cannot have {neurons} neurons; "
+                f"{type(model).__name__} has {limit or 'no such block'} there"
+            )
     for path, neurons in dims.items():
         narrow(sites[path], torch.arange(neurons))
         sites[path].block.get_buffer(KEPT).fill_(UNKNOWN)

@@ -79,6 +79,13 @@ def test_from_config_has_the_widths(unet: Any) -> None:
     assert fresh.state_dict().keys() == unet.state_dict().keys()
 
 
+@pytest.mark.parametrize(("path", "neurons"), [("nowhere", 4), (None, 0), (None, 129)])
+def test_configs_that_cannot_be(unet: Any, path: str | None, neurons: int) -> None:
+    dims = {path or next(iter(ffn_sites(unet))): neurons}
+    with pytest.raises(InputError, match="ffn_inner_dims: .* cannot have"):
+        type(unet).from_config({**unet.config, "ffn_inner_dims": dims})
+
+
 @pytest.mark.parametrize("how", [{}, {"low_cpu_mem_usage": False}, {"device_map": "cpu"}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_loading(
