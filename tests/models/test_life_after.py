@@ -82,7 +82,7 @@ def test_from_config_has_the_widths(unet: Any) -> None:
 @pytest.mark.parametrize(("path", "neurons"), [("nowhere", 4), (None, 0), (None, 129)])
 def test_configs_that_cannot_be(unet: Any, path: str | None, neurons: int) -> None:
     dims = {path or next(iter(ffn_sites(unet))): neurons}
-    with pytest.raises(InputError, match="ffn_inner_dims: .* cannot have"):
+    with pytest.raises(InputError, match=r"ffn_inner_dims: .* cannot have"):
         type(unet).from_config({**unet.config, "ffn_inner_dims": dims})
 
 
