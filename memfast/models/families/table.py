@@ -34,6 +34,7 @@ FAMILIES = (
         models="single blocks of Flux2",
     ),
     Family("packed gate", ("gate_up_proj",), "down_proj", models="OmniGen"),
+    Family("packed gate", ("ff_in",), "ff_out", models="MiniMax Music 3"),
     Family(
         "packed gate",
         ("proj_in",),
@@ -41,7 +42,13 @@ FAMILIES = (
         only=("StableAudio3FeedForward",),
         models="Stable Audio 3",
     ),
-    Family("split gate", ("linear_1", "linear_3"), "linear_2", models="Lumina, Lumina 2"),
+    Family(
+        "split gate",
+        ("linear_1", "linear_3"),
+        "linear_2",
+        only=("LuminaFeedForward",),
+        models="Lumina, Lumina 2",
+    ),
     Family("split gate", ("linear_1", "linear_2"), "out_projection", models="AuraFlow"),
     Family("split gate", ("w1", "w3"), "w2", models="Z-Image, HiDream, Ideogram"),
     Family(
@@ -63,6 +70,7 @@ FAMILIES = (
         only=("Kandinsky5FeedForward",),
         models="Kandinsky 5",
     ),
+    Family("two linears", ("ffn.0",), "ffn.2", models="Wan-Animate 2"),
     Family("two linears", ("ff.0",), "ff.3", only=("AudioDiTFeedForward",), models="LongCat audio"),
 )
 
