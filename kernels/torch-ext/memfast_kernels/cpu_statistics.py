@@ -5,8 +5,9 @@ sum gives the L2 norm, the root of its maximum is max_abs exactly (in binary ari
 a rounded square is the number itself), its minimum tells where there may be zeros to count.
 Non-negative floats sort like their bits, and integers are compared twice as fast.
 
-m2 = l2² - n·mean² is used only where it loses less than two bits; every other column (a large mean,
-squares that overflow or underflow, infinities, NaN) is taken again in float64.
+m2 = l2² - n·mean² is used only where it loses less than two bits; columns with a larger mean are
+taken again about that mean, and those with squares that overflow or underflow, with infinities or
+NaN, in float64.
 """
 
 from typing import NamedTuple
@@ -111,12 +112,32 @@ class Statistics:
         nonzero = self.segment_rows - self._zeros(suspect)
         count = counts(rows, self.segment_rows, mean.device)
         moments = Moments(count, mean, m2, peak.sqrt().float(), nonzero)
-        sound = (m2 >= squares / 3) & squares.isfinite() & peak.isfinite()
-        sound &= peak >= torch.finfo(peak.dtype).tiny
-        sound |= nonzero == 0
-        if not sound.all():
-            self._replace(moments, ~sound)
+        normal = squares.isfinite() & peak.isfinite() & (peak >= torch.finfo(peak.dtype).tiny)
+        normal |= nonzero == 0
+        far = normal & (m2 < squares / 3)
+        if far.any():
+            self._recentre(moments, far.any(0).nonzero().flatten())
+        if not normal.all():
+            self._replace(moments, ~normal)
         return moments
+
+    def _recentre(self, moments: Moments, columns: Tensor) -> None:
+        """Takes mean and m2 of the columns again, about the mean that is known already."""
+        shift = moments.mean[:, columns].to(self.rows.dtype)
+        parts = []
+        for block in self.blocks:
+            values = self.rows.block(block)
+            if len(columns) < values.shape[2]:
+                values = values.index_select(2, columns)
+            values = values - shift[block.segment : block.segment + block.segments, None]
+            parts.append((values.sum(1), values.square_().sum(1)))
+        left, squares = (
+            torch.cat(part).view(len(shift), -1, len(columns)).sum(1, dtype=torch.float64)
+            for part in zip(*parts, strict=True)
+        )
+        left /= self.segment_rows
+        moments.mean[:, columns] = shift.double() + left
+        moments.m2[:, columns] = squares - self.segment_rows * left.square()
 
     def _zeros(self, suspect: Tensor) -> Tensor:
         """Zeros of every column, int64 [segments, neurons], looked for in the suspect parts."""
