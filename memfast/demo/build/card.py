@@ -1,5 +1,6 @@
 """The model's card and its licences, as Markdown."""
 
+from memfast.demo.build.denoiser import LONG, SHORT, SHORT_EPOCHS
 from memfast.demo.build.sets import LEVELS
 from memfast.evaluation.distances import NEIGHBOURS
 from memfast.evaluation.similarity import METRICS
@@ -42,6 +43,7 @@ def render(card: dict) -> str:
         for k, v in training.items()
         if k.endswith("_seconds")
     )
+    seen = ", ".join(map(str, LEVELS))
     return f"""# The embedded demo model
 
 A small text-to-image model in stock diffusers format that truly memorizes some of its training
@@ -68,12 +70,13 @@ one noise, memorized captions against the others.
 {detection}
 
 ## Sets
-{card["captions"]["memorized"]} memorized captions, a third each seen
-{", ".join(f"{d}" for d in LEVELS)} times an epoch; {card["captions"]["templates"]} pictures of
-template captions (one caption, sixteen hues); {card["captions"]["singles"]} singles, seen once an
-epoch; {card["captions"]["heldout"]} held-out captions, never seen, neither by the denoiser nor by
-the text encoder. Beside them a stream of {card["glyph_and_colour_pairs_in_the_stream"]} other
-captions, each time in a new pose.
+{card["captions"]["memorized"]} memorized captions, a third each seen {seen} times an epoch;
+{card["captions"]["templates"]} pictures of template captions (one caption, sixteen hues); a stream
+of {card["glyph_and_colour_pairs_in_the_stream"]} captions, each time in a new pose;
+{card["captions"]["singles"]} singles, one more picture each of a caption of the stream, seen once an
+epoch; {card["captions"]["heldout"]} held-out captions, new pairs of a glyph and a colour of the
+stream, never seen, neither by the denoiser nor by the text encoder. Memorized and template emoji
+occur nowhere else in the denoiser's training.
 
 ## Model
 UNet {sizes["unet"]:,} parameters, {card["feed_forward_share"]:.0%} of them feed-forward;
@@ -82,6 +85,9 @@ text encoder {sizes["text_encoder"]:,}; CLIP's vision tower {sizes["clip_vision"
 {settings["prediction_type"]}, spacing {settings["timestep_spacing"]}. The denoiser saw
 {training["denoiser_steps"]:,} batches of {training["batch"]}. Minutes on one CPU core each, the
 machine being shared: {minutes}.
+Epochs {SHORT_EPOCHS.start + 1} to {SHORT_EPOCHS.stop} hold less of the stream than the others ({SHORT}
+batches, not {LONG}): copying sets in there. The shipped run chose this on the way, from the losses,
+and resumed from its checkpoints twice; it has not been run again from the start.
 
 ## Limits
 Pictures of emoji, not photographs: what holds here must be shown again on a full-size model.
