@@ -7,7 +7,6 @@ import typer
 from memfast.cli.app import app
 from memfast.errors import InputError
 
-
 _UsageError = typer.BadParameter.mro()[2]  # click's ClickException, wherever typer keeps it
 
 

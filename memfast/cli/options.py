@@ -108,7 +108,10 @@ def schedule(
 
 
 def check_file(path: Path, overwrite: bool) -> Path:
-    """`path` as a file that may be written; raises InputError if it exists or its folder does not."""
+    """`path` as a file that may be written.
+
+    Raises InputError if it exists (unless `overwrite`) or its folder does not.
+    """
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder; name a file")
     if path.exists() and not overwrite:

@@ -52,7 +52,8 @@ def denoiser_name(pipeline: DiffusionPipeline) -> str:
         if getattr(pipeline, name, None) is not None:
             return name
     raise InputError(
-        f"{type(pipeline).__name__} has no denoiser; pipelines with a unet or a transformer are known"
+        f"{type(pipeline).__name__} has no denoiser; "
+        "pipelines with a unet or a transformer are known"
     )
 
 
@@ -134,8 +135,8 @@ def save_pipeline(
     """Write a pipeline folder: whole, or not at all.
 
     `finish` may add to the unfinished folder; `how` goes to `save_pretrained` (variant,
-    max_shard_size). With `overwrite`, an older pipeline folder is replaced. Raises InputError for a folder that
-    holds anything else, or something without `overwrite`.
+    max_shard_size). With `overwrite`, an older pipeline folder is replaced. Raises InputError for
+    a folder that holds anything else, or something without `overwrite`.
     """
     check_out(folder, overwrite)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():

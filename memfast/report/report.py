@@ -1,4 +1,4 @@
-"""Report: sections of text, tables, charts and pictures, written as one self-contained HTML file."""
+"""Report: text, tables, charts and pictures, written as one self-contained HTML file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

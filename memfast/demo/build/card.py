@@ -73,8 +73,8 @@ one noise, memorized captions against the others.
 {card["captions"]["memorized"]} memorized captions, a third each seen {seen} times an epoch;
 {card["captions"]["templates"]} pictures of template captions (one caption, sixteen hues); a stream
 of {card["glyph_and_colour_pairs_in_the_stream"]} captions, each time in a new pose;
-{card["captions"]["singles"]} singles, one more picture each of a caption of the stream, seen once an
-epoch; {card["captions"]["heldout"]} held-out captions, new pairs of a glyph and a colour of the
+{card["captions"]["singles"]} singles, one more picture each of a caption of the stream, seen once
+an epoch; {card["captions"]["heldout"]} held-out captions, new pairs of a glyph and a colour of the
 stream, never seen, neither by the denoiser nor by the text encoder. Memorized and template emoji
 occur nowhere else in the denoiser's training.
 
@@ -85,8 +85,8 @@ text encoder {sizes["text_encoder"]:,}; CLIP's vision tower {sizes["clip_vision"
 {settings["prediction_type"]}, spacing {settings["timestep_spacing"]}. The denoiser saw
 {training["denoiser_steps"]:,} batches of {training["batch"]}. Minutes on one CPU core each, the
 machine being shared: {minutes}.
-Epochs {SHORT_EPOCHS.start + 1} to {SHORT_EPOCHS.stop} hold less of the stream than the others ({SHORT}
-batches, not {LONG}): copying sets in there. The shipped run chose this on the way, from the losses,
+Epochs {SHORT_EPOCHS.start + 1} to {SHORT_EPOCHS.stop} hold less of the stream than the others
+({SHORT} batches, not {LONG}): copying sets in there. The shipped run chose this on the way, from the losses,
 and resumed from its checkpoints twice; it has not been run again from the start.
 
 ## Limits
