@@ -86,8 +86,8 @@ text encoder {sizes["text_encoder"]:,}; CLIP's vision tower {sizes["clip_vision"
 {training["denoiser_steps"]:,} batches of {training["batch"]}. Minutes on one CPU core each, the
 machine being shared: {minutes}.
 Epochs {SHORT_EPOCHS.start + 1} to {SHORT_EPOCHS.stop} hold less of the stream than the others
-({SHORT} batches, not {LONG}): copying sets in there. The shipped run chose this on the way, from the losses,
-and resumed from its checkpoints twice; it has not been run again from the start.
+({SHORT} batches, not {LONG}): copying sets in there. The shipped run chose this on the way, from
+the losses, and resumed from its checkpoints twice; it has not been run again from the start.
 
 ## Limits
 Pictures of emoji, not photographs: what holds here must be shown again on a full-size model.
