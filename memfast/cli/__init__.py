@@ -1,13 +1,14 @@
 """The command line: one file a command; nothing heavy is imported before a command needs it."""
 
 import sys
+from typing import Any
 
 import typer
 
 from memfast.cli.app import app
 from memfast.errors import InputError
 
-_UsageError = typer.BadParameter.mro()[2]  # click's ClickException, wherever typer keeps it
+_UsageError: Any = typer.BadParameter.mro()[2]  # click's ClickException, wherever typer keeps it
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     except InputError as error:
         _stop(str(error))
     except _UsageError as error:
-        _stop(error.format_message())  # type: ignore[attr-defined]
+        _stop(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     else:

@@ -21,7 +21,7 @@ class FusedGate(nn.Module):
 
     def __init__(self, gate: nn.Module, activation: str, seen: list[Moments]):
         super().__init__()
-        self.proj = gate.proj
+        self.proj = gate.get_submodule("proj")
         self.activation = activation
         self.seen = seen
 

@@ -100,7 +100,7 @@ class Statistics:
         rows, neurons = self.rows.values.shape
         segments = segments_of(rows, self.segment_rows)
         if not self.parts:
-            return Moments.empty(segments, neurons)
+            return Moments.empty(int(segments), neurons)
         sums, squared, highest, lowest = (
             torch.cat(parts).view(segments, -1, neurons) for parts in zip(*self.parts, strict=True)
         )

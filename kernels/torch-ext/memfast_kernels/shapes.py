@@ -27,7 +27,7 @@ def segment_size(rows: Size, segment_rows: Size | None) -> Size:
     """Rows of one segment; all of them where `segment_rows` is None."""
     if segment_rows is None:
         return rows
-    if segment_rows < 1 or rows % segment_rows:
+    if segment_rows < 1 or rows % segment_rows:  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"segment_rows={segment_rows}: must be a positive divisor of {rows} rows")
     return segment_rows
 
@@ -40,4 +40,5 @@ def segments_of(rows: Size, segment_rows: Size) -> Size:
 def counts(rows: Size, segment_rows: Size, device: torch.device) -> Tensor:
     """Rows of every segment, int64 [segments]."""
     segments = segments_of(rows, segment_rows)
-    return torch.full((segments,), segment_rows, dtype=torch.int64, device=device)
+    size: int = segment_rows  # pyright: ignore[reportAssignmentType]
+    return torch.full((segments,), size, dtype=torch.int64, device=device)
