@@ -43,7 +43,7 @@ class _Pass:
         else:
             torch.mul(value, activated, out=hidden)
         if self.statistics is not None:
-            self.statistics.add(block, activated)
+            self.statistics.add(block)
 
     def finish(self) -> tuple[Tensor, Moments | None]:
         return self.hidden, None if self.statistics is None else self.statistics.finish()

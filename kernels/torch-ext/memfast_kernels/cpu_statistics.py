@@ -1,10 +1,5 @@
 """Column statistics of row blocks that lie in cache, for the backend `cpu`.
 
-A block is read five times and written once (its square). The square serves three statistics: its
-sum gives the L2 norm, the root of its maximum is max_abs exactly (in binary arithmetic the root of
-a rounded square is the number itself), its minimum tells where there may be zeros to count.
-Non-negative floats sort like their bits, and integers are compared twice as fast.
-
 m2 = l2² - n·mean² is used only where it loses less than two bits; columns with a larger mean are
 taken again about that mean, and those with squares that overflow or underflow, with infinities or
 NaN, in float64.
@@ -16,13 +11,12 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .cpu_sums import Sums
 from .moments import Moments
 from .shapes import counts, segments_of
 
-BLOCK_ELEMENTS = 160 * 1024  # in float32: a block and its square fill 1.25 MiB of the L2 cache
-BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+BLOCK_ELEMENTS = 96 * 1024  # in float32: block, gate and projection fill 1.5 MiB of the L2 cache
 SHORT = 32  # rows of a segment below which float32 sums are not exact enough
-SPARSE = 0.01  # up to this share of elements it is cheaper to gather them than to read all again
 EXACT_ELEMENTS = 4 * 2**20  # float64 statistics are taken so many elements at a time
 
 
@@ -68,12 +62,6 @@ class Rows(NamedTuple):
             values = values * self.weight[rows, None].to(self.dtype)
         return values.view(block.segments, -1, values.shape[1])
 
-    def pick(self, row: Tensor, column: Tensor) -> Tensor:
-        """The elements at the indices, two tensors of one shape."""
-        flat = (row * self.values.shape[1]).add_(column).flatten()
-        values = self.values.flatten().index_select(0, flat).view(row.shape).to(self.dtype)
-        return values if self.weight is None else values * self.weight[row].to(self.dtype)
-
 
 class Statistics:
     """Sums over the blocks of `row_blocks`: `add` every block once, in order, then `finish`."""
@@ -84,42 +72,30 @@ class Statistics:
         self.rows = Rows(values, row_weight, torch.promote_types(values.dtype, dtype))
         self.segment_rows = segment_rows
         self.blocks = row_blocks(rows, segment_rows, neurons)
-        self.parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.sums = Sums(int(segments_of(rows, segment_rows)), neurons, self.rows.dtype)
 
-    def add(self, block: Block, scratch: Tensor | None = None) -> None:
-        """Counts the next block; may overwrite scratch, of the block's shape."""
-        values = self.rows.block(block)
-        if scratch is None or scratch.dtype != values.dtype:
-            scratch = torch.empty_like(values)
-        square = torch.square(values, out=scratch.view(values.shape))
-        bits = square.view(BITS[values.dtype])
-        self.parts.append((values.sum(1), square.sum(1), bits.amax(1), bits.amin(1)))
+    def add(self, block: Block) -> None:
+        """Counts the next block."""
+        self.sums.add(self.rows.block(block), block.segment)
 
     def finish(self) -> Moments:
         """The moments of all blocks."""
-        rows, neurons = self.rows.values.shape
-        segments = segments_of(rows, self.segment_rows)
-        if not self.parts:
-            return Moments.empty(int(segments), neurons)
-        sums, squared, highest, lowest = (
-            torch.cat(parts).view(segments, -1, neurons) for parts in zip(*self.parts, strict=True)
-        )
-        mean = sums.sum(1, dtype=torch.float64) / self.segment_rows
-        squares = squared.sum(1, dtype=torch.float64)
-        m2 = squares - self.segment_rows * mean.square()
-        peak = highest.amax(1).view(sums.dtype)
-        suspect = lowest <= 0  # a negative one is a NaN with a sign
-        nonzero = self.segment_rows - self._zeros(suspect)
-        count = counts(rows, self.segment_rows, mean.device)
-        moments = Moments(count, mean, m2, peak.sqrt().float(), nonzero)
-        normal = squares.isfinite() & peak.isfinite() & (peak >= torch.finfo(peak.dtype).tiny)
-        normal |= nonzero == 0
-        far = normal & (m2 < squares / 3)
+        mean, m2, suspect = self.sums.finish(max(1, self.segment_rows))
+        count = counts(len(self.rows.values), self.segment_rows, mean.device)
+        moments = Moments(count, mean, m2, self.sums.peak.float(), self.sums.nonzero)
+        if suspect and self.blocks:
+            self._correct(moments)
+        return moments
+
+    def _correct(self, moments: Moments) -> None:
+        peak = self.sums.peak
+        finite = moments.m2.isfinite() & peak.isfinite()
+        normal = finite & (peak.square() >= torch.finfo(peak.dtype).tiny) | (moments.nonzero == 0)
+        far = normal & (moments.m2 < self.segment_rows * moments.mean.square() / 2)
         if far.any():
             self._recentre(moments, far.any(0).nonzero().flatten())
         if not normal.all():
             self._replace(moments, ~normal)
-        return moments
 
     def _recentre(self, moments: Moments, columns: Tensor) -> None:
         """Takes mean and m2 of the columns again, about the mean that is known already."""
@@ -138,25 +114,6 @@ class Statistics:
         left /= self.segment_rows
         moments.mean[:, columns] = shift.double() + left
         moments.m2[:, columns] = squares - self.segment_rows * left.square()
-
-    def _zeros(self, suspect: Tensor) -> Tensor:
-        """Zeros of every column, int64 [segments, neurons], looked for in the suspect parts."""
-        segments, pieces, neurons = suspect.shape
-        zeros = torch.zeros((segments, neurons), dtype=torch.int64)
-        size = -(-self.segment_rows // pieces)
-        if suspect.sum() * size <= SPARSE * self.rows.values.numel():
-            segment, piece, column = suspect.nonzero(as_tuple=True)
-            if len(column) == 0:
-                return zeros
-            within = piece[:, None] * size + torch.arange(size)
-            row = segment[:, None] * self.segment_rows + within.clamp(max=self.segment_rows - 1)
-            found = (self.rows.pick(row, column[:, None]) == 0) & (within < self.segment_rows)
-            return zeros.index_put_((segment, column), found.sum(1), accumulate=True)
-        for block in self.blocks:
-            values = self.rows.block(block)
-            nonzero = torch.empty_like(values).copy_(values).ne_(0).sum(1).long()
-            zeros[block.segment : block.segment + block.segments] += values.shape[1] - nonzero
-        return zeros
 
     def _replace(self, moments: Moments, where: Tensor) -> None:
         """Overwrites the columns where [segments, neurons] is True with float64 statistics."""
