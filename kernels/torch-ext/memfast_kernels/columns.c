@@ -1,8 +1,8 @@
-/* Column statistics of float32 rows in one pass, for cpu_statistics.py; used where a compiler was at
-   hand when the package was installed. Plain C, called through ctypes. Columns are shared out among
-   OpenMP threads (torch's own: nothing is linked here), so that their number changes no bit. */
+/* Sums over float32 rows in one pass, for cpu_sums.py; used where a compiler was at hand when the
+   package was installed. Plain C, called through ctypes. Columns are shared out among OpenMP threads
+   (torch's own: nothing is linked here), so that their number changes no bit. Sums are float64, in
+   which the square of a float32 is exact. */
 
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -27,12 +27,12 @@ static inline void add_rows(const float *restrict values, int64_t rows, int64_t 
                             double *restrict sum, double *restrict squares,
                             int32_t *restrict peak, int64_t *restrict nonzero) {
     for (int64_t neuron = 0; neuron < neurons; neuron++) {
-        float total = 0, total_squares = 0;
+        double total = 0, total_squares = 0;
         int32_t highest = 0, zeros = 0;
         for (int64_t row = 0; row < rows; row++) {
             float value = values[row * stride + neuron];
-            total += value;
-            total_squares += value * value;
+            total += (double)value;
+            total_squares += (double)value * value;
             highest = larger(highest, magnitude(value));
             zeros += magnitude(value) == 0;
         }
@@ -65,19 +65,4 @@ void add_block(const float *values, int64_t segments, int64_t rows, int64_t neur
         add_strip(values + segment * rows * neurons + first, rows, neurons, width,
                   sum + place, squares + place, peak + place, nonzero + place);
     }
-}
-
-/* Turns sums over `rows` rows into means and squares into m2. Returns whether any of the columns
-   needs another look: not finite, underflown, or with a mean so large that m2 lost bits. */
-int32_t finish(int64_t rows, int64_t columns, double *sum, double *squares, const float *peak) {
-    int32_t suspect = 0;
-    for (int64_t column = 0; column < columns; column++) {
-        double mean = sum[column] / rows, square = squares[column];
-        double m2 = square - rows * mean * mean;
-        int32_t fine = m2 >= square / 3 && m2 <= INFINITY && (peak[column] >= 0x1p-63f || peak[column] == 0);
-        suspect |= !fine;
-        sum[column] = mean;
-        squares[column] = m2;
-    }
-    return suspect;
 }

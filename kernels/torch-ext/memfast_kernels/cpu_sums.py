@@ -11,65 +11,47 @@ import torch
 from torch import Tensor
 
 
-def _library() -> ctypes.CDLL | None:
+def _compiled() -> Callable[..., None] | None:
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_columns{suffix}")
         if path.is_file():
             try:
-                return ctypes.CDLL(str(path))
+                add_block = ctypes.CDLL(str(path)).add_block
             except OSError:  # built for another machine, or torch brings no OpenMP
                 return None
+            integer, address = ctypes.c_int64, ctypes.c_void_p
+            add_block.argtypes = [address, *[integer] * 3, *[address] * 4]
+            add_block.restype = None
+            return add_block
     return None
 
 
-def _function(name: str, result: type | None, *arguments: type) -> Callable | None:
-    if compiled is None:
-        return None
-    function = getattr(compiled, name)
-    function.restype, function.argtypes = result, arguments
-    return function
-
-
-compiled = _library()
-_integer, _address = ctypes.c_int64, ctypes.c_void_p
-_add = _function("add_block", None, _address, *[_integer] * 3, *[_address] * 4)
-_finish = _function("finish", ctypes.c_int32, *[_integer] * 2, *[_address] * 3)
+add_block = _compiled()
 
 
 class Sums:
     """Of each column of each segment, [segments, neurons]: sum and sum of squares (float64),
-    largest magnitude, non-zeros (int64). dtype: that of the rows that are added."""
+    largest magnitude (float32), non-zeros (int64)."""
 
-    def __init__(self, segments: int, neurons: int, dtype: torch.dtype):
+    def __init__(self, segments: int, neurons: int):
         shape = (segments, neurons)
-        self.total, self.squares = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
-        self.peak = torch.zeros(shape, dtype=dtype)
+        self.total = torch.zeros(shape, dtype=torch.float64)
+        self.squares = torch.zeros(shape, dtype=torch.float64)
+        self.peak = torch.zeros(shape, dtype=torch.float32)
         self.nonzero = torch.zeros(shape, dtype=torch.int64)
-        self.in_c = compiled is not None and dtype is torch.float32
 
     def add(self, values: Tensor, first: int) -> None:
         """Adds values [segments, rows, neurons] to as many segments from the `first` on."""
-        segments, rows, neurons = values.shape
         parts = (self.total, self.squares, self.peak, self.nonzero)
-        if self.in_c:
+        if add_block is not None and values.dtype is torch.float32:
             values = values.contiguous()
-            places = (p.data_ptr() + first * neurons * p.element_size() for p in parts)
-            _add(values.data_ptr(), segments, rows, neurons, *places)  # type: ignore[misc]
+            offset = first * values.shape[2]
+            places = (part.data_ptr() + offset * part.element_size() for part in parts)
+            add_block(values.data_ptr(), *values.shape, *places)
             return
-        total, squares, peak, nonzero = (part[first : first + segments] for part in parts)
-        total += values.sum(1)
-        squares += values.square().sum(1)
-        torch.maximum(peak, values.abs().amax(1), out=peak)
+        total, squares, peak, nonzero = (part[first : first + len(values)] for part in parts)
+        exact = values.double()
+        total += exact.sum(1)
+        squares += exact.square().sum(1)
+        torch.maximum(peak, values.abs().amax(1).float(), out=peak)
         nonzero += values.ne(0).sum(1)
-
-    def finish(self, rows: int) -> tuple[Tensor, Tensor, bool]:
-        """Mean and m2 of all `rows` rows of a segment, in place of the sums, and whether a column
-        may need another look: it is not finite, its squares underflow, or its mean is so large
-        that m2 has lost bits."""
-        mean, m2 = self.total, self.squares
-        if self.in_c:
-            places = (part.data_ptr() for part in (mean, m2, self.peak))
-            return mean, m2, bool(_finish(rows, mean.numel(), *places))  # type: ignore[misc]
-        mean /= rows
-        m2 -= rows * mean.square()
-        return mean, m2, True
