@@ -20,6 +20,9 @@ def repair(
     steps: Annotated[int, typer.Option(min=1, help="Outer steps (of each round).")] = 150,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of each objective a step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = 3e-4,
+    perturb: Annotated[
+        float, typer.Option(help="Share of every weight that gives way to noise first, 0 to 1.")
+    ] = 0.0,
     surrogate: Annotated[float, typer.Option(help="Weight: memorized captions.")] = 0.5,
     adversarial: Annotated[float, typer.Option(help="Weight: attacked embeddings.")] = 0.5,
     scattered: Annotated[float, typer.Option(help="Weight: far embeddings.")] = 0.25,
@@ -61,6 +64,7 @@ def repair(
         batch=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        perturb=perturb,
         surrogate=surrogate,
         adversarial=adversarial,
         scattered=scattered,

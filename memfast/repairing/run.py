@@ -16,6 +16,7 @@ from memfast.evaluation.instruments import image_size
 from memfast.models.denoising import Denoiser
 from memfast.prompts import PromptSet
 from memfast.repairing.objectives import Material
+from memfast.repairing.perturbing import perturb
 from memfast.repairing.pool import Pool
 from memfast.repairing.removal import harm_of
 from memfast.repairing.samples import Samples, samples_of, with_images
@@ -74,6 +75,7 @@ def repair(
     material = prepare(student, teacher, learnt, located, settings, schedule)
     result = copy(pipeline)
     result.unet = deepcopy(pipeline.unet)
+    perturb(result.unet, settings.perturb, settings.seed)
     harm = harm_of(teacher, held_out, settings.seed)
     before, started = harm(pipeline.unet), perf_counter()
     advance = stage("repairing", settings.steps)

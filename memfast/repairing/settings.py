@@ -12,6 +12,9 @@ class RepairSettings:
     """steps: of Adam, its rate falling from `learning_rate` to 0 by a cosine. batch: rows of each
     objective a step. seed: of every draw; a step's draws depend on it and the step alone.
 
+    perturb: share of every weight that gives way to noise before training; above 0, the model
+    forgets whatever is not taught again, and needs thousands of steps instead of hundreds.
+
     Weights of the objectives (0 leaves one out; those of located captions need such captions):
     reference: reference captions predict as the original does. surrogate: located captions make
     the pruned model's own image of them. adversarial: embeddings under attack predict as no
@@ -26,6 +29,7 @@ class RepairSettings:
     learning_rate: float = 3e-4
     batch: int = 16
     seed: int = 0
+    perturb: float = 0.0
     reference: float = 1.0
     surrogate: float = 0.5
     adversarial: float = 0.5
@@ -48,6 +52,8 @@ class RepairSettings:
         for name in self.weights:
             if not self.weights[name] >= 0:
                 raise InputError(f"{name}: a weight cannot be {self.weights[name]}")
+        if not 0 <= self.perturb <= 1:
+            raise InputError(f"perturb must be in [0, 1], not {self.perturb}")
         for start in self.starts:
             if start not in STARTS:
                 raise InputError(f"starts: {start!r} is none of {', '.join(STARTS)}")

@@ -18,6 +18,7 @@ from memfast.models.noise import generator
 from memfast.models.sensitivity import collect_sensitivity
 from memfast.prompts import Prompt, PromptSet
 from memfast.repairing.objectives import OBJECTIVES, active
+from memfast.repairing.perturbing import perturb
 from memfast.repairing.pool import Pool
 from memfast.repairing.removal import harm_of, remove_to_damage
 from memfast.repairing.run import prepare, repair
@@ -84,6 +85,34 @@ def test_distillation_brings_the_model_back(pruned) -> None:
     counts = [result.figures[f"{part}_captions"] for part in ("reference", "held_out")]
     assert sum(counts) == len(REFERENCE)
     assert min(counts) > 0
+
+
+def test_perturbing_shrinks_towards_noise_of_the_same_size(tiny_pipeline) -> None:
+    models = [deepcopy(tiny_pipeline.unet) for _ in range(4)]
+    for model, (share, seed) in zip(models, ((0.0, 0), (0.6, 0), (0.6, 0), (1.0, 0)), strict=True):
+        perturb(model, share, seed)
+    for name, weight in tiny_pipeline.unet.named_parameters():
+        same, some, again, other = (model.get_parameter(name) for model in models)
+        assert torch.equal(same, weight)
+        assert torch.equal(some, again)
+        if weight.ndim < 2:
+            assert torch.equal(other, weight)
+        else:
+            torch.testing.assert_close(some, 0.4 * weight + 0.6 * other)
+        if weight.numel() > 500:
+            assert abs(other.std() / weight.std() - 1) < 0.2
+            pair = torch.stack([other.flatten(), weight.flatten()])
+            assert abs(torch.corrcoef(pair)[0, 1]) < 0.2
+
+
+def test_a_perturbed_model_is_taught_again(pruned) -> None:
+    original, smaller = pruned
+    settings = replace(QUICK, perturb=0.6, adversarial=0.0, scattered=0.0)
+    result = repair(smaller, original, REFERENCE, settings=settings, **SCHEDULE)
+    plain = repair(
+        smaller, original, REFERENCE, settings=replace(settings, perturb=0.0), **SCHEDULE
+    )
+    assert result.history[0]["reference"] > 2 * plain.history[0]["reference"]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -263,6 +292,7 @@ def test_the_rate_rises_and_falls() -> None:
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"perturb": 1.5}, r"perturb must be in \[0, 1\]"),
         ({"reference": -1.0}, "reference: a weight"),
         ({"starts": ("nowhere",)}, "none of prompt, noise, another"),
     ],
