@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import accumulate, islice
 from typing import Any
 
@@ -102,7 +103,7 @@ def collect(
     sites = ffn_sites(model)
     width = sum(sites.values()) * (2 if prompt_norms else 1)
     state = [Moments.empty(width, 1) for _ in range(steps)]
-    kept: list[Prompt] = []
+    kept = Kept()
     skipped: list[dict[str, Any]] = []
     with trace(model, row_normalised=row_normalised) as traced:
         for batch in batched(prompts, batch_size or _default_batch(model)):
@@ -114,7 +115,7 @@ def collect(
                     break
                 skipped += [{"id": batch[place].id, **where} for place, where in bad.items()]
                 batch = [prompt for place, prompt in enumerate(batch) if place not in bad]
-            kept += batch
+            kept.add(batch)
             if progress:
                 progress(size)
     for entry in skipped:
@@ -123,19 +124,42 @@ def collect(
     return NeuronStatistics(moments, header_of(pipeline, settings, kept), skipped, norms)
 
 
-def header_of(
-    pipeline: DiffusionPipeline, settings: Settings, prompts: list[Prompt]
-) -> dict[str, Any]:
+NAMED = 10_000  # prompts that a file names; of more it keeps the number and the digest
+
+
+class Kept:
+    """The prompts behind statistics, in bounded memory: number, digest, and the first names."""
+
+    def __init__(self, prompts: Iterable[Prompt] = ()):
+        self.count, self.named, self._digest = 0, list[Prompt](), sha256()
+        self.add(prompts)
+
+    def add(self, prompts: Iterable[Prompt]) -> None:
+        """Note further prompts."""
+        for prompt in prompts:
+            self.count += 1
+            self._digest.update(prompt.identity)
+            if len(self.named) < NAMED:
+                self.named.append(prompt)
+
+    def header(self) -> dict[str, Any]:
+        """What a file says of them; the digest is that of a PromptSet of the same prompts."""
+        return {
+            "prompts": self.count,
+            "prompts_digest": [self._digest.hexdigest()],
+            "prompt_ids": [prompt.id for prompt in self.named],
+            "text_ids": [text_id(prompt.text) for prompt in self.named],
+        }
+
+
+def header_of(pipeline: DiffusionPipeline, settings: Settings, kept: Kept) -> dict[str, Any]:
     """What statistics say of where they came from."""
     return {
         "quantity": "activation",
         "model": fingerprint(denoiser_of(pipeline)),
         "schedule": schedule_of(pipeline),
         **asdict(settings),
-        "prompts": len(prompts),
-        "prompts_digest": [PromptSet.of(prompts).digest],
-        "prompt_ids": [prompt.id for prompt in prompts],
-        "text_ids": [text_id(prompt.text) for prompt in prompts],
+        **kept.header(),
         "versions": versions(),
     }
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.models.collecting import Settings, batched, header_of
+from memfast.models.collecting import Kept, Settings, batched, header_of
 from memfast.models.denoising import Denoiser
 from memfast.models.families import Site, find_sites
 from memfast.models.gating import gated, open_gates
@@ -53,7 +53,7 @@ def collect_gradients(
     timesteps = denoiser.scheduler.timesteps[:steps].long()
     width = sum(site.neurons for site in sites.values())
     state = Moments.empty(steps * width, 1)
-    kept: list[Prompt] = []
+    kept = Kept()
     skipped: list[dict[str, Any]] = []
     small = sum(p.numel() for p in denoiser.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
@@ -64,7 +64,7 @@ def collect_gradients(
         for prompt, value in zip(batch, values, strict=True):
             if value.isfinite().all():
                 state = merge(state, sample(value[:, None].double()))
-                kept.append(prompt)
+                kept.add([prompt])
             else:
                 step = int((~value.isfinite()).nonzero()[0]) // width
                 skipped.append({"id": prompt.id, "step": step, "site": "gradient"})

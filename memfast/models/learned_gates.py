@@ -9,7 +9,7 @@ from memfast_kernels import Moments
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.models.collecting import Settings, header_of
+from memfast.models.collecting import Kept, Settings, header_of
 from memfast.models.denoising import Denoiser
 from memfast.models.families import find_sites
 from memfast.models.gating import gated
@@ -100,7 +100,7 @@ def learn_gates(
                 gate.clamp_(0, 1)
         if progress:
             progress(1)
-    header = header_of(pipeline, settings, list(reference)) | {"quantity": "gate"}
+    header = header_of(pipeline, settings, Kept(reference)) | {"quantity": "gate"}
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,

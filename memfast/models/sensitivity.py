@@ -15,7 +15,7 @@ from memfast_kernels import Moments, merge
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.models.collecting import Settings, batched, header_of
+from memfast.models.collecting import Kept, Settings, batched, header_of
 from memfast.models.denoising import Denoiser
 from memfast.models.families import Site, find_sites
 from memfast.models.gating import gated, open_gates
@@ -65,7 +65,7 @@ def collect_sensitivity(
     sites = find_sites(denoiser.model)
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
-    kept: list[Prompt] = []
+    kept = Kept()
     skipped = []
     small = sum(p.numel() for p in denoiser.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
@@ -74,7 +74,7 @@ def collect_sensitivity(
         for prompt, value in zip(batch, values, strict=True):
             if value.isfinite().all():
                 state = merge(state, sample(value.flatten()[:, None].double()))
-                kept.append(prompt)
+                kept.add([prompt])
             else:
                 stratum = int((~value.isfinite()).nonzero()[0, 0])
                 skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})

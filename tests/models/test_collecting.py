@@ -17,11 +17,12 @@ from torch import nn
 
 import memfast
 from memfast.errors import InputError
+from memfast.models import collecting
 from memfast.models.listening import listen
 from memfast.models.noise import generator
 from memfast.models.side_by_side import by_site, image_of, side_by_side
 from memfast.models.tracing import trace
-from memfast.prompts import make_prompt
+from memfast.prompts import PromptSet, make_prompt
 
 PROMPTS = ["a cat", "a dog", "red b on c", "blue a"]
 SHORT = {"steps": 2, "num_inference_steps": 4}
@@ -234,6 +235,17 @@ def test_the_header_says_what_was_run(tiny_pipeline):
     assert header["schedule"]["timestep_spacing"] == "trailing"
     assert (header["seed"], header["guidance_scale"], header["num_inference_steps"]) == (5, 7.5, 4)
     assert header["prompt_ids"] == [make_prompt("a cat").id]
+
+
+def test_what_is_kept_of_prompts_is_bounded(monkeypatch):
+    monkeypatch.setattr(collecting, "NAMED", 2)
+    prompts = [make_prompt(text) for text in "abc"]
+    kept = collecting.Kept(prompts[:1])
+    kept.add(prompts[1:])
+    header = kept.header()
+    assert header["prompts"] == 3
+    assert header["prompts_digest"] == [PromptSet.of(prompts).digest]
+    assert header["prompt_ids"] == [prompt.id for prompt in prompts[:2]]
 
 
 class Named(nn.Module):

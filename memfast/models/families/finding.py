@@ -36,7 +36,7 @@ def uncompiled(model: Model) -> Model:
 
 def _sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
     for path, block in model.named_modules():
-        if LEFT_ALONE.isdisjoint(path.split(".")):
+        if block._modules and LEFT_ALONE.isdisjoint(path.split(".")):
             for family in FAMILIES:
                 if (layout := family.layout(block)) is not None:
                     yield path, Site(path, block, layout, family)
