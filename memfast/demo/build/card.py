@@ -94,6 +94,16 @@ Pictures of emoji, not photographs: what holds here must be shown again on a ful
 """
 
 
+HUB = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+The embedded demo model of memfast, which memorizes some of its training pictures. Its figures are
+in `CARD.md`, all licences in `LICENSES.md`, one folder up.
+"""
+
 LICENSES = """# Licences of the embedded demo model
 
 | what | from | licence |

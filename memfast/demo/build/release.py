@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from memfast.demo.build.card import LICENSES, render
+from memfast.demo.build.card import HUB, LICENSES, render
 from memfast.demo.build.denoiser import build_scheduler
 from memfast.demo.build.figures import measure_card
 from memfast.demo.build.sets import Sets, write_sets
@@ -70,3 +70,4 @@ def write_data(sets: Sets, work: Path, out: Path) -> None:
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     (out / "CARD.md").write_text(render(card))
     (out / "LICENSES.md").write_text(LICENSES)
+    (out / "pipeline" / "README.md").write_text(HUB)
