@@ -60,9 +60,12 @@ class Denoiser:
         return noise.to(self.device, self.dtype)
 
     def predict(self, latents: Latents, timestep: Timesteps, embeddings: Embeddings) -> Latents:
-        """The denoiser's raw output, in the scheduler's prediction type. Differentiable."""
-        scaled = self.scheduler.scale_model_input(latents, timestep)
-        return self.model(scaled, timestep, encoder_hidden_states=embeddings).sample
+        """The denoiser's raw output, in the scheduler's prediction type. Differentiable.
+
+        latents: variance preserving, as `add_noise` makes them, whatever the scheduler; Euler's
+        and its kin are those divided by sqrt(alpha-bar), and only they need scaling.
+        """
+        return self.model(latents, timestep, encoder_hidden_states=embeddings).sample
 
     def epsilon(self, output: Latents, latents: Latents, timestep: Timesteps) -> Latents:
         """The noise that an output of `predict` stands for."""

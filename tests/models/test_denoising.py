@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 
 from memfast.errors import InputError
 from memfast.models.denoising import Denoiser
@@ -44,6 +49,53 @@ def test_clean_agrees_with_a_scheduler_step(denoiser: Denoiser) -> None:
     torch.testing.assert_close(
         denoiser.clean(output, latents, timestep), step.pred_original_sample, atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers' np.array(tensor)
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, PNDMScheduler])
+def test_predictions_do_not_depend_on_the_scheduler(
+    tiny_pipeline: StableDiffusionPipeline, scheduler: type
+) -> None:
+    """Schedulers that keep latents unscaled (by sigma, not variance preserving) change nothing."""
+    before = Denoiser(tiny_pipeline)
+    latents, embeddings = torch.randn(2, 4, 8, 8), before.encode(["a cat", "dog"])
+    tiny_pipeline.scheduler.set_timesteps(4)
+    timestep = int(tiny_pipeline.scheduler.timesteps[1])
+    expected = before.predict(latents, timestep, embeddings)
+    tiny_pipeline.scheduler = scheduler.from_config(tiny_pipeline.scheduler.config)
+    tiny_pipeline.scheduler.set_timesteps(4)
+    after = Denoiser(tiny_pipeline)
+    assert torch.equal(after.predict(latents, timestep, embeddings), expected)
+    torch.testing.assert_close(
+        after.clean(expected, latents, timestep), before.clean(expected, latents, timestep)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_eulers_own_latents_are_these_divided_by_alpha(
+    tiny_pipeline: StableDiffusionPipeline,
+) -> None:
+    """One Euler step of diffusers, from its latents, against one of ours from ours."""
+    tiny_pipeline.scheduler = EulerDiscreteScheduler.from_config(
+        tiny_pipeline.scheduler.config, timestep_spacing="trailing"
+    )
+    denoiser, scheduler = Denoiser(tiny_pipeline), tiny_pipeline.scheduler
+    scheduler.set_timesteps(4)
+    now, then = scheduler.timesteps[1:3]
+    latents, embeddings = torch.randn(2, 4, 8, 8), denoiser.encode(["a cat", "dog"])
+    output = denoiser.predict(latents, int(now), embeddings)
+    ours = denoiser.add_noise(
+        denoiser.clean(output, latents, int(now)),
+        denoiser.epsilon(output, latents, int(now)),
+        int(then),
+    )
+    alpha = [scheduler.alphas_cumprod[int(timestep)].sqrt() for timestep in (now, then)]
+    theirs = latents / alpha[0]
+    output = denoiser.model(
+        scheduler.scale_model_input(theirs, now), now, encoder_hidden_states=embeddings
+    ).sample
+    theirs = scheduler.step(output, now, theirs).prev_sample
+    torch.testing.assert_close(ours, theirs * alpha[1], atol=1e-5, rtol=1e-4)
 
 
 def test_generation_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
