@@ -1,7 +1,9 @@
 """What a run needs besides its prompts: metrics, networks, and facts about the models compared."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
+import torch
 from torch import nn
 
 from memfast.errors import InputError
@@ -9,12 +11,14 @@ from memfast.evaluation.cases import Cases
 from memfast.evaluation.clip import ClipScorer
 from memfast.evaluation.features import NETWORKS, Embed, MissingNetwork, load_network
 from memfast.evaluation.groups import duplicate_groups
-from memfast.evaluation.mitigations import Mitigation, Treated
+from memfast.evaluation.mitigations import Mitigation, Setting, Treated
+from memfast.evaluation.mitigations.pruning import reference_means
 from memfast.evaluation.similarity import METRICS, Toolbox, toolbox
 from memfast.models.denoising import Denoiser
 from memfast.models.families import find_sites
 from memfast.prompts import PromptSet
 
+Removed = Literal["neurons", "weights"]
 Networks = tuple[ClipScorer | None, tuple[str, Embed] | None]
 
 
@@ -71,7 +75,7 @@ def seen_in(cases: Cases, located: PromptSet) -> list[bool]:
     return [case.group in tainted for case in cases.cases]
 
 
-def removed_share(original: nn.Module, treated: nn.Module) -> tuple[str | None, float]:
+def removed_share(original: nn.Module, treated: nn.Module) -> tuple[Removed | None, float]:
     """What was taken out of the feed-forwards, ("neurons" | "weights" | None, share).
 
     Neurons: blocks are narrower, or columns of the second linear are zero that were not. Weights:
@@ -96,8 +100,25 @@ def removed_share(original: nn.Module, treated: nn.Module) -> tuple[str | None, 
     return ("weights", zeros / entries) if zeros else (None, 0.0)
 
 
+def shifted(original: nn.Module, treated: nn.Module) -> bool:
+    """Whether a feed-forward's last bias differs: then what was removed was compensated."""
+    after = find_sites(treated)
+    for path, site in find_sites(original).items():
+        old, new = site.contraction.bias, after[path].contraction.bias
+        if (old is None) != (new is None):
+            return True
+        if old is not None and new is not None and not torch.equal(old, new.to(old.device)):
+            return True
+    return False
+
+
 def given(original: Denoiser, treated: Denoiser) -> Mitigation:
-    """A model made beforehand, as a mitigation."""
+    """A model made beforehand, as a mitigation. Its controls are compensated where it is."""
     kind, share = removed_share(original.model, treated.model)
-    result = Treated(treated, removed=share)
-    return Mitigation("model", "given", "weights", lambda setting: result, kind)  # type: ignore[arg-type]
+    compensated = kind is not None and shifted(original.model, treated.model)
+
+    def apply(setting: Setting) -> Treated:
+        mean = reference_means(setting) if compensated else {}
+        return Treated(treated, removed=share, mean=mean)
+
+    return Mitigation("model", "given", "weights", apply, kind)

@@ -146,15 +146,12 @@ def run(bench: Bench, methods: Sequence[Mitigation], stage: Stage) -> dict[str, 
 
 
 def controls(trial: Trial, method: Mitigation, treated: Treated) -> list[Mitigation]:
-    """Random pruning of equal density and of equal damage."""
+    """Random pruning of equal density and of equal damage, compensated as the method is."""
     if method.control is None:
         return []
-    target = float(denoising_loss(treated.denoiser, trial.setting.reference).nanmean())
     make = {
-        f"{method.name}: random, equal density": partial(
-            at_density, method.control, treated.removed
-        ),
-        f"{method.name}: random, equal damage": partial(at_damage, method.control, target),
+        f"{method.name}: random, equal density": partial(at_density, method.control, treated),
+        f"{method.name}: random, equal damage": partial(at_damage, method.control, treated),
     }
     return [Mitigation(name, "control", "weights", apply) for name, apply in make.items()]
 

@@ -3,17 +3,21 @@
 import pytest
 import torch
 
+from memfast.evaluation.instruments import given, shifted
 from memfast.evaluation.losses import denoising_loss, matched
 from memfast.evaluation.mitigations import (
     MITIGATIONS,
     Setting,
+    Treated,
     attention,
     prompt_embedding,
     value_neurons,
 )
-from memfast.evaluation.mitigations.interface import plain
-from memfast.evaluation.mitigations.pruning import at_damage, at_density
+from memfast.evaluation.mitigations.interface import plain, with_model
+from memfast.evaluation.mitigations.pruning import at_damage, at_density, drawn, reference_means
+from memfast.models.compact import compact
 from memfast.models.denoising import Denoiser
+from memfast.models.families import find_sites
 from tests.evaluation.conftest import SCHEDULE, cases_of
 
 TEXTS, IDS = ["a cat", "red b"], ["x", "y"]
@@ -141,24 +145,61 @@ def test_refinement_keeps_what_is_needed_and_only_that():
     assert len(calls) < 10
 
 
+def removed(setting, share, mean=None):
+    """A method that took out that share of everything, as its controls see it."""
+    return Treated(setting.denoiser, removed=share, mean=mean or {})
+
+
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
 def test_controls_have_the_density_asked_for(kind, setting):
-    treated = at_density(kind, 0.25, setting)
+    treated = at_density(kind, removed(setting, 0.25), setting)
     assert treated.removed == pytest.approx(0.25, abs=0.001)
     other = Setting(setting.denoiser, setting.located, setting.reference, SCHEDULE, seed=1)
     draws = [
-        torch.cat([p.flatten() for p in at_density(kind, 0.25, s).denoiser.model.parameters()])
+        torch.cat(
+            [p.flatten() for p in at_density(kind, removed(s, 0.25), s).denoiser.model.parameters()]
+        )
         for s in (setting, other)
     ]
     assert draws[0].shape != draws[1].shape or not torch.equal(*draws)
 
 
+@pytest.mark.parametrize("name", [n for n, entry in MITIGATIONS.items() if entry.control])
+def test_controls_are_compensated_as_their_method_is(name, setting):
+    """By hand: a control's last biases move by its removed columns times the method's means."""
+    entry = MITIGATIONS[name]
+    treated = entry.apply(setting)
+    assert bool(treated.mean) == shifted(setting.denoiser.model, treated.denoiser.model)
+    assert bool(treated.mean) == (name == "least-needed")
+    for control in (at_density, at_damage):
+        made = control(entry.control, treated, setting)
+        assert made.mean == treated.mean
+        gone = drawn(setting, entry.control, made.removed, {})
+        after = find_sites(made.denoiser.model)
+        for path, site in find_sites(setting.denoiser.model).items():
+            weight = site.contraction.weight.detach()[:, site.columns]
+            mean = treated.mean.get(path, torch.zeros(site.neurons))
+            expected = site.contraction.bias + (weight * gone.masks[path]) @ mean
+            torch.testing.assert_close(after[path].contraction.bias, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("compensate", ["none", "mean"])
+def test_controls_of_a_given_model_are_compensated_as_it_is(compensate, setting):
+    mean = reference_means(setting)
+    masks = drawn(setting, "neurons", 0.4, mean)
+    model = compact(setting.denoiser.model, masks, compensate=compensate)
+    treated = given(setting.denoiser, with_model(setting.denoiser, model)).apply(setting)
+    assert list(treated.mean) == (list(mean) if compensate == "mean" else [])
+    for path, values in treated.mean.items():
+        assert torch.equal(values, mean[path])
+
+
 def test_a_control_of_equal_damage(setting):
     """Damage grows with the share here, so the bisection lands on the target from above."""
     before = float(denoising_loss(setting.denoiser, setting.reference).mean())
-    half = at_density("weights", 0.5, setting)
+    half = at_density("weights", removed(setting, 0.5), setting)
     target = float(denoising_loss(half.denoiser, setting.reference).mean())
-    treated = at_damage("weights", target, setting)
+    treated = at_damage("weights", half, setting)
     reached = float(denoising_loss(treated.denoiser, setting.reference).mean())
     assert abs(reached - target) <= abs(before - target) + 1e-9
 

@@ -39,12 +39,14 @@ class Treated:
     """A treated generator. An attacker with the weights attacks `denoiser` and skips `generate`.
 
     removed: the share of the feed-forward neurons or weights (or of the value neurons) taken out.
-    details: figures of its own for the summary.
+    mean: the neurons' means {site: [neurons]} of which the removed ones' were folded into the
+    biases; empty where nothing was. Controls get the same. details: figures of its own.
     """
 
     denoiser: Denoiser
     generate: Generate = plain
     removed: float = 0.0
+    mean: Mapping[str, Tensor] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

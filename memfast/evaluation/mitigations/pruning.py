@@ -1,14 +1,19 @@
 """Pruning of the feed-forwards: the paper's weight masks, whole neurons, and random controls."""
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from memfast.evaluation.cases import Cases
 from memfast.evaluation.losses import denoising_loss, matched
 from memfast.evaluation.mitigations.interface import Setting, Treated, with_model
 from memfast.models.collecting import collect
 from memfast.models.compact import compact
+from memfast.models.denoising import Denoiser
 from memfast.models.families import find_sites
-from memfast.models.locating import locate
+from memfast.models.locating import locate, reference_mean
 from memfast.models.sensitivity import collect_sensitivity
 from memfast.models.surgery import prune
 from memfast.prompts import Prompt, PromptSet
@@ -31,20 +36,32 @@ def statistics(setting: Setting, cases: Cases, paper: bool) -> NeuronStatistics:
     )
 
 
+def reference_means(setting: Setting) -> dict[str, Tensor]:
+    """Each neuron's mean activation on the reference captions, over the whole schedule."""
+    prompts = PromptSet.of([Prompt(case.id, case.text) for case in setting.reference.cases])
+    steps = setting.schedule["num_inference_steps"]
+    found = collect(
+        setting.denoiser.pipeline, prompts, steps=steps, seed=setting.seed, **setting.schedule
+    )
+    return reference_mean(found)
+
+
 def removing(setting: Setting, subspace: Subspace) -> Treated:
-    """The model without a subspace: compact where whole neurons go, masked where weights go."""
-    model = setting.denoiser.model
-    if subspace.kind == "neurons":
-        treated = compact(model, subspace, compensate="none")
-    else:
-        treated = prune(model, subspace)
-    return Treated(with_model(setting.denoiser, treated), removed=subspace.density)
+    """The model without a subspace: compact where whole neurons go, masked where weights go.
+
+    Each neuron's mean, where the subspace carries it, is folded into the bias.
+    """
+    make = compact if subspace.kind == "neurons" else prune
+    treated = make(setting.denoiser.model, subspace, compensate="mean")
+    denoiser = with_model(setting.denoiser, treated)
+    return Treated(denoiser, removed=subspace.density, mean=subspace.mean)
 
 
 def located(rule: str, setting: Setting) -> Treated:
     """What `locate` finds between the located and as many reference captions, removed.
 
-    Equal numbers, since the paper's contrast compares norms that are summed over captions.
+    Nothing is compensated. Equal numbers, since the paper's contrast compares norms that are
+    summed over captions.
     """
     paper = rule == "paper"
     memorized = statistics(setting, setting.located, paper)
@@ -52,7 +69,7 @@ def located(rule: str, setting: Setting) -> Treated:
     reference = statistics(setting, setting.reference.part(range(count)), paper)
     model = setting.denoiser.model
     subspace = locate(memorized, reference, model, rule=rule, fraction=setting.fraction)
-    return removing(setting, subspace)
+    return removing(setting, Subspace(**{subspace.kind: subspace.masks}))
 
 
 def least_needed(setting: Setting) -> Treated:
@@ -69,12 +86,11 @@ def least_needed(setting: Setting) -> Treated:
         **setting.schedule,
     )
     subspace = locate(None, found, denoiser.model, rule="reference", fraction=setting.fraction)
-    treated = with_model(denoiser, compact(denoiser.model, subspace))
-    return Treated(treated, removed=subspace.density)
+    return removing(setting, subspace)
 
 
-def drawn(setting: Setting, kind: str, density: float) -> Subspace:
-    """A random subspace of that density, by the setting's seed."""
+def drawn(setting: Setting, kind: str, density: float, mean: Mapping[str, Tensor]) -> Subspace:
+    """A random subspace of that density, by the setting's seed, with the means of a method."""
     masks = {}
     for path, site in find_sites(setting.denoiser.model).items():
         shape = (
@@ -85,21 +101,24 @@ def drawn(setting: Setting, kind: str, density: float) -> Subspace:
     flat[: round(density * len(flat))] = True
     parts = flat.split([mask.numel() for mask in masks.values()])
     whole = {p: part.view_as(masks[p]) for p, part in zip(masks, parts, strict=True)}
-    return random_like(Subspace(**{kind: whole}), setting.seed)
+    return random_like(Subspace(**{kind: whole}, mean=mean), setting.seed)
 
 
-def at_density(kind: str, density: float, setting: Setting) -> Treated:
-    """Control: random neurons or weights, of that density."""
-    return removing(setting, drawn(setting, kind, density))
+def at_density(kind: str, treated: Treated, setting: Setting) -> Treated:
+    """Control: as many random neurons or weights as a method removed, compensated as it was."""
+    return removing(setting, drawn(setting, kind, treated.removed, treated.mean))
 
 
-def at_damage(kind: str, target: float, setting: Setting) -> Treated:
-    """Control: random neurons or weights, as many as raise the reference loss to `target`."""
+def at_damage(kind: str, treated: Treated, setting: Setting) -> Treated:
+    """Control: as many random neurons or weights, compensated as a method's were, as raise the
+    reference loss to the method's."""
+
+    def loss(denoiser: Denoiser) -> float:
+        return float(denoising_loss(denoiser, setting.reference).nanmean())
 
     def damage(share: float) -> float:
-        model = prune(setting.denoiser.model, drawn(setting, kind, share))
-        treated = with_model(setting.denoiser, model)
-        return float(denoising_loss(treated, setting.reference).nanmean())
+        model = prune(setting.denoiser.model, chosen(share), compensate="mean")
+        return loss(with_model(setting.denoiser, model))
 
-    share = matched(damage, target)
-    return removing(setting, drawn(setting, kind, share))
+    chosen = partial(drawn, setting, kind, mean=treated.mean)
+    return removing(setting, chosen(matched(damage, loss(treated.denoiser))))
