@@ -24,6 +24,7 @@ from memfast.repairing.settings import RepairSettings
 from memfast.repairing.training import History, train
 
 FEWEST = 8  # reference captions: half of them train, half of them judge
+JUDGES = 64  # duplicate groups that are held out to judge, at most
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def repair(
 ) -> Repaired:
     """A copy of `pipeline` whose denoiser is repaired towards `original`; see RepairSettings.
 
-    Every other reference caption is held out and only judges. Captions without a training image
-    get one that the original makes (reference) or that the pruned model makes (the surrogate of
-    memorized ones); only memorized captions with a training image are attacked.
+    Every other one of the first 128 reference captions is held out and only judges. Captions
+    without a training image get one that the original makes (reference) or that the pruned model
+    makes (the surrogate of memorized ones); only memorized captions with a training image are
+    attacked.
     Raises InputError for a compact original, one of another shape, fewer than 8 reference
     captions, captions in both lists, and what `train` refuses.
     """
@@ -137,9 +139,9 @@ def joined(parts: Sequence[Samples]) -> Samples:
 
 
 def every_other(cases: Cases) -> tuple[Cases, Cases]:
-    """Two halves by turns, no duplicate group in both."""
+    """Two parts by turns, no duplicate group in both; of a long list the second stays short."""
     groups = list(dict.fromkeys(cases.groups))
-    turn = {group: place % 2 for place, group in enumerate(groups)}
+    turn = {group: place % 2 * (place < 2 * JUDGES) for place, group in enumerate(groups)}
     sides = [[k for k, g in enumerate(cases.groups) if turn[g] == side] for side in (0, 1)]
     return cases.part(sides[0]), cases.part(sides[1])
 
