@@ -23,7 +23,7 @@ class Interval:
     def __str__(self) -> str:
         if not self.count:
             return "unknown"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def below(self, other: "Interval") -> bool:
         """Whether this figure is lower than the other beyond both intervals."""

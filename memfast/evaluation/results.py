@@ -92,11 +92,11 @@ def _row(
     }
     claims = {}
     if method.source != "control" and outcome is not original:
-        rivals = {
+        rivals = {"original": original} | {
             name.split(": ", 1)[1]: other
             for name, other in outcomes.items()
             if name.startswith(f"{method.name}: ")
-        } or {"original": original}
+        }
         for rival, other in rivals.items():
             claims[f"fewer copies than {rival}"] = _all_below(
                 {m: rates[m]["all"] for m in rates},

@@ -5,11 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from memfast.evaluation.results import HEADLINE, Row
+from memfast.evaluation.cases import Case
+from memfast.evaluation.results import HEADLINE
 from memfast.evaluation.run import AttackReport, Evaluation
 from memfast.report.report import Report
 
 PICTURES = 16
+QUALITIES = {"ssim": "SSIM", "loss_ratio": "loss", "clip": "CLIP"}
 INTERVALS = (
     "Intervals are 95 %, resampled over groups of near-duplicate captions. A claim is shown only "
     "where the interval lies below its control's for every headline metric."
@@ -20,18 +22,18 @@ Table = tuple[str, list[str], list[list[Any]]]  # title, columns, rows
 
 
 def methods_tables(result: Evaluation) -> list[Table]:
-    """Every method beside its controls: copies, copies under attack, and quality with cost."""
+    """Every method beside its controls: copies, copies under attack, quality, and cost."""
     first = result.rows[0]
     headline = [m for m in HEADLINE if m in first.rates] or list(first.rates)
-    copies = [
-        [row.name, *(str(row.rates[m]["all"]) for m in headline), _claim(row)]
-        for row in result.rows
-    ]
+    claims = list(dict.fromkeys(claim for row in result.rows for claim in row.verdicts))
     tables: list[Table] = [
         (
-            "Copies, and whether they are fewer than the controls'",
-            ["method", *(f"by {m}" for m in headline), "fewer"],
-            copies,
+            "Copies",
+            ["method", "lives in", *(f"by {m}" for m in headline)],
+            [
+                [row.name, row.lives_in, *(str(row.rates[m]["all"]) for m in headline)]
+                for row in result.rows
+            ],
         )
     ]
     if first.attacked:
@@ -50,54 +52,53 @@ def methods_tables(result: Evaluation) -> list[Table]:
                 ],
             )
         )
-    return [*tables, _quality(result)]
+    if claims:
+        verdicts = [[row.name, *(row.verdicts.get(c, "") for c in claims)] for row in result.rows]
+        tables.append(
+            (
+                "Claims: are there fewer copies than",
+                ["method", *(claim.removeprefix("fewer copies than ") for claim in claims)],
+                [cells for cells in verdicts if any(cells[1:])],
+            )
+        )
+    return [*tables, _quality(result), _cost(result)]
 
 
 def _quality(result: Evaluation) -> Table:
-    first = result.rows[0]
-    features = result.bench.network[0] if result.bench.network else ""
-    optional = (
-        ("CLIP score", "reference", "clip"),
-        (f"FID ({features})", "singles", "fid"),
-        (f"KID ({features})", "singles", "kid"),
-    )
-    shown = [o for o in optional if o[2] in getattr(first, o[1])]
-    columns = [
-        "method",
-        "lives in",
-        "SSIM to original",
-        "reference loss",
-        *(f"held-out {name}" for name in first.heldout if first.heldout[name].count),
-        *(name for name, _, _ in shown),
-        "parameters",
-        "s an image",
+    """Means over captions that are not memorized, where anything is known."""
+    columns = {
+        f"{kind}, {words}": (kind, name)
+        for kind in ("reference", "heldout")
+        for name, words in QUALITIES.items()
+        if (figure := getattr(result.rows[0], kind).get(name)) and figure.count
+    }
+    rows = [
+        [row.name, *(str(getattr(row, kind)[name]) for kind, name in columns.values())]
+        for row in result.rows
     ]
+    heading = "Quality: SSIM to the original's images, loss over the original's, CLIP score"
+    return heading, ["method", *columns], rows
+
+
+def _cost(result: Evaluation) -> Table:
+    """Size, seconds, and the distances of whole sets of images."""
+    network = result.bench.network[0] if result.bench.network else ""
+    distances = [d for d in ("fid", "kid") if d in result.rows[0].singles]
+    whole = result.rows[0].singles["parameters"]
+    columns = ["method", "removed", "parameters", "smaller", "s an image"]
     rows = [
         [
             row.name,
-            row.lives_in,
-            str(row.reference["ssim"]),
-            str(row.reference["loss_ratio"]),
-            *(str(v) for v in row.heldout.values() if v.count),
-            *(_figure(row, kind, name) for _, kind, name in shown),
+            row.singles["removed"],
             round(row.singles["parameters"]),
+            "yes" if row.singles["parameters"] < whole else "no",
             row.singles["seconds"],
+            *(row.singles[d] for d in distances),
         ]
         for row in result.rows
     ]
-    return "Reference captions, size and cost (loss as a multiple of the original's)", columns, rows
-
-
-def _figure(row: Row, kind: str, name: str) -> Any:
-    value = getattr(row, kind)[name]
-    return value if isinstance(value, float) else str(value)
-
-
-def _claim(row: Row) -> str:
-    claims = [v for name, v in row.verdicts.items() if not name.endswith("under attack")]
-    if not claims:
-        return ""
-    return "shown" if set(claims) == {"shown"} else "not shown"
+    named = [f"{d.upper()} ({network})" for d in distances]
+    return "Size, cost, and distances of reference images", [*columns, *named], rows
 
 
 def why_missing(missing: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -129,9 +130,6 @@ def evaluation_page(result: Evaluation) -> Report:
     )
     for heading, columns, rows in methods_tables(result):
         page.table(heading, columns, rows)
-    claims = [(row.name, claim, v) for row in result.rows for claim, v in row.verdicts.items()]
-    if claims:
-        page.table("Claims", ("method", "claim", "verdict"), claims)
     page.table(
         "Memorization rate by metric and kind of caption",
         ("method", "metric", "captions", "rate", "prompts"),
@@ -140,6 +138,7 @@ def evaluation_page(result: Evaluation) -> Report:
             for row in result.rows
             for metric, parts in row.rates.items()
             for part, rate in parts.items()
+            if rate.count
         ],
         searchable=True,
     )
@@ -150,42 +149,40 @@ def evaluation_page(result: Evaluation) -> Report:
 
 def _pictures(page: Report, result: Evaluation) -> None:
     outcomes = [o for o in result.outcomes.values() if o.mitigation.source != "control"]
-    cases = result.bench.memorized.cases
-    columns = ["caption", "training image"]
-    images: list[Tensor | None] = []
-    for outcome in outcomes:
-        columns.append(outcome.mitigation.name)
-        images.append(outcome.pictures)
-        if outcome.attacked_pictures is not None:
-            columns.append(f"{outcome.mitigation.name}, under attack")
-            images.append(outcome.attacked_pictures)
-    searched = [place for place in outcomes[0].tested if len(cases[place].images)]
-    rows = []
-    for place, index in enumerate(outcomes[0].tested[:PICTURES]):
-        own = cases[index].images[0] if len(cases[index].images) else None
-        row: list[Tensor | None] = [own]
-        for column, stack in zip(columns[2:], images, strict=True):
-            at = place
-            if column.endswith(", under attack"):
-                at = searched.index(index) if index in searched else len(searched)
-            row.append(stack[at] if stack is not None and at < len(stack) else None)
-        rows.append((cases[index].text, row))
-    page.pictures("Memorized captions, first repetition", columns, rows)
-    kept = outcomes[0].reference_tested[:PICTURES]
+    names = [outcome.mitigation.name for outcome in outcomes]
+    tested = [result.bench.memorized.cases[index] for index in outcomes[0].tested]
+    searched = [case for case in tested if len(case.images)]
+    attacked = [outcome for outcome in outcomes if outcome.attacked_pictures is not None]
+    kept = [result.bench.reference.cases[index] for index in outcomes[0].reference_tested]
+    page.pictures(
+        "Memorized captions, first repetition",
+        ["caption", "training image", *names],
+        _grid(tested, [_first_images(tested), *(o.pictures for o in outcomes)]),
+    )
+    if attacked:
+        page.pictures(
+            "The same captions under attack",
+            ["caption", "training image", *(outcome.mitigation.name for outcome in attacked)],
+            _grid(searched, [_first_images(searched), *(o.attacked_pictures for o in attacked)]),
+            note="Images from the embeddings found, one seed.",
+        )
     page.pictures(
         "Reference captions",
-        ["caption", *(outcome.mitigation.name for outcome in outcomes)],
-        [
-            (
-                result.bench.reference.cases[index].text,
-                [
-                    None if o.reference_pictures is None else o.reference_pictures[place]
-                    for o in outcomes
-                ],
-            )
-            for place, index in enumerate(kept)
-        ],
+        ["caption", "training image", *names],
+        _grid(kept, [_first_images(kept), *(o.reference_pictures for o in outcomes)]),
     )
+
+
+def _first_images(cases: Sequence[Case]) -> list[Tensor | None]:
+    return [case.images[0] if len(case.images) else None for case in cases]
+
+
+def _grid(cases: Sequence[Case], columns: Sequence[Any]) -> list[tuple[str, list[Tensor | None]]]:
+    """Rows of a picture grid: a caption, and its picture of every column."""
+    return [
+        (case.text, [None if column is None else column[place] for column in columns])
+        for place, case in enumerate(cases[:PICTURES])
+    ]
 
 
 def _missing(page: Report, missing: Mapping[str, str], notes: Sequence[str]) -> None:
@@ -201,6 +198,7 @@ def attack_table(result: AttackReport) -> tuple[list[str], list[list[Any]]]:
     rows = [
         [r["images"], r["start"], r["steps"], r["metric"], str(r["rate"]), r["rate"].count]
         for r in result.rows()
+        if r["rate"].count
     ]
     return columns, rows
 

@@ -111,6 +111,7 @@ def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, refer
     assert rows["random-words"].attacked == rows["original"].attacked
     assert not rows["neurons: random, equal damage"].attacked
     assert rows["neurons"].verdicts == {
+        "fewer copies than original": "not shown",
         "fewer copies than random, equal density": "not shown",
         "fewer copies than random, equal damage": "not shown",
         "fewer copies than original, under attack": "not shown",
@@ -122,7 +123,7 @@ def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, refer
     assert (~tested.isnan()).sum(1).tolist() == [2, 2]
     json.dumps(result.summary())
     page = evaluation_page(result).html()
-    assert "neurons, under attack" in page
+    assert "The same captions under attack" in page
     assert "sscd_disc_large" not in page
 
 

@@ -95,4 +95,4 @@ def rescaling(setting: Setting) -> Treated:
                 images.append(denoiser.generate(embeddings, names, seed, **schedule))
         return stacked(images)
 
-    return Treated(setting.denoiser, generate, details={"scale": SCALE})
+    return Treated(setting.denoiser, generate)

@@ -30,4 +30,4 @@ def perturbed(kind: str, setting: Setting) -> Treated:
         ]
         return plain(denoiser, changed, ids, seed, schedule)
 
-    return Treated(setting.denoiser, generate, details={"changes": CHANGES})
+    return Treated(setting.denoiser, generate)

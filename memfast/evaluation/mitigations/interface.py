@@ -40,14 +40,13 @@ class Treated:
 
     removed: the share of the feed-forward neurons or weights (or of the value neurons) taken out.
     mean: the neurons' means {site: [neurons]} of which the removed ones' were folded into the
-    biases; empty where nothing was. Controls get the same. details: figures of its own.
+    biases; empty where nothing was. Controls get the same.
     """
 
     denoiser: Denoiser
     generate: Generate = plain
     removed: float = 0.0
     mean: Mapping[str, Tensor] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

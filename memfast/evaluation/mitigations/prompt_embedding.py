@@ -90,4 +90,4 @@ def optimised(setting: Setting) -> Treated:
             images.append(denoiser.generate(embeddings, names, seed, **schedule))
         return stacked(images)
 
-    return Treated(denoiser, generate, details={"target": target})
+    return Treated(denoiser, generate)

@@ -188,5 +188,4 @@ def value_neurons(setting: Setting) -> Treated:
             layer.weight[sorted(union[path])] = 0
     removed = sum(map(len, union.values()))
     total = sum(layer.out_features for layer in search.layers.values())
-    details = {"neurons": removed, "of": total, "threshold": threshold}
-    return Treated(with_model(setting.denoiser, model), removed=removed / total, details=details)
+    return Treated(with_model(setting.denoiser, model), removed=removed / total)
