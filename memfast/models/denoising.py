@@ -48,8 +48,24 @@ class Denoiser:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Embeddings:
-        """Text embeddings, as the pipeline computes them (truncated at the tokenizer's limit)."""
-        return self.pipeline.encode_prompt(list(texts), self.device, 1, False)[0]
+        """Text embeddings, as the pipeline computes them (truncated at the tokenizer's limit).
+
+        Without textual inversions the pipeline's own function does no more than this, but splits
+        every text into tokens three times.
+        """
+        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        if any(token.endswith("_1") for token in tokenizer.get_added_vocab()):
+            return self.pipeline.encode_prompt(list(texts), self.device, 1, False)[0]
+        tokens = tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        masked = getattr(encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask if masked else None
+        return encoder(tokens.input_ids, attention_mask=mask)[0].to(encoder.dtype)
 
     def initial_noise(self, ids: Sequence[str], seed: int) -> Latents:
         """The latents that generation starts from: one image's depend on its id and seed alone."""

@@ -111,6 +111,19 @@ def test_generation_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline)
     torch.testing.assert_close(images, theirs)
 
 
+@pytest.mark.parametrize("added", [[], ["<toy>", "<toy>_1"]])  # a textual inversion of two vectors
+@pytest.mark.parametrize("masked", [False, True])
+def test_embeddings_are_the_pipelines_own(
+    tiny_pipeline: StableDiffusionPipeline, added: list[str], masked: bool
+) -> None:
+    tiny_pipeline.tokenizer.add_tokens(added)
+    tiny_pipeline.text_encoder.resize_token_embeddings(2000)
+    tiny_pipeline.text_encoder.config.use_attention_mask = masked
+    texts = ["a cat", "", "a <toy> of a very long " + "dog " * 100]
+    theirs = tiny_pipeline.encode_prompt(texts, "cpu", 1, False)[0]
+    assert torch.equal(Denoiser(tiny_pipeline).encode(texts), theirs)
+
+
 def test_noise_depends_on_id_and_seed_alone(tiny_pipeline: StableDiffusionPipeline) -> None:
     denoiser = Denoiser(tiny_pipeline)
     together = denoiser.initial_noise(["a", "b"], 0)
