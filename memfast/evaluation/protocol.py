@@ -18,13 +18,14 @@ from memfast.evaluation.adversarial import AttackSettings
 from memfast.evaluation.attack import attack_cases
 from memfast.evaluation.cases import Cases
 from memfast.evaluation.clip import ClipScorer
+from memfast.evaluation.distances import ssim as structural_similarity
 from memfast.evaluation.features import Embed
 from memfast.evaluation.groups import halves
 from memfast.evaluation.losses import denoising_loss
 from memfast.evaluation.mitigations import Mitigation, Setting, Treated
 from memfast.evaluation.mitigations.interface import Schedule, parameters
 from memfast.evaluation.mitigations.pruning import at_damage, at_density
-from memfast.evaluation.quality import fidelity, frechet_distance, kernel_distance
+from memfast.evaluation.quality import frechet_distance, kernel_distance
 from memfast.evaluation.replication import replication
 from memfast.evaluation.similarity import Toolbox
 from memfast.models.denoising import Denoiser
@@ -221,8 +222,8 @@ def _quality(
     total = len(bench.heldout or ()) if of_set == "heldout" else len(bench.reference)
     ssim = torch.ones(len(cases))
     if original is not None:
-        near = fidelity(images.flatten(0, 1), original[of_set].flatten(0, 1))
-        ssim = near.ssim.view(len(images), -1).mean(0)
+        near = structural_similarity(images.flatten(0, 1), original[of_set].flatten(0, 1))
+        ssim = near.view(len(images), -1).mean(0)
     _keep(figures, "ssim", ssim, kept, total)
     _keep(figures, "loss", denoising_loss(treated.denoiser, cases, trial.seed), kept, total)
     if bench.clip is not None:

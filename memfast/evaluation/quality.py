@@ -1,16 +1,12 @@
-"""What a treatment did to the images that should have stayed: FID, KID, equal-seed similarity.
+"""Distances between sets of images by their features: FID and KID.
 
 A feature distance carries its network's name: with the offline network it is not Inception FID,
 and the two never compare.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from memfast.evaluation import distances
 
 First = Float[Tensor, "first features"]
 Second = Float[Tensor, "second features"]
@@ -54,20 +50,3 @@ def kernel_distance(first: First, second: Second) -> float:
         return (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
 
     return float(within(one) + within(two) - 2 * kernel(one, two).mean())
-
-
-@dataclass(frozen=True, slots=True)
-class Fidelity:
-    """How near two models' images of equal prompts and seeds are, an image each."""
-
-    ssim: Float[Tensor, " images"]
-    rms: Float[Tensor, " images"]
-
-
-def fidelity(
-    images: Float[Tensor, "images 3 height width"],
-    original: Float[Tensor, "images 3 height width"],
-) -> Fidelity:
-    """SSIM and root mean squared difference to the original model's images at equal seeds."""
-    rms = (images - original).square().mean((1, 2, 3)).sqrt()
-    return Fidelity(distances.ssim(images, original), rms)

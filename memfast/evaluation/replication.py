@@ -41,19 +41,6 @@ class Replication:
             passed = passed.masked_fill(~which, float("nan"))
         return mean_interval(passed, self.cases.groups, rate=True)
 
-    def rates(self) -> dict[str, dict[str, Interval]]:
-        """{metric: {"all", "verbatim", "template": rate}}, the latter two where there are any."""
-        template = torch.tensor([case.template for case in self.cases.cases])
-        parts = {"all": None, "verbatim": ~template, "template": template}
-        return {
-            metric: {
-                name: self.rate(metric, which)
-                for name, which in parts.items()
-                if which is None or (which.any() and not which.all())
-            }
-            for metric in self.scores
-        }
-
 
 def hits(metric: str, scores: Tensor) -> Tensor:
     """1 for scores that pass the metric's threshold, 0 for others, NaN for unknown ones."""

@@ -15,7 +15,6 @@ from memfast.evaluation.replication import hits
 from memfast.evaluation.similarity import METRICS
 
 HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
-OWN_SINGLES = ("seconds", "parameters", "removed", "fid", "kid")
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,12 @@ def _row(
             if name.startswith(f"{method.name}: ")
         }
         for rival, other in rivals.items():
-            claims[f"fewer copies than {rival}"] = _all_below(
+            claims[f"fewer copies than {rival}"] = all_below(
                 {m: rates[m]["all"] for m in rates},
                 {m: _rate(m, values, groups) for m, values in other.plain.items()},
             )
         if under_attack:
-            claims["fewer copies than original, under attack"] = _all_below(
+            claims["fewer copies than original, under attack"] = all_below(
                 under_attack,
                 {m: _rate(m, values, groups) for m, values in original.attacked.items()},
             )
@@ -157,7 +156,7 @@ def parts_of(bench: Bench, located: Sequence[bool] | None) -> dict[str, Tensor |
     return {"all": None, **kept}
 
 
-def _all_below(treated: Mapping[str, Interval], control: Mapping[str, Interval]) -> str:
+def all_below(treated: Mapping[str, Interval], control: Mapping[str, Interval]) -> str:
     """ "shown" only where every headline metric shows it."""
     metrics = [m for m in HEADLINE if m in treated and treated[m].count] or list(treated)
     answers = {verdict(treated[m], control[m]) for m in metrics}

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from memfast.evaluation.cases import Case
-from memfast.evaluation.results import HEADLINE
+from memfast.evaluation.rates import Interval
+from memfast.evaluation.results import HEADLINE, all_below
 from memfast.evaluation.run import AttackReport, Evaluation
 from memfast.report.report import Report
 
@@ -193,14 +194,24 @@ def _missing(page: Report, missing: Mapping[str, str], notes: Sequence[str]) -> 
 
 
 def attack_table(result: AttackReport) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows: every set of images, start, number of steps and metric."""
-    columns = ["images", "start", "steps", "metric", "brought back", "images tried"]
-    rows = [
-        [r["images"], r["start"], r["steps"], r["metric"], str(r["rate"]), r["rate"].count]
-        for r in result.rows()
-        if r["rate"].count
-    ]
-    return columns, rows
+    """Columns and rows: every set of images, start and number of steps, with every metric's rate.
+
+    The last column: do more memorized images come back than under the same attack on the control,
+    beyond both intervals and by every headline metric?
+    """
+    found: dict[tuple[str, str, int], dict[str, Interval]] = {}
+    for row in result.rows():
+        if row["rate"].count:
+            key = (row["images"], row["start"], row["steps"])
+            found.setdefault(key, {})[row["metric"]] = row["rate"]
+    metrics = list(dict.fromkeys(metric for rates in found.values() for metric in rates))
+    rows = []
+    for (images, start, steps), rates in found.items():
+        control = found.get(("control", start, steps))
+        claim = all_below(control, rates) if control and images != "control" else ""
+        figures = [str(rates[m]) if m in rates else "" for m in metrics]
+        rows.append([images, start, str(steps or ""), *figures, claim])
+    return ["images", "start", "steps", *metrics, "more than control"], rows
 
 
 def attack_page(result: AttackReport) -> Report:
@@ -209,10 +220,14 @@ def attack_page(result: AttackReport) -> Report:
     page.text(
         "How to read this",
         "Memorized: the images under test. Control: the same attack on images that the model does "
-        "not replicate; what the attack does to them is what it can do without memory.",
-        INTERVALS,
+        "not replicate; what the attack does to them is what it can do without memory. Any: at "
+        "least one start brought the image back. Below the attack: other words, and the words "
+        "nearest to the embeddings found.",
+        "Intervals are 95 %, resampled over groups of near-duplicate captions. More than control "
+        "is shown only where the intervals do not overlap for any headline metric.",
     )
-    page.table("Rates", *attack_table(result), searchable=True)
+    page.table("Images brought back", *attack_table(result), searchable=True)
+    captions = {case.id: case.text for case in result.attacked["memorized"].cases.cases}
     for name, found in result.attacked.items():
         page.pictures(
             f"Under attack: {name}",
@@ -224,13 +239,18 @@ def attack_page(result: AttackReport) -> Report:
         )
     if result.projected:
         page.table(
-            "The embeddings' nearest words", ("caption", "words"), sorted(result.projected.items())
+            "The embeddings' nearest words",
+            ("caption", "words"),
+            [(captions.get(name, name), words) for name, words in result.projected.items()],
         )
     if result.extracted:
         page.table(
             "Extraction",
             ("caption", "images alike", "seeds", "extracted", "image"),
-            [(e.id, e.clique, e.seeds, e.extracted, e.picture) for e in result.extracted],
+            [
+                (captions.get(e.id, e.id), e.clique, e.seeds, e.extracted, e.picture)
+                for e in result.extracted
+            ],
         )
     _missing(page, result.tools.missing, result.notes)
     return page

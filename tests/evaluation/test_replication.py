@@ -58,11 +58,10 @@ def test_rates_take_the_best_seed_and_split_templates():
     outcome = replication(toolbox(("ssim",)), iter([first, second]), cases, own)
     assert outcome.scores["ssim"].shape == (2, 4)
     assert outcome.replicated("ssim").tolist() == [1, 0, 0, 1]
-    rates = outcome.rates()["ssim"]
-    assert {name: rate.value for name, rate in rates.items()} == pytest.approx(
-        {"all": 0.5, "verbatim": 1 / 3, "template": 1.0}
-    )
-    assert rates["all"].groups == 2
+    template = torch.tensor([c.template for c in cases.cases])
+    rates = [outcome.rate("ssim", which) for which in (None, ~template, template)]
+    assert [rate.value for rate in rates] == pytest.approx([0.5, 1 / 3, 1.0])
+    assert rates[0].groups == 2
 
 
 def write_list(folder, rows):
