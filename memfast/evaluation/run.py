@@ -186,6 +186,7 @@ def evaluate(
         "fraction": fraction,
         "memorized": len(ours),
         "reference": len(theirs),
+        "heldout": len(bench.heldout) if bench.heldout else 0,
         "attack_steps": attack.steps[-1] if attack else None,
         "attack_draws": attack.draws if attack else None,
     }

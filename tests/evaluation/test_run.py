@@ -11,13 +11,14 @@ from memfast.cli.app import app
 from memfast.errors import InputError
 from memfast.evaluation.adversarial import AttackSettings
 from memfast.evaluation.instruments import removed_share, seen_in
-from memfast.evaluation.results import score_lines
+from memfast.evaluation.rates import Interval
+from memfast.evaluation.results import all_below, score_lines
 from memfast.evaluation.run import attack, evaluate
 from memfast.models.compact import compact
 from memfast.models.families import ffn_sites
 from memfast.models.surgery import prune
 from memfast.prompts import Prompt, PromptSet
-from memfast.report.evaluation import attack_page, evaluation_page
+from memfast.report.evaluation import attack_page, attack_table, evaluation_page
 from memfast.selection import Subspace
 from tests.evaluation.conftest import PLANTED, SCHEDULE, cases_of
 
@@ -81,6 +82,19 @@ def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, refer
     assert ("memorized", "paraphrase: drop", 0) in starts
     json.dumps(report.summary())
     assert "Under attack: control" in attack_page(report).html()
+    columns, table = attack_table(report)
+    assert columns == ["images", "start", "steps", *METRICS, "more than control"]
+    claims = {(row[0], row[1]): row[-1] for row in table}
+    assert claims["memorized", "any"] == "not shown"  # one of four images against none of six
+    assert claims["control", "any"] == claims["memorized", "nearest words"] == ""
+
+
+def test_a_claim_needs_every_headline_metric():
+    low, high, wide = (Interval(1.0, a, b, 9, 9) for a, b in ((0.0, 0.2), (0.7, 1.0), (0.0, 1.0)))
+    assert all_below({"l2_ratio": low, "ssim": low}, {"l2_ratio": high, "ssim": high}) == "shown"
+    assert all_below({"l2_ratio": low, "ssim": wide}, {"l2_ratio": high, "ssim": high}) != "shown"
+    assert all_below({"ssim": low, "tiled_l2": wide}, {"ssim": high, "tiled_l2": high}) == "shown"
+    assert all_below({"tiled_l2": high}, {"tiled_l2": low}) == "not shown"
 
 
 def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, reference_set):
