@@ -18,15 +18,19 @@ from memfast.repairing.settings import RepairSettings
 class Pool:
     """One embedding for every image and start, with the number of attack steps behind it."""
 
-    def __init__(self, denoiser: Denoiser, targets: Samples, settings: RepairSettings):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        targets: Sequence[tuple[Samples, Sequence[str]]],
+        settings: RepairSettings,
+    ):
+        """targets: images to attack, each lot with the starts that it is attacked from."""
         self.settings = settings
-        self.names = [f"{name}/{start}" for start in settings.starts for name in targets.ids]
-        self.clean = targets.clean.repeat(len(settings.starts), 1, 1, 1)
+        lots = [(samples, start) for samples, starts in targets for start in starts]
+        self.names = [f"{name}/{start}" for samples, start in lots for name in samples.ids]
+        self.clean = torch.cat([samples.clean for samples, _ in lots])
         self.beginnings = torch.cat(
-            [
-                STARTS[start](denoiser, targets.ids, targets.texts, settings.seed)
-                for start in settings.starts
-            ]
+            [STARTS[start](denoiser, s.ids, s.texts, settings.seed) for s, start in lots]
         )
         self.embeddings = self.beginnings.clone()
         self.ages = torch.zeros(len(self.names), dtype=torch.int64)
@@ -36,28 +40,32 @@ class Pool:
     ) -> tuple[Tensor, Tensor]:
         """Clean latents of images and the embeddings that the attack now has for them.
 
-        A batch of the pool is drawn, begun anew where its life is over, and attacked on.
+        A batch of the pool is drawn, begun anew where its life is over, and attacked on. What has
+        just begun is driven away from captions first: those are not to be unlearnt.
         """
         settings = self.settings
         rows = torch.randperm(len(self.names), generator=source)[: settings.batch]
         over = rows[self.ages[rows] >= settings.life]
         self.embeddings[over] = self.beginnings[over]
         self.ages[over] = 0
+        seed = settings.seed + 2 * step
+        if settings.run_up:
+            self._drive(student, rows[self.ages[rows] == 0], settings.run_up, seed)
+        self._drive(student, rows, settings.stride, seed + 1)
+        return self.clean[rows], self.embeddings[rows]
+
+    def _drive(self, student: Denoiser, rows: Tensor, steps: int, seed: int) -> None:
+        if not len(rows):
+            return
+        settings = self.settings
         attack = AttackSettings(
-            (settings.stride,),
-            settings.attack_rate,
-            settings.draws,
-            seed=settings.seed + step,
-            batch=settings.batch,
+            (steps,), settings.attack_rate, settings.draws, seed=seed, batch=settings.batch
         )
-        names: Sequence[str] = [self.names[row] for row in rows.tolist()]
+        names = [self.names[row] for row in rows.tolist()]
         with torch.enable_grad():
-            found = find_embeddings(
-                student, self.clean[rows], self.embeddings[rows], names, attack
-            )[settings.stride]
-        self.embeddings[rows] = found
-        self.ages[rows] += settings.stride
-        return self.clean[rows], found
+            found = find_embeddings(student, self.clean[rows], self.embeddings[rows], names, attack)
+        self.embeddings[rows] = found[steps]
+        self.ages[rows] += steps
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionPipeline
 
 from memfast.errors import InputError, some
@@ -110,11 +109,12 @@ def prepare(
         own = samples_of(student, with_images(student, bare, schedule, settings.seed))
     if settings.adversarial > 0:
         count = min(settings.controls, len(samples))
-        targets = [first(samples, count)] if count else []
+        others = [start for start in settings.starts if start != "prompt"]
+        targets = [(first(samples, count), others)] if count and others else []
         if located is not None and any(len(case.images) for case in located.cases):
-            targets.append(samples_of(teacher, located.first_images()[0]))
+            targets.append((samples_of(teacher, located.first_images()[0]), settings.starts))
         if targets:
-            pool = Pool(student, joined(targets), settings)
+            pool = Pool(student, targets, settings)
     return Material(settings, samples, own, pool, teacher.encode([""]))
 
 
@@ -125,16 +125,6 @@ def first(samples: Samples, count: int) -> Samples:
         samples.texts[:count],
         samples.clean[:count],
         samples.embeddings[:count],
-    )
-
-
-def joined(parts: Sequence[Samples]) -> Samples:
-    """Samples one after another."""
-    return Samples(
-        [name for part in parts for name in part.ids],
-        [text for part in parts for text in part.texts],
-        torch.cat([part.clean for part in parts]),
-        torch.cat([part.embeddings for part in parts]),
     )
 
 

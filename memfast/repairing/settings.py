@@ -20,9 +20,10 @@ class RepairSettings:
     the pruned model's own image of them. adversarial: embeddings under attack predict as no
     caption at all does; so do scattered ones, which lie far from any caption's.
     The attack drives embeddings on by `stride` steps each time they are used, from each of
-    `starts`, and begins anew after `life` steps; `draws` and `attack_rate` as in AttackSettings.
-    `controls`: so many reference images are attacked as well, which teaches more than located
-    ones alone. save_every: steps between checkpoints.
+    `starts`, and begins anew after `life` steps, of which `run_up` come before it is used;
+    `draws` and `attack_rate` as in AttackSettings. `controls`: so many reference images are
+    attacked as well, though not from their own captions, which teaches more than located ones
+    alone. save_every: steps between checkpoints.
     """
 
     steps: int = 150
@@ -35,6 +36,7 @@ class RepairSettings:
     adversarial: float = 0.5
     scattered: float = 0.25
     stride: int = 3
+    run_up: int = 6
     life: int = 50
     draws: int = 2
     attack_rate: float = 0.1
@@ -49,6 +51,9 @@ class RepairSettings:
         for name in ("learning_rate", "attack_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("run_up", "controls"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
         for name in self.weights:
             if not self.weights[name] >= 0:
                 raise InputError(f"{name}: a weight cannot be {self.weights[name]}")

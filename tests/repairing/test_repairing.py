@@ -29,7 +29,15 @@ from memfast.repairing.training import schedule, train
 SCHEDULE = {"num_inference_steps": 2, "guidance_scale": 1.5}
 REFERENCE = ["red b", "blue c", "c", "dog on red", "cat on blue", "b background", "a b", "red c"]
 QUICK = RepairSettings(
-    steps=4, batch=2, learning_rate=1e-3, stride=1, life=2, draws=1, controls=2, save_every=2
+    steps=4,
+    batch=2,
+    learning_rate=1e-3,
+    stride=1,
+    run_up=0,
+    life=2,
+    draws=1,
+    controls=2,
+    save_every=2,
 )
 
 
@@ -143,7 +151,7 @@ def test_the_surrogate_is_not_the_training_image(pruned, memorized) -> None:
     teacher, _, material = material_of(*pruned, memorized)
     training = samples_of(teacher, load_cases(memorized, 16)).clean
     assert (material.own.clean - training).abs().max() > 0.1
-    torch.testing.assert_close(material.pool.clean[2:4], training)
+    torch.testing.assert_close(material.pool.clean[4:6], training)
 
 
 def test_the_pool_attacks_and_begins_anew(pruned, memorized) -> None:
@@ -152,7 +160,8 @@ def test_the_pool_attacks_and_begins_anew(pruned, memorized) -> None:
     )
     pool = material.pool
     assert isinstance(pool, Pool)
-    assert len(pool.names) == 3 * (2 + 2)  # starts · (controls + memorized)
+    assert len(pool.names) == 2 * 2 + 3 * 2  # controls from two starts, memorized from three
+    assert not any(name.endswith("/prompt") for name in pool.names[:4])
 
     def loss() -> float:
         noise = torch.randn(pool.clean.shape, generator=torch.manual_seed(1))
@@ -169,6 +178,14 @@ def test_the_pool_attacks_and_begins_anew(pruned, memorized) -> None:
     assert pool.ages.unique().tolist() == [2]
     assert (pool.embeddings - pool.beginnings).abs().max() < 0.25  # two steps of 0.1 from the start
     assert all(p.grad is None for p in student.model.parameters())
+
+
+def test_fresh_embeddings_are_driven_away_before_they_are_used(pruned, memorized) -> None:
+    settings = replace(QUICK, batch=64, stride=2, run_up=3, life=9)
+    _, student, material = material_of(*pruned, memorized, settings)
+    for step, age in enumerate((5, 7, 9, 5)):
+        material.pool.advanced(student, step, generator(f"s{step}", 0))
+        assert material.pool.ages.unique().tolist() == [age]
 
 
 def interrupted_after(steps: int) -> Callable[[int], None]:
