@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from memfast.auditing.detection import auc, figures, rate_at
-from memfast.auditing.probes import Look, Prediction, Scene, Unit
+from memfast.auditing.probes import PROBES, Look, Prediction, Scene, Unit
 from memfast.auditing.scores import (
     SCORES,
     Baseline,
@@ -37,7 +37,9 @@ from memfast.models.pipelines import load_pipeline
 from memfast.prompts import Prompt, read_prompts
 
 UNIT = 32
-PATHS = ((0.5,), (0.4,), (0.3,), (0.2,), (0.6, 0.3), (0.5, 0.2))
+PATHS = ((0.5,), (0.3,), (0.2,), (0.1,), (0.05,), (0.5, 0.2), (0.2, 0.05))
+WALKS = (2, 3, 4, 5, 6, 7)  # steps; 2 rows each but the first
+Way = tuple[float | str, ...]  # a path, or "walk" and a step
 
 
 def main() -> None:
@@ -152,8 +154,9 @@ def every_score(
 ) -> dict[str, np.ndarray]:
     """[prompts, noises] of "probe path/score/rows", with "combined"."""
     texts = [prompt.text for prompt in prompts]
-    seen: list[list[dict[tuple[float, ...], Look]]] = []  # by unit, noise and path
-    with Worker(pipeline, Settings(noises=noises, unit=UNIT, threads=1)) as worker:
+    seen: list[list[dict[Way, Look]]] = []  # by unit, noise and path
+    settings = Settings(noises=noises, unit=UNIT, threads=1, walk_steps=max(WALKS), **SETTINGS)
+    with Worker(pipeline, settings) as worker:
         for start in range(0, len(texts), UNIT):
             batch = texts[start : start + UNIT]
             padded = [*batch, *[batch[-1]] * (UNIT - len(batch))]
@@ -169,9 +172,12 @@ def every_score(
 
 
 @torch.no_grad()
-def tree(scene: Scene, unit: Unit) -> dict[tuple[float, ...], Look]:
-    """The looks at the end of every path and of its beginnings, with and without the prompts."""
-    found = {(): replace(scene.first(unit), moments=None)}
+def tree(scene: Scene, unit: Unit) -> dict[Way, Look]:
+    """The looks at the end of every path and of its beginnings, with and without the prompts, and
+    those of every step of the longest walk."""
+    found: dict[Way, Look] = {(): replace(scene.first(unit), moments=None)}
+    for step, look in enumerate(PROBES["walk"].looks(scene, unit)[1:], 2):
+        found["walk", step] = look
     for path in sorted({p[:end] for p in PATHS for end in range(1, len(p) + 1)}):
         level = round(path[-1] * scene.denoiser.training_steps)
         latents = scene.step(found[path[:-1]].prediction, level)
@@ -179,7 +185,7 @@ def tree(scene: Scene, unit: Unit) -> dict[tuple[float, ...], Look]:
     return {path: trim(look, unit.rows) for path, look in found.items()}
 
 
-def views() -> Iterator[tuple[str, int, Callable[[dict[tuple[float, ...], Look]], list[Look]]]]:
+def views() -> Iterator[tuple[str, int, Callable[[dict[Way, Look]], list[Look]]]]:
     """(name, rows, looks of a tree) of every probe."""
     yield "first", 1, lambda found: [found[()]]
     for path in PATHS:
@@ -194,6 +200,12 @@ def views() -> Iterator[tuple[str, int, Callable[[dict[tuple[float, ...], Look]]
 
         yield f"settle {name}", 1 + len(path), settle
         yield f"jump {name}", 2 + len(path), jump
+    for steps in WALKS:
+
+        def walk(found, steps=steps):
+            return [found[()], *(found["walk", step] for step in range(2, steps + 1))]
+
+        yield f"walk {steps}", 2 * steps - 1, walk
 
 
 def score_set(looks: list[list[Look]], part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -279,13 +291,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     lines.append("|---|---|---|---|---|---|---|---|")
     for r in sorted(rows, key=lambda r: (r["rows"], -np.mean(r["auc"]))):
-        interval = r["one_noise"]["auc"]
+        interval, rate = r["one_noise"]["auc"], r["one_noise"]["tpr_at_1_percent"]
         both = r["all_noises"]
         levels = ", ".join(f"{k} {a:.3f} ({t:.2f})" for k, (a, t) in r["levels"].items())
         lines.append(
             f"| {r['rows']} | {r['probe']} | {r['score']} | {np.mean(r['auc']):.4f} "
             f"[{interval['low']:.3f}, {interval['high']:.3f}] "
-            f"| {np.mean(r['tpr_at_1_percent']):.3f} "
+            f"| {np.mean(r['tpr_at_1_percent']):.2f} [{rate['low']:.2f}, {rate['high']:.2f}] "
             f"| {both['auc']['value']:.4f} ({both['tpr_at_1_percent']['value']:.2f}) "
             f"| {np.mean(r['auc_singles']):.4f} | {levels} |"
         )

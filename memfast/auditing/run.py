@@ -37,7 +37,7 @@ def audit(
     memorized: Prompts | None = None,
     subspace: Subspace | None = None,
     settings: Settings | None = None,
-    score: str = "norm",
+    score: str = "relative",
     fpr: float = 0.01,
     column: str | None = None,
     max_rejected: int = 1000,

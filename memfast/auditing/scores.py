@@ -40,9 +40,20 @@ class Baseline:
 def guidance_norm(looks: Sequence[Look]) -> Scores:
     """L2 norm of the noise predicted with the prompt minus that without (Wen et al., ICLR 2024):
     mean over the looks that cost a row without the prompt, or else at pure noise."""
+    return torch.stack([_length(given - empty) for given, empty in _noises(looks)]).mean(0)
+
+
+def relative_norm(looks: Sequence[Look]) -> Scores:
+    """`guidance_norm` in units of the norm of the noise predicted without the prompt: latents in
+    which the model sees much noise anyway count less. Has no unit, and is ours."""
+    shares = [_length(given - empty) / _length(empty) for given, empty in _noises(looks)]
+    return torch.stack(shares).mean(0)
+
+
+def _noises(looks: Sequence[Look]) -> list[tuple[Tensor, Tensor]]:
+    """The predicted noises with and without the prompt, of the looks to compare them at."""
     paid = [look for look in looks[1:] if look.empty is not None] or looks[:1]
-    differences = [look.prediction.noise - look.empty.noise for look in paid if look.empty]
-    return torch.stack([_length(difference) for difference in differences]).mean(0)
+    return [(look.prediction.noise, look.empty.noise) for look in paid if look.empty]
 
 
 def change(looks: Sequence[Look]) -> Scores:
@@ -109,6 +120,7 @@ class Score:
 
 SCORES: dict[str, Score] = {
     "norm": Score(of_looks=guidance_norm),
+    "relative": Score(of_looks=relative_norm),
     "change": Score(of_looks=change, needs="two looks", two_sided=True),
     "energy": Score(of_norms=energy),
     "located": Score(of_norms=located_energy, needs="a subspace"),

@@ -23,7 +23,7 @@ class Settings:
     probe: str = "jump"
     noises: int = 1
     seed: int = 0
-    path: tuple[float, ...] = (0.2,)
+    path: tuple[float, ...] = (0.05,)
     walk_steps: int = 7
     num_inference_steps: int = 20
     guidance_scale: float = 7.5

@@ -29,13 +29,15 @@ def audit(
     probe: Annotated[str, typer.Option(help="first, settle, jump or walk.")] = "jump",
     score: Annotated[
         str,
-        typer.Option(help="What flags: norm, change, energy, located, discriminant, combined."),
-    ] = "norm",
+        typer.Option(
+            help="Which flags; also norm, change, energy, located, discriminant, combined."
+        ),
+    ] = "relative",
     noises: Annotated[int, typer.Option(min=1, help="Noises a prompt is looked at with.")] = 1,
     fpr: Annotated[float, typer.Option(help="False-positive rate of the threshold.")] = 0.01,
     path: Annotated[
         str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
-    ] = "0.2",
+    ] = "0.05",
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,

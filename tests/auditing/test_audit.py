@@ -19,6 +19,7 @@ from memfast.auditing.verifying import compare
 from memfast.auditing.worker import Block, Worker
 from memfast.errors import InputError
 from memfast.evaluation.distances import ssim
+from memfast.models.denoising import Denoiser
 from memfast.prompts import Prompt
 from memfast.selection import Subspace
 from tests.auditing.conftest import REFERENCE, TEXTS, bits
@@ -51,29 +52,31 @@ def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None
     table = pq.read_table(out / "scores.parquet").to_pydict()
     assert table["prompt"] == prompts.texts
     assert sorted(table["rank"]) == list(range(1, 23))
-    for column in ("norm", "change", "energy", "combined"):
+    for column in ("relative", "norm", "change", "energy", "combined"):
         values = np.array(table[column])
         assert np.isfinite(values).all()
         assert len(set(values)) == 20  # all differ, but for the two duplicated prompts
         assert values[20] == values[3]
         assert values[21] == values[10]
     manifest = json.loads((out / "manifest.json").read_text())
-    threshold = manifest["thresholds"]["norm"]
-    assert table["flagged"] == [value > threshold for value in table["norm"]]
+    threshold = manifest["thresholds"]["relative"]
+    assert table["flagged"] == [value > threshold for value in table["relative"]]
     best = table["rank"].index(1)
-    assert table["norm"][best] == max(table["norm"])
+    assert table["relative"][best] == max(table["relative"])
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["prompts"], summary["texts"], summary["rejected"]) == (22, 20, 0)
     assert summary["flagged"] == sum(table["flagged"])
-    assert set(summary["detection"]) == {"norm", "change", "energy", "combined"}
-    figures = summary["detection"]["norm"]["x75"]
+    assert set(summary["detection"]) == {"relative", "norm", "change", "energy", "combined"}
+    figures = summary["detection"]["relative"]["x75"]
     assert (figures["positives"], figures["negatives"]) == (10, 10)
-    positive = [
-        v for v, label in zip(table["norm"][:20], table["label"], strict=False) if label == "x75"
-    ]
-    negative = [
-        v for v, label in zip(table["norm"][:20], table["label"], strict=False) if label == "x1"
-    ]
+    positive, negative = (
+        [
+            value
+            for value, given in zip(table["relative"][:20], table["label"], strict=False)
+            if given == label
+        ]
+        for label in ("x75", "x1")
+    )
     assert figures["auc"]["value"] == np.mean([a > b for a in positive for b in negative])
     for name, tensor in tiny_pipeline.unet.state_dict().items():
         assert torch.equal(tensor, state[name])
@@ -242,16 +245,16 @@ def test_bad_rows_are_counted_and_written(tiny_pipeline, lists, settings, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-def test_what_the_model_cannot_do_is_told(tiny_pipeline, settings, tmp_path) -> None:
+def test_what_the_model_cannot_do_is_told(tiny_pipeline, settings, tmp_path, monkeypatch) -> None:
     """Truncated prompts are counted; scores that are not finite rank last and flag nothing."""
-    encode = tiny_pipeline.encode_prompt
+    encode = Denoiser.encode
 
-    def poisoned(texts, *args, **kwargs):
-        embeddings = encode(texts, *args, **kwargs)
-        embeddings[0][[text == TEXTS[5] for text in texts]] = torch.nan
+    def poisoned(self, texts):
+        embeddings = encode(self, texts)
+        embeddings[[text == TEXTS[5] for text in texts]] = torch.nan
         return embeddings
 
-    tiny_pipeline.encode_prompt = poisoned
+    monkeypatch.setattr(Denoiser, "encode", poisoned)
     prompts = [*TEXTS[:12], "a " * 30]
     outcome = audit(
         tiny_pipeline, prompts, tmp_path / "out", reference=REFERENCE, settings=settings
@@ -283,7 +286,7 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
         score="discriminant",
     )
     assert outcome is not None
-    names = ["norm", "change", "energy", "located", "discriminant", "combined"]
+    names = ["norm", "relative", "change", "energy", "located", "discriminant", "combined"]
     assert outcome.result.columns == names
     assert outcome.result.score == "discriminant"
 

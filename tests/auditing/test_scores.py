@@ -13,6 +13,7 @@ from memfast.auditing.scores import (
     energy,
     guidance_norm,
     located_energy,
+    relative_norm,
 )
 
 
@@ -40,6 +41,14 @@ def test_guidance_norm_is_that_of_the_looks_that_cost_a_row() -> None:
     assert guidance_norm([start, middle]).tolist() == pytest.approx([2 * side, 3 * side])
     both = guidance_norm([start, middle, start])
     assert both.tolist() == pytest.approx([1.5 * side, 4 * side])
+
+
+def test_relative_norm_is_in_units_of_the_noise_without_the_prompt() -> None:
+    start = look(latents(0, 0), latents(1, 5), latents(4))
+    middle = look(latents(0, 0), latents(3, 4), latents(1, 2))
+    assert relative_norm([start]).tolist() == pytest.approx([3 / 4, 1 / 4])
+    assert relative_norm([start, middle]).tolist() == pytest.approx([2, 1])
+    assert relative_norm([start, middle, middle]).tolist() == pytest.approx([2, 1])
 
 
 def test_change_is_the_way_between_first_and_last() -> None:
