@@ -300,8 +300,8 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"score": "nonsense"}, "must be one of norm, change, energy, combined here"),
-        ({"score": "located"}, "must be one of norm, change, energy, combined here"),
+        ({"score": "nonsense"}, "must be one of norm, relative, change, energy, combined here"),
+        ({"score": "located"}, "must be one of norm, relative, change, energy, combined here"),
         ({"engine": "dask"}, "must be one of local, ray"),
         ({"engine": "ray"}, "give its folder or hub id"),
         ({"fpr": 1.0}, "between 0 and 1"),
