@@ -12,7 +12,7 @@ from memfast.evaluation.run import AttackReport, Evaluation
 from memfast.report.report import Report
 
 PICTURES = 16
-QUALITIES = {"ssim": "SSIM", "loss_ratio": "loss", "clip": "CLIP"}
+QUALITIES = {"ssim": "SSIM to the original", "loss_ratio": "loss over its", "clip": "CLIP score"}
 INTERVALS = (
     "Intervals are 95 %, resampled over groups of near-duplicate captions. A claim is shown only "
     "where the interval lies below its control's for every headline metric."
@@ -62,23 +62,18 @@ def methods_tables(result: Evaluation) -> list[Table]:
                 [cells for cells in verdicts if any(cells[1:])],
             )
         )
-    return [*tables, _quality(result), _cost(result)]
+    tables.append(_quality(result, "reference", "reference"))
+    if first.heldout:
+        tables.append(_quality(result, "heldout", "held-out"))
+    return [*tables, _cost(result)]
 
 
-def _quality(result: Evaluation) -> Table:
+def _quality(result: Evaluation, kind: str, words: str) -> Table:
     """Means over captions that are not memorized, where anything is known."""
-    columns = {
-        f"{kind}, {words}": (kind, name)
-        for kind in ("reference", "heldout")
-        for name, words in QUALITIES.items()
-        if (figure := getattr(result.rows[0], kind).get(name)) and figure.count
-    }
-    rows = [
-        [row.name, *(str(getattr(row, kind)[name]) for kind, name in columns.values())]
-        for row in result.rows
-    ]
-    heading = "Quality: SSIM to the original's images, loss over the original's, CLIP score"
-    return heading, ["method", *columns], rows
+    figures = getattr(result.rows[0], kind)
+    columns = {n: title for n, title in QUALITIES.items() if n in figures and figures[n].count}
+    rows = [[row.name, *(str(getattr(row, kind)[n]) for n in columns)] for row in result.rows]
+    return f"Quality on {words} captions", ["method", *columns.values()], rows
 
 
 def _cost(result: Evaluation) -> Table:
@@ -115,7 +110,7 @@ def evaluation_page(result: Evaluation) -> Report:
     page = Report(
         "memfast evaluate",
         f"{len(result.bench.memorized)} memorized and {len(result.bench.reference)} reference "
-        f"captions, {result.bench.repeats} repetitions",
+        f"captions; repetitions: {result.bench.repeats}",
     )
     page.text(
         "How to read this",
