@@ -21,7 +21,7 @@ def repair(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of each objective a step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = 3e-4,
     perturb: Annotated[
-        float, typer.Option(help="Share of every weight that gives way to noise first, 0 to 1.")
+        float, typer.Option(help="Shrink and perturb all weights first: 0, or below 1.")
     ] = 0.0,
     surrogate: Annotated[float, typer.Option(help="Weight: memorized captions.")] = 0.5,
     adversarial: Annotated[float, typer.Option(help="Weight: attacked embeddings.")] = 0.5,

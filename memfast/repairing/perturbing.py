@@ -14,9 +14,9 @@ from memfast.models.noise import generator
 
 @torch.no_grad()
 def perturb(model: nn.Module, share: float, seed: int) -> None:
-    """(1 - share) · W + share · noise of W's own deviation, in place, for every matrix and kernel.
+    """(1 - share) · (W + share · noise of W's own deviation), in place, for every matrix and kernel.
 
-    share: in [0, 1]; 0 changes nothing. Biases and the scales of norms stay. The noise of a weight
+    share: in [0, 1); 0 changes nothing. Biases and the scales of norms stay. The noise of a weight
     depends on its name and the seed alone.
     """
     if not share:
@@ -24,4 +24,4 @@ def perturb(model: nn.Module, share: float, seed: int) -> None:
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             noise = torch.randn(weight.shape, generator=generator(f"perturb/{name}", seed))
-            weight.lerp_(noise.to(weight) * weight.std(), share)
+            weight.add_(noise.to(weight) * weight.std(), alpha=share).mul_(1 - share)

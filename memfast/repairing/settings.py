@@ -12,8 +12,8 @@ class RepairSettings:
     """steps: of Adam, its rate falling from `learning_rate` to 0 by a cosine. batch: rows of each
     objective a step. seed: of every draw; a step's draws depend on it and the step alone.
 
-    perturb: share of every weight that gives way to noise before training; above 0, the model
-    forgets whatever is not taught again, and needs thousands of steps instead of hundreds.
+    perturb: how far every weight is shrunk, and how much noise relative to it is added, before
+    training; the model forgets what is not taught again, and needs thousands of steps.
 
     Weights of the objectives (0 leaves one out; those of located captions need such captions):
     reference: reference captions predict as the original does. surrogate: located captions make
@@ -57,8 +57,8 @@ class RepairSettings:
         for name in self.weights:
             if not self.weights[name] >= 0:
                 raise InputError(f"{name}: a weight cannot be {self.weights[name]}")
-        if not 0 <= self.perturb <= 1:
-            raise InputError(f"perturb must be in [0, 1], not {self.perturb}")
+        if not 0 <= self.perturb < 1:
+            raise InputError(f"perturb must be in [0, 1), not {self.perturb}")
         for start in self.starts:
             if start not in STARTS:
                 raise InputError(f"starts: {start!r} is none of {', '.join(STARTS)}")
