@@ -1,9 +1,9 @@
 """The audit's cost over the denoiser rows that a probe needs, its memory, and its kills.
 
 `pytest --benchmark --jaxtyping-packages= benchmarks/test_audit.py` (without the tests' type checks)
-prints, for every probe, the time of bare denoiser
-calls of the same unit beside that of finished blocks (text encoding, statistics, scores and the
-written file included). Both run alternately in one process; the ratio is theirs.
+prints, for every probe, the time of finished blocks (text encoding, statistics, scores and the
+written file included) over that of bare denoiser calls of the same unit. Both run alternately in
+one process.
 
 MEMFAST_BENCHMARK_PROMPTS sets the size of the memory run (default 20,000) and
 MEMFAST_BENCHMARK_KILLS the number of kills (default 5).
@@ -87,7 +87,7 @@ def test_cost_over_bare_rows(benchmark, pipeline, tmp_path: Path, probe: str) ->
 
     benchmark.group = f"audit, unit {UNIT}"
     benchmark.pedantic(round_of_both, rounds=7, warmup_rounds=1)
-    ratios = [ours / bare for ours, bare in zip(audited[1:], alone[1:], strict=True)]
+    ratios = [both[0] / both[1] for both in zip(audited[1:], alone[1:], strict=True)]
     benchmark.extra_info["ratio"] = round(median(ratios), 3)
     benchmark.extra_info["ms_a_prompt"] = round(median(audited) / TEXTS * 1e3, 3)
     print(f"\n{probe}: {benchmark.extra_info}")
