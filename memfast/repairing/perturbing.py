@@ -14,7 +14,7 @@ from memfast.models.noise import generator
 
 @torch.no_grad()
 def perturb(model: nn.Module, share: float, seed: int) -> None:
-    """(1 - share) · (W + share · noise of W's own deviation), in place, for every matrix and kernel.
+    """(1 - share) · (W + share · noise of W's deviation), in place, for every matrix and kernel.
 
     share: in [0, 1); 0 changes nothing. Biases and the scales of norms stay. The noise of a weight
     depends on its name and the seed alone.
