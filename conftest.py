@@ -1,5 +1,7 @@
 """`pytest --benchmark` runs benchmarks/ (pytest-benchmark's own options still work)."""
 
+import sys
+
 import pytest
 
 
@@ -14,5 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--benchmark"):
         config.option.benchmark_skip = False
         config.option.benchmark_only = True
+        unchecked = [
+            finder for finder in sys.meta_path if "jaxtyping" not in type(finder).__module__
+        ]
+        sys.meta_path[:] = unchecked  # type checks at run time would be timed with the rest
         if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
             config.args = [str(config.rootpath / "benchmarks")]
