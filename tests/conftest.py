@@ -1,6 +1,7 @@
 """A tiny, untrained Stable Diffusion pipeline: the real classes at the smallest sizes."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,9 @@ def _tiny_parts() -> dict:
 
 @pytest.fixture
 def tiny_pipeline(_tiny_parts: dict) -> StableDiffusionPipeline:
-    """A fresh pipeline; its UNet may be changed, its other parts are shared."""
+    """A fresh pipeline: a test may change any part of it."""
     pipeline = StableDiffusionPipeline(
-        **_tiny_parts,
+        **deepcopy(_tiny_parts),
         unet=tiny_unet(),
         scheduler=DDIMScheduler(
             clip_sample=False,
