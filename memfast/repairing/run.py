@@ -109,7 +109,7 @@ def prepare(
         own = samples_of(student, with_images(student, bare, schedule, settings.seed))
     if settings.adversarial > 0:
         count = min(settings.controls, len(samples))
-        others = [start for start in settings.starts if start != "prompt"]
+        others = tuple(start for start in settings.starts if start != "prompt")
         targets = [(first(samples, count), others)] if count and others else []
         if located is not None and any(len(case.images) for case in located.cases):
             targets.append((samples_of(teacher, located.first_images()[0]), settings.starts))
