@@ -58,6 +58,18 @@ def test_the_number_of_threads_changes_no_bit():
     assert torch.equal(*totals)
 
 
+def test_a_float64_weight_is_not_rounded():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(64, 5, generator=generator, dtype=torch.float64)
+    weight = torch.rand(64, generator=generator, dtype=torch.float64)
+    found, exact = (
+        column_moments(rows, row_weight=weight, segment_rows=16, backend=backend)
+        for backend in ("cpu", "reference")
+    )
+    assert torch.allclose(found.mean, exact.mean, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(found.m2, exact.m2, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 def test_without_the_compiled_pass(monkeypatch, mean, scale):

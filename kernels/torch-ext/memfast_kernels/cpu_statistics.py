@@ -52,8 +52,7 @@ class Statistics:
     """
 
     def __init__(self, values: Tensor, row_weight: Tensor | None, segment_rows: int):
-        self.values, self.segment_rows = values, segment_rows
-        self.weight = None if row_weight is None else row_weight[:, None].float()
+        self.values, self.weight, self.segment_rows = values, row_weight, segment_rows
         rows, neurons = values.shape
         self.blocks = row_blocks(rows, segment_rows, neurons)
         self.sums = Sums(int(segments_of(rows, segment_rows)), neurons)
@@ -64,7 +63,7 @@ class Statistics:
         values = self.values[rows]
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         if self.weight is not None:
-            values = values * self.weight[rows]
+            values = values * self.weight[rows, None].to(values.dtype)
         self.sums.add(values.view(block.segments, -1, values.shape[1]), block.segment)
 
     def finish(self) -> Moments:
@@ -81,6 +80,6 @@ class Statistics:
     def _recentre(self, segment: int, columns: Tensor, mean: Tensor, m2: Tensor) -> None:
         """Overwrites the columns [neurons] that are True with what the reference finds."""
         rows = slice(segment * self.segment_rows, (segment + 1) * self.segment_rows)
-        weight = None if self.weight is None else self.weight[rows, 0]
+        weight = None if self.weight is None else self.weight[rows]
         exact = reference.column_moments(self.values[rows, columns], weight, self.segment_rows)
         mean[segment, columns], m2[segment, columns] = exact.mean[0], exact.m2[0]
