@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,26 +25,25 @@ from memfast.statistics import NeuronStatistics
 def statistics(setting: Setting, cases: Cases, paper: bool) -> NeuronStatistics:
     """Statistics of the captions over the first half of the schedule, at most 10 steps."""
     steps = min(10, max(1, setting.schedule["num_inference_steps"] // 2))
-    prompts = PromptSet.of([Prompt(case.id, case.text) for case in cases.cases])
     rows = {"rows": "both", "row_normalised": True} if paper else {}
+    return _collected(setting, cases, steps, **rows)
+
+
+def reference_means(setting: Setting) -> dict[str, Tensor]:
+    """Each neuron's mean activation on the reference captions, over the whole schedule."""
+    steps = setting.schedule["num_inference_steps"]
+    return reference_mean(_collected(setting, setting.reference, steps))
+
+
+def _collected(setting: Setting, cases: Cases, steps: int, **rows: Any) -> NeuronStatistics:
     return collect(
         setting.denoiser.pipeline,
-        prompts,
+        PromptSet.of([Prompt(case.id, case.text) for case in cases.cases]),
         steps=steps,
         seed=setting.seed,
         **setting.schedule,
         **rows,
     )
-
-
-def reference_means(setting: Setting) -> dict[str, Tensor]:
-    """Each neuron's mean activation on the reference captions, over the whole schedule."""
-    prompts = PromptSet.of([Prompt(case.id, case.text) for case in setting.reference.cases])
-    steps = setting.schedule["num_inference_steps"]
-    found = collect(
-        setting.denoiser.pipeline, prompts, steps=steps, seed=setting.seed, **setting.schedule
-    )
-    return reference_mean(found)
 
 
 def removing(setting: Setting, subspace: Subspace) -> Treated:
