@@ -1,9 +1,8 @@
 """The audit's cost over the denoiser rows that a probe needs, its memory, and its kills.
 
-`pytest --benchmark --jaxtyping-packages= benchmarks/test_audit.py` (without the tests' type checks)
-prints, for every probe, the time of finished blocks (text encoding, statistics, scores and the
-written file included) over that of bare denoiser calls of the same unit. Both run alternately in
-one process.
+`pytest --benchmark benchmarks/test_audit.py` prints, for every probe, the time of finished blocks
+(text encoding, statistics, scores and the written file included) over that of bare denoiser calls
+of the same unit. Both run alternately in one process.
 
 MEMFAST_BENCHMARK_PROMPTS sets the size of the memory run (default 20,000) and
 MEMFAST_BENCHMARK_KILLS the number of kills (default 5).

@@ -49,13 +49,12 @@ class Pool:
         self.embeddings[over] = self.beginnings[over]
         self.ages[over] = 0
         seed = settings.seed + 2 * step
-        if settings.run_up:
-            self._drive(student, rows[self.ages[rows] == 0], settings.run_up, seed)
+        self._drive(student, rows[self.ages[rows] == 0], settings.run_up, seed)
         self._drive(student, rows, settings.stride, seed + 1)
         return self.clean[rows], self.embeddings[rows]
 
     def _drive(self, student: Denoiser, rows: Tensor, steps: int, seed: int) -> None:
-        if not len(rows):
+        if not len(rows) or not steps:
             return
         settings = self.settings
         attack = AttackSettings(
