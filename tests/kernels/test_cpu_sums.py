@@ -3,19 +3,19 @@
 import pytest
 import torch
 from memfast_kernels import column_moments, cpu_sums
-from memfast_kernels.cpu_sums import Sums
+from memfast_kernels.cpu_sums import Sums, Totals
 
 needs_c = pytest.mark.skipif(cpu_sums.add_block is None, reason="no compiler at install")
 
 
-def sums(values: torch.Tensor) -> Sums:
+def sums(values: torch.Tensor) -> Totals:
     found = Sums(len(values) + 2, values.shape[2])
     found.add(values, 1)
     found.add(values, 1)
-    return found
+    return found.totals()
 
 
-def both(values: torch.Tensor, monkeypatch) -> tuple[Sums, Sums]:
+def both(values: torch.Tensor, monkeypatch) -> tuple[Totals, Totals]:
     """In C, and by torch alone."""
     in_c = sums(values)
     monkeypatch.setattr(cpu_sums, "add_block", None)
@@ -28,12 +28,29 @@ def test_c_counts_what_torch_counts(shape, monkeypatch):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values[0, 0, 0] = 0
     ours, theirs = both(values, monkeypatch)
-    assert torch.allclose(ours.total, theirs.total, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(ours.sum, theirs.sum, rtol=1e-12, atol=1e-12)
     assert torch.allclose(ours.squares, theirs.squares, rtol=1e-12, atol=0)
     assert torch.equal(ours.peak, theirs.peak)
     assert torch.equal(ours.nonzero, theirs.nonzero)
-    assert not ours.total[0].any(), "other segments are left alone"
-    assert not ours.total[-1].any()
+    assert not ours.sum[0].any(), "other segments are left alone"
+    assert not ours.sum[-1].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 37), (2, 8, 128), (1, 77, 257)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_torchs_own_and_counted(shape, dtype):
+    segments, rows, neurons = shape
+    generator = torch.Generator().manual_seed(0)
+    projected = torch.randn(segments * rows, 2 * neurons, generator=generator).to(dtype)
+    a, b = projected.chunk(2, dim=1)
+    out = torch.full((segments * rows, neurons), float("nan"), dtype=dtype)
+    found, again = Sums(segments + 2, neurons), Sums(segments + 2, neurons)
+    found.add_product(a, b.contiguous(), out, segments, 1)
+    assert torch.equal(out, a * b)
+    again.add(out.view(shape), 1)
+    assert all(map(torch.equal, found.totals()[2:], again.totals()[2:]))
+    for ours, theirs in zip(found.totals()[:2], again.totals()[:2], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @needs_c
@@ -52,7 +69,7 @@ def test_the_number_of_threads_changes_no_bit():
     values = torch.randn(1, 300, 700, generator=torch.Generator().manual_seed(0))
     threads = torch.get_num_threads()
     try:
-        totals = [torch.set_num_threads(count) or sums(values).total for count in (1, 2)]
+        totals = [torch.set_num_threads(count) or sums(values).sum for count in (1, 2)]
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*totals)

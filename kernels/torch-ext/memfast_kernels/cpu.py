@@ -40,10 +40,12 @@ class _Pass:
         activated = self.activate(gate)
         if value is None:
             hidden.copy_(activated)
-        else:
+            if self.statistics is not None:
+                self.statistics.add(block)
+        elif self.statistics is None:
             torch.mul(value, activated, out=hidden)
-        if self.statistics is not None:
-            self.statistics.add(block)
+        else:
+            self.statistics.add_product(block, value, activated)
 
     def finish(self) -> tuple[Tensor, Moments | None]:
         return self.hidden, None if self.statistics is None else self.statistics.finish()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .cpu_sums import Sums
+from .cpu_sums import Sums, at_least_float32
 from .moments import Moments
 from .shapes import counts, segments_of
 
@@ -60,22 +60,27 @@ class Statistics:
     def add(self, block: Block) -> None:
         """Counts the next block."""
         rows = slice(block.start, block.stop)
-        values = self.values[rows]
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        values = at_least_float32(self.values[rows])
         if self.weight is not None:
             values = values * self.weight[rows, None].to(values.dtype)
         self.sums.add(values.view(block.segments, -1, values.shape[1]), block.segment)
 
+    def add_product(self, block: Block, a: Tensor, b: Tensor) -> None:
+        """Writes a · b [rows of the block, neurons] to the values, which have no weights, and
+        counts it."""
+        out = self.values[block.start : block.stop]
+        self.sums.add_product(a, b, out, block.segments, block.segment)
+
     def finish(self) -> Moments:
         """The moments of all blocks."""
-        sums, rows = self.sums, self.segment_rows
-        mean = sums.total / max(1, rows)
-        m2 = sums.squares - rows * mean.square()
-        cancelled = m2 < CANCELLED * sums.squares
+        totals, rows = self.sums.totals(), self.segment_rows
+        mean = totals.sum / max(1, rows)
+        m2 = totals.squares - rows * mean.square()
+        cancelled = m2 < CANCELLED * totals.squares
         for segment in cancelled.any(1).nonzero().flatten().tolist():
             self._recentre(segment, cancelled[segment], mean, m2)
         count = counts(len(self.values), rows, mean.device)
-        return Moments(count, mean, m2, sums.peak, sums.nonzero)
+        return Moments(count, mean, m2, totals.peak, totals.nonzero)
 
     def _recentre(self, segment: int, columns: Tensor, mean: Tensor, m2: Tensor) -> None:
         """Overwrites the columns [neurons] that are True with what the reference finds."""
