@@ -53,26 +53,26 @@ ALWAYS_INLINE void add_rows(const float *restrict values, int64_t rows, int64_t 
     }
 }
 
-/* Counts values, or their products with factors, which are stored while they are in cache. */
+/* Counts values [rows, neurons], or their products with factors, which are stored first: whole rows
+   one after another, since the memory that they go to is often touched for the first time. */
 FOR_EVERY_PROCESSOR
-static void add_strip(const float *values, int64_t stride, const float *factors, float *products,
-                      int64_t row_neurons, int64_t rows, int64_t neurons,
-                      double *sum, double *squares, int32_t *peak, int64_t *nonzero) {
-    for (int64_t row = 0; row < rows; row += ROWS_AT_ONCE) {
-        const float *counted = values + row * stride;
-        int64_t counted_stride = stride, height = rows - row < ROWS_AT_ONCE ? rows - row : ROWS_AT_ONCE;
-        if (factors) {
-            for (int64_t below = row; below < row + height; below++)
-                multiply(values + below * stride, factors + below * row_neurons, products + below * row_neurons,
-                         neurons);
-            counted = products + row * row_neurons;
-            counted_stride = row_neurons;
-        }
-        if (height == ROWS_AT_ONCE)
-            add_rows(counted, ROWS_AT_ONCE, counted_stride, neurons, sum, squares, peak, nonzero);
-        else
-            for (int64_t below = 0; below < height; below++)
-                add_rows(counted + below * counted_stride, 1, counted_stride, neurons, sum, squares, peak, nonzero);
+static void add_part(const float *values, int64_t stride, const float *factors, float *products,
+                     int64_t rows, int64_t neurons,
+                     double *sum, double *squares, int32_t *peak, int64_t *nonzero) {
+    if (factors) {
+        for (int64_t row = 0; row < rows; row++)
+            multiply(values + row * stride, factors + row * neurons, products + row * neurons, neurons);
+        values = products;
+        stride = neurons;
+    }
+    for (int64_t first = 0; first < neurons; first += NEURONS_AT_ONCE) {
+        int64_t width = neurons - first < NEURONS_AT_ONCE ? neurons - first : NEURONS_AT_ONCE, row = 0;
+        for (; row + ROWS_AT_ONCE <= rows; row += ROWS_AT_ONCE)
+            add_rows(values + row * stride + first, ROWS_AT_ONCE, stride, width,
+                     sum + first, squares + first, peak + first, nonzero + first);
+        for (; row < rows; row++)
+            add_rows(values + row * stride + first, 1, stride, width,
+                     sum + first, squares + first, peak + first, nonzero + first);
     }
 }
 
@@ -83,17 +83,14 @@ static void add_strip(const float *values, int64_t stride, const float *factors,
 void add_block(const float *values, int64_t stride, const float *factors, float *products,
                int64_t segments, int64_t rows, int64_t neurons, int64_t next_half,
                double *sum, double *squares, int32_t *peak, int64_t *nonzero) {
-    int64_t strips = (neurons + NEURONS_AT_ONCE - 1) / NEURONS_AT_ONCE;
 #pragma omp parallel for
-    for (int64_t piece = 0; piece < segments * HALVES * strips; piece++) {
-        int64_t segment = piece / (HALVES * strips), half = piece / strips % HALVES;
-        int64_t first = piece % strips * NEURONS_AT_ONCE;
-        int64_t width = neurons - first < NEURONS_AT_ONCE ? neurons - first : NEURONS_AT_ONCE;
-        int64_t start = half * rows / HALVES, stop = (half + 1) * rows / HALVES;
-        int64_t row = segment * rows + start, place = half * next_half + segment * neurons + first;
-        int64_t product = row * neurons + first;
-        add_strip(values + row * stride + first, stride, factors ? factors + product : 0,
-                  factors ? products + product : 0, neurons, stop - start, width,
-                  sum + place, squares + place, peak + place, nonzero + place);
+    for (int64_t part = 0; part < segments * HALVES; part++) {
+        int64_t segment = part / HALVES, half = part % HALVES;
+        int64_t middle = (rows / 2 + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE * ROWS_AT_ONCE;
+        int64_t start = half ? middle : 0, stop = half ? rows : middle;
+        int64_t row = segment * rows + start, place = half * next_half + segment * neurons;
+        add_part(values + row * stride, stride, factors ? factors + row * neurons : 0,
+                 factors ? products + row * neurons : 0, stop - start, neurons,
+                 sum + place, squares + place, peak + place, nonzero + place);
     }
 }

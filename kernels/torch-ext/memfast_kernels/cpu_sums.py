@@ -46,23 +46,25 @@ class Totals(NamedTuple):
 
 
 class Sums:
-    """Totals of blocks [segments, rows, neurons], added one after another."""
+    """Totals of blocks of rows, added one after another."""
 
     def __init__(self, segments: int, neurons: int):
         shape = (HALVES, segments, neurons)
         dtypes = (torch.float64, torch.float64, torch.float32, torch.int64)
         self.parts = Totals(*(torch.zeros(shape, dtype=dtype) for dtype in dtypes))
-        self.next_half = segments * neurons
-        self.addresses = [(part.data_ptr(), part.element_size()) for part in self.parts]
+        self.neurons, self.next_half = neurons, segments * neurons
 
     def add(self, values: Tensor, first: int) -> None:
         """Adds values [segments, rows, neurons] to as many segments from the `first` on."""
         values = at_least_float32(values)
         if add_block is not None and values.dtype is torch.float32:
             values = values.contiguous()
-            self._add_compiled(add_block, values.shape, first, values.flatten(0, 1))
+            segments, rows, _ = values.shape
+            self._add_compiled(add_block, values, None, None, segments, rows, first)
             return
-        total, squares, peak, nonzero = (part[0, first : first + len(values)] for part in self.parts)
+        total, squares, peak, nonzero = (
+            part[0, first : first + len(values)] for part in self.parts
+        )
         exact = values.double()
         total += exact.sum(1)
         squares += exact.square().sum(1)
@@ -71,27 +73,40 @@ class Sums:
 
     def add_product(self, a: Tensor, b: Tensor, out: Tensor, segments: int, first: int) -> None:
         """Writes a · b [segments · rows, neurons] to `out` and adds it."""
-        shape = (segments, len(out) // segments, out.shape[1])
+        rows = len(out) // segments
         one_pass = out.dtype is torch.float32 and b.is_contiguous() and out.is_contiguous()
         if add_block is not None and one_pass and a.stride(1) == 1:
-            self._add_compiled(add_block, shape, first, a, b.data_ptr(), out.data_ptr())
+            self._add_compiled(add_block, a, b.data_ptr(), out.data_ptr(), segments, rows, first)
         else:
             torch.mul(a, b, out=out)
-            self.add(out.view(shape), first)
+            self.add(out.view(segments, rows, -1), first)
 
     def _add_compiled(
         self,
         add_block: Callable[..., None],
-        shape: tuple[int, ...],
-        first: int,
         values: Tensor,
-        factors: int | None = None,
-        products: int | None = None,
+        factors: int | None,
+        products: int | None,
+        segments: int,
+        rows: int,
+        first: int,
     ) -> None:
-        offset = first * shape[2]
-        places = (address + offset * size for address, size in self.addresses)
-        rows = (values.data_ptr(), values.stride(0), factors, products)
-        add_block(*rows, *shape, self.next_half, *places)
+        total, squares, peak, nonzero = self.parts
+        place = first * self.neurons
+        add_block(
+            values.data_ptr(),
+            values.stride(-2),
+            factors,
+            products,
+            segments,
+            rows,
+            self.neurons,
+            self.next_half,
+            total.data_ptr() + 8 * place,
+            squares.data_ptr() + 8 * place,
+            peak.data_ptr() + 4 * place,
+            nonzero.data_ptr() + 8 * place,
+        )
 
     def totals(self) -> Totals:
         """What was added so far."""
