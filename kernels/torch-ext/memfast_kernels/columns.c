@@ -86,7 +86,7 @@ void add_block(const float *values, int64_t stride, const float *factors, float 
 #pragma omp parallel for
     for (int64_t part = 0; part < segments * HALVES; part++) {
         int64_t segment = part / HALVES, half = part % HALVES;
-        int64_t middle = (rows / 2 + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE * ROWS_AT_ONCE;
+        int64_t middle = rows / 2 / ROWS_AT_ONCE * ROWS_AT_ONCE;
         int64_t start = half ? middle : 0, stop = half ? rows : middle;
         int64_t row = segment * rows + start, place = half * next_half + segment * neurons;
         add_part(values + row * stride, stride, factors ? factors + row * neurons : 0,

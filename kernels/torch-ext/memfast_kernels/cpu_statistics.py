@@ -6,7 +6,6 @@ some thousand deviations away from zero; such columns are taken again about thei
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from . import reference
