@@ -16,6 +16,9 @@ def demo(
         float, typer.Option(help="Remove as many neurons as keep the held-out loss times this.")
     ] = 1.02,
     attacked: Annotated[int, typer.Option(min=0, help="Held-out images to attack.")] = 8,
+    erase_steps: Annotated[
+        int, typer.Option(min=0, help="Steps of teaching after erasing; 0 leaves it out.")
+    ] = 500,
     memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
     singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
     seed: options.Seed = 0,
@@ -24,7 +27,7 @@ def demo(
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
-    """The whole path on the embedded model: remove, generate, compare, attack, report."""
+    """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
     from memfast.cli.console import console, progress, show_table
     from memfast.demo import experiment, page
     from memfast.files import atomic_write_json, prepare_out
@@ -40,13 +43,19 @@ def demo(
             pipeline,
             max_damage=max_damage,
             attacked=attacked,
+            erase_steps=erase_steps,
             memorized_prompts=memorized,
             singles=singles,
             seed=seed,
             stage=bar.stage,
         )
     save_pipeline(result.pipeline, folder / "model", overwrite)
-    settings = {"max_damage": max_damage, "seed": seed, "seconds": perf_counter() - start}
+    settings = {
+        "max_damage": max_damage,
+        "erase_steps": erase_steps,
+        "seed": seed,
+        "seconds": perf_counter() - start,
+    }
     atomic_write_json(folder / "summary.json", settings | page.summary(result))
     page.report(result).write(folder / "report.html")
     show_table("copies before and after", *page.table(result))

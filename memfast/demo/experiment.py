@@ -1,11 +1,13 @@
-"""The demo's experiment: remove what other prompts do not need, test on memorized ones, attack.
+"""The demo's experiment: remove what other prompts do not need, erase and teach again, test on
+memorized prompts, attack.
 
 Beside it stand the contrast of memorized and other prompts, located on half of the memorized ones,
 and random neurons: as many each.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
@@ -29,6 +31,8 @@ from memfast.models.locating import check_request, step_masks
 from memfast.prompts import PromptSet, read_prompts
 from memfast.repairing.removal import harm_of, remove_to_damage
 from memfast.repairing.rounds import brought_back
+from memfast.repairing.run import repair
+from memfast.repairing.settings import RepairSettings
 from memfast.selection import Subspace, random_like
 from memfast.statistics import NeuronStatistics
 
@@ -37,6 +41,7 @@ SEEDS = (1, 2)
 SIZE = 32  # pixels a side
 JUDGES = 24  # other prompts that rank neurons, and as many that judge how many may go
 ATTACK = AttackSettings((50,), draws=4)
+ERASE = RepairSettings(learning_rate=1e-3, batch=24, perturb=0.6, adversarial=0.0, scattered=0.0)
 Stage = Callable[[str, int], Callable[[int], None]]  # (label, total) -> advance(units)
 
 
@@ -65,10 +70,10 @@ class Experiment:
     held_out: list[int]
     subspace: Subspace
     by_step: Mapping[str, list[float]]
-    arms: tuple[Arm, ...]  # original, compact, contrast, random control
+    arms: tuple[Arm, ...]  # original, compact, erased, contrast, random control
     attacks: Mapping[str, tuple[Interval, Interval]]  # arm: brought back, memorized and others
     damage: float  # denoising loss on held-out prompts over the original's
-    pipeline: DiffusionPipeline  # with the compact model
+    pipeline: DiffusionPipeline  # with the compact model, erased if that was asked for
     figures: Mapping[str, int | float]
 
 
@@ -79,10 +84,14 @@ def run(
     memorized_prompts: int,
     singles: int,
     attacked: int,
+    erase_steps: int,
     seed: int,
     stage: Stage,
 ) -> Experiment:
-    """The whole path on the embedded model; `stage` opens a progress bar for each part of it."""
+    """The whole path on the embedded model; `stage` opens a progress bar for each part of it.
+
+    erase_steps: of teaching after the compact model's weights were perturbed; 0 leaves that out.
+    """
     memorized = load_cases(read_prompts(DATA / "memorized.jsonl"), SIZE, memorized_prompts)
     others = load_cases(read_prompts(DATA / "singles.jsonl"), SIZE)
     located, held_out = halves(memorized.groups, seed)
@@ -93,9 +102,13 @@ def run(
 
     original = pipeline.unet
     files = {prompt.text: prompt for prompt in read_prompts(DATA / "singles.jsonl")}
+
+    def of_files(cases: Cases) -> PromptSet:
+        return PromptSet.of([files[text] for text in cases.texts])
+
     needed = memfast.collect_sensitivity(
         pipeline,
-        PromptSet.of([files[text] for text in ranking.texts]),
+        of_files(ranking),
         seed=seed,
         progress=stage("what other prompts need", len(ranking)),
         **SETTINGS,
@@ -118,9 +131,19 @@ def run(
         )
     ]
     contrast = memfast.locate(*statistics, original, fraction=subspace.density)
-    models = {
-        "original": original,
-        "compact": compact(original, subspace),
+    models = {"original": original, "compact": compact(original, subspace)}
+    erased_damage = {}
+    if erase_steps:
+        smaller = copy(pipeline)
+        smaller.unet = models["compact"]
+        settings = replace(ERASE, steps=erase_steps, seed=seed)
+        erased = repair(
+            smaller, pipeline, of_files(rest), settings=settings, stage=stage, **SETTINGS
+        )
+        models["erased"] = erased.pipeline.unet
+        erased_damage = {"damage_erased": erased.figures["damage_after"]}
+    resistant = list(models)[-1]
+    models |= {
         "contrast": compact(original, contrast),
         "random control": compact(original, random_like(subspace, seed)),
     }
@@ -141,13 +164,13 @@ def run(
         )
     attacks = {}
     targets = memorized.part(held_out[:attacked]), shown.part(range(min(attacked, len(shown))))
-    for name in ("original", "compact") if attacked else ():
+    for name in dict.fromkeys(("original", "compact", resistant)) if attacked else ():
         pipeline.unet = models[name]
         attacks[name] = tuple(
             brought_back(Denoiser(pipeline), part, library, SETTINGS, ATTACK, ("prompt",), stage)
             for part in targets
         )
-    smaller = models["compact"]
+    smaller = models[resistant]
     seconds = time_per_image(pipeline, {"before": original, "after": smaller}, memorized)
     pipeline.unet = smaller
     return Experiment(
@@ -168,6 +191,7 @@ def run(
             "neurons_after": sum(memfast.ffn_sites(smaller).values()),
             "seconds_per_image_before": seconds["before"],
             "seconds_per_image_after": seconds["after"],
+            **erased_damage,
         },
     )
 

@@ -54,6 +54,15 @@ def report(result: Experiment) -> Report:
         f"{result.subspace.density:.0%} of the feed-forward neurons removed, for "
         f"{result.damage - 1:+.1%} of denoising loss on other prompts",
     )
+    erased = []
+    if "damage_erased" in result.figures:
+        erased = [
+            "'erased' is 'compact' with every weight shrunk and perturbed, and then taught again "
+            "what the original predicts for prompts that are not memorized. It costs fidelity: "
+            f"its loss on further prompts is {result.figures['damage_erased'] - 1:+.1%} above the "
+            "original's. Longer teaching buys some of that back, and some of the memorized images "
+            "with it under attack. It is the model that was saved."
+        ]
     page.text(
         "What this shows",
         "The embedded model replicates some of its training images. 'compact' lacks the neurons "
@@ -61,10 +70,11 @@ def report(result: Experiment) -> Report:
         "went as the damage to further prompts allowed. 'contrast' lacks as many that memorized "
         "prompts use more than others do, located on one half of the memorized prompts; the random "
         "control lacks as many at random.",
+        *erased,
         "A copy is an image whose L2 ratio to its training image is below 0.5 and whose SSIM is "
         "above 0.6. Intervals are 95 %, over groups of near-duplicate prompts.",
         "Removal suppresses: an attacker with the weights who searches a text embedding for a "
-        "known image may bring it back, as the table of attacks shows. `memfast repair` hardens.",
+        "known image may bring it back, as the table of attacks shows.",
     )
     page.table("Copies before and after", *table(result))
     if result.attacks:
