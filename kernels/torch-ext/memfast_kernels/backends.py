@@ -44,10 +44,13 @@ def load(name: str, tensor: Tensor) -> ModuleType:
 
     Raises ValueError, listing those that can run, for a named one that cannot.
     """
-    usable = available(tensor.device, tensor.dtype)
-    preferred = PREFERRED.get(tensor.device.type, "reference")
-    chosen = name or (preferred if preferred in usable else "reference")
-    if chosen not in usable:
-        what = f"{tensor.dtype} on {tensor.device}"
-        raise ValueError(f"backend={name!r} cannot run {what}: choose from {', '.join(usable)}")
-    return import_module(f".{BACKENDS[chosen].module}", __package__)
+    device, dtype = tensor.device, tensor.dtype
+    backend = BACKENDS.get(name or PREFERRED.get(device.type, "reference"))
+    if backend is None or not backend.runs(device, dtype):
+        if name:
+            usable = ", ".join(available(device, dtype))
+            raise ValueError(
+                f"backend={name!r} cannot run {dtype} on {device}: choose from {usable}"
+            )
+        backend = BACKENDS["reference"]
+    return import_module(f".{backend.module}", __package__)
