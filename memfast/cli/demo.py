@@ -17,8 +17,9 @@ def demo(
     ] = 1.02,
     attacked: Annotated[int, typer.Option(min=0, help="Held-out images to attack.")] = 8,
     erase_steps: Annotated[
-        int, typer.Option(min=0, help="Steps of teaching after erasing; 0 leaves it out.")
-    ] = 500,
+        int,
+        typer.Option(min=0, help="Also erase, and teach for so many steps: 1500 take 10 minutes."),
+    ] = 0,
     memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
     singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
     seed: options.Seed = 0,

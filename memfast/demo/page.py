@@ -74,7 +74,8 @@ def report(result: Experiment) -> Report:
         "A copy is an image whose L2 ratio to its training image is below 0.5 and whose SSIM is "
         "above 0.6. Intervals are 95 %, over groups of near-duplicate prompts.",
         "Removal suppresses: an attacker with the weights who searches a text embedding for a "
-        "known image may bring it back, as the table of attacks shows.",
+        "known image may bring it back, as the table of attacks shows. `--erase-steps` makes a "
+        "model that resists, and says at what cost.",
     )
     page.table("Copies before and after", *table(result))
     if result.attacks:

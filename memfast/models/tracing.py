@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from memfast_kernels import Moments, column_moments, geglu
+from memfast_kernels import Moments, column_moments, geglu, geglu_linear
 from torch import Tensor, nn
 
 from memfast.errors import InputError
@@ -17,22 +17,39 @@ from memfast.models.families import Site, find_sites
 
 
 class FusedGate(nn.Module):
-    """Takes the place of a packed gate: one projection, one fused gate with statistics."""
+    """Takes the place of a packed gate: one projection, one fused gate with statistics.
+
+    On a CPU the projection is fused as well, which keeps it in cache; but not one that is more
+    than a linear (LoRA, quantised, offloaded), which has to be asked.
+    """
 
     def __init__(self, gate: nn.Module, activation: str, seen: list[Moments]):
         super().__init__()
         self.proj = gate.get_submodule("proj")
+        self.fuses_projection = is_bare(self.proj) and self.proj.weight.device.type == "cpu"
         self.activation = activation
         self.seen = seen
 
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
+        how = {
+            "activation": self.activation,
+            "moments": True,
+            "segment_rows": _rows_per_image(hidden),
+        }
+        if self.fuses_projection:
+            neurons, moments = geglu_linear(hidden, self.proj.weight, self.proj.bias, **how)
+            self.seen.append(moments)
+            return neurons
         projected = self.proj(hidden)
-        rows = projected.flatten(0, -2)
-        neurons, moments = geglu(
-            rows, activation=self.activation, moments=True, segment_rows=_rows_per_image(hidden)
-        )
+        neurons, moments = geglu(projected.flatten(0, -2), **how)
         self.seen.append(moments)
         return neurons.unflatten(0, projected.shape[:-1])
+
+
+def is_bare(linear: nn.Module) -> bool:
+    """Whether nothing but the weight and bias of a linear decides what it computes."""
+    changed = "forward" in vars(linear) or linear._forward_hooks or linear._forward_pre_hooks
+    return type(linear) is nn.Linear and not changed
 
 
 class ObservedLinear(nn.Module):
