@@ -138,7 +138,7 @@ def run(
         smaller.unet = models["compact"]
         settings = replace(ERASE, steps=erase_steps, seed=seed)
         erased = repair(
-            smaller, pipeline, of_files(rest), settings=settings, stage=stage, **SETTINGS
+            smaller, pipeline, of_files(rest), settings=settings, stage=stage, **SETTINGS  # type: ignore[arg-type]
         )
         models["erased"] = erased.pipeline.unet
         erased_damage = {"damage_erased": erased.figures["damage_after"]}

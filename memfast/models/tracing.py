@@ -7,6 +7,7 @@ gets a thin wrapper around its contracting linear. Both only append to a list, w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from memfast_kernels import Moments, column_moments, geglu, geglu_linear
@@ -31,13 +32,14 @@ class FusedGate(nn.Module):
         self.seen = seen
 
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
-        how = {
+        how: dict[str, Any] = {
             "activation": self.activation,
             "moments": True,
             "segment_rows": _rows_per_image(hidden),
         }
         if self.fuses_projection:
-            neurons, moments = geglu_linear(hidden, self.proj.weight, self.proj.bias, **how)
+            linear: Any = self.proj
+            neurons, moments = geglu_linear(hidden, linear.weight, linear.bias, **how)
             self.seen.append(moments)
             return neurons
         projected = self.proj(hidden)
