@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -137,9 +138,8 @@ def run(
         smaller = copy(pipeline)
         smaller.unet = models["compact"]
         settings = replace(ERASE, steps=erase_steps, seed=seed)
-        erased = repair(
-            smaller, pipeline, of_files(rest), settings=settings, stage=stage, **SETTINGS  # type: ignore[arg-type]
-        )
+        pair: list[Any] = [smaller, pipeline]
+        erased = repair(*pair, of_files(rest), settings=settings, stage=stage, **SETTINGS)
         models["erased"] = erased.pipeline.unet
         erased_damage = {"damage_erased": erased.figures["damage_after"]}
     resistant = list(models)[-1]
