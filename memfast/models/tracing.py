@@ -21,7 +21,7 @@ class FusedGate(nn.Module):
     """Takes the place of a packed gate: one projection, one fused gate with statistics.
 
     On a CPU the projection is fused as well, which keeps it in cache; but not one that is more
-    than a linear (LoRA, quantised, offloaded), which has to be asked.
+    than a linear (LoRA, quantised, offloaded, under autocast), which has to be asked.
     """
 
     def __init__(self, gate: nn.Module, activation: str, seen: list[Moments]):
@@ -37,7 +37,7 @@ class FusedGate(nn.Module):
             "moments": True,
             "segment_rows": _rows_per_image(hidden),
         }
-        if self.fuses_projection:
+        if self.fuses_projection and not torch.is_autocast_enabled("cpu"):
             linear: Any = self.proj
             neurons, moments = geglu_linear(hidden, linear.weight, linear.bias, **how)
             self.seen.append(moments)

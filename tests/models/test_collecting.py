@@ -171,6 +171,17 @@ def test_nothing_is_left_changed(tiny_pipeline):
     assert not tiny_pipeline.unet._forward_hooks
 
 
+def test_under_autocast_the_projection_is_the_models_own(tiny_pipeline):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = memfast.collect(tiny_pipeline, ["a cat"], **SHORT, batch_size=1)
+        seen = hooked(tiny_pipeline, ["a cat"])
+    for path, steps in seen.items():
+        for step, (neurons,) in enumerate(steps):
+            assert neurons.dtype is torch.bfloat16
+            exact = column_moments(neurons[1], backend="reference")
+            assert torch.allclose(found[path].mean[step], exact.mean[0], rtol=1e-9, atol=1e-9)
+
+
 def test_all_steps_of_the_schedule(tiny_pipeline):
     found = memfast.collect(tiny_pipeline, ["a cat"], steps=3, num_inference_steps=3)
     assert found.steps == 3
