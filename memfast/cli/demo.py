@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def demo(
         raise InputError(f"--max-damage {max_damage}: must be above 1")
     folder = prepare_out(out, overwrite)
     start = perf_counter()
-    pipeline = options.open_pipeline("demo", device=device, dtype=dtype)
+    pipeline: Any = options.open_pipeline("demo", device=device, dtype=dtype)
     with progress() as bar:
         result = experiment.run(
             pipeline,

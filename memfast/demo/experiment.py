@@ -10,10 +10,9 @@ from copy import copy
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -79,7 +78,7 @@ class Experiment:
 
 
 def run(
-    pipeline: DiffusionPipeline,
+    pipeline: StableDiffusionPipeline,
     *,
     max_damage: float,
     memorized_prompts: int,
@@ -138,11 +137,12 @@ def run(
         smaller = copy(pipeline)
         smaller.unet = models["compact"]
         settings = replace(ERASE, steps=erase_steps, seed=seed)
-        pair: list[Any] = [smaller, pipeline]
-        erased = repair(*pair, of_files(rest), settings=settings, stage=stage, **SETTINGS)
+        erased = repair(
+            smaller, pipeline, of_files(rest), settings=settings, stage=stage, **SETTINGS
+        )
         models["erased"] = erased.pipeline.unet
         erased_damage = {"damage_erased": erased.figures["damage_after"]}
-    resistant = list(models)[-1]
+    treated = list(models)
     models |= {
         "contrast": compact(original, contrast),
         "random control": compact(original, random_like(subspace, seed)),
@@ -164,13 +164,13 @@ def run(
         )
     attacks = {}
     targets = memorized.part(held_out[:attacked]), shown.part(range(min(attacked, len(shown))))
-    for name in dict.fromkeys(("original", "compact", resistant)) if attacked else ():
+    for name in treated if attacked else ():
         pipeline.unet = models[name]
         attacks[name] = tuple(
             brought_back(Denoiser(pipeline), part, library, SETTINGS, ATTACK, ("prompt",), stage)
             for part in targets
         )
-    smaller = models[resistant]
+    smaller = models[treated[-1]]
     seconds = time_per_image(pipeline, {"before": original, "after": smaller}, memorized)
     pipeline.unet = smaller
     return Experiment(

@@ -1,7 +1,7 @@
 /* Sums over float32 rows in one pass, for cpu_sums.py; used where a compiler was at hand when the
-   package was installed. Plain C, called through ctypes. Columns are shared out among OpenMP threads
-   (torch's own: nothing is linked here), so that their number changes no bit. Sums are float64, in
-   which the square of a float32 is exact. */
+   package was installed. Plain C, called through ctypes. Segments and the halves of their rows are
+   shared out among OpenMP threads (torch's own: nothing is linked here), whose number changes no bit.
+   Sums are float64, in which the square of a float32 is exact. */
 
 #include <stdint.h>
 #include <string.h>

@@ -13,10 +13,7 @@ from .cpu_sums import Sums, at_least_float32
 from .moments import Moments
 from .shapes import counts, segments_of
 
-BLOCK_ELEMENTS = (
-    192 * 1024
-)  # in float32, two threads: each one's half of block, gate and projection
-# fills 1.5 MiB of its L2 cache
+BLOCK_ELEMENTS = 192 * 1024  # of two threads each has 1.5 MiB in L2: block, gate, projection
 BLOCK_ROWS = 16  # a block has a multiple of so many where it can: columns.c takes eight at once
 CANCELLED = 1e-6  # m2 is taken again where it is a smaller share of l2²
 
