@@ -1,13 +1,13 @@
 """A worker: one loaded model that turns texts into a block's figures, always by the same bits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Bool, Float64
-from memfast_kernels import Moments, merge
+from memfast_kernels import Moments
 from torch import Tensor
 
 from memfast.auditing.probes import PROBES, Look, Scene, Unit
@@ -16,6 +16,9 @@ from memfast.auditing.settings import Settings
 from memfast.auditing.taps import tap
 from memfast.errors import InputError
 from memfast.models.denoising import Denoiser
+
+Tokens = Mapping[str, Tensor]  # as `Denoiser.tokens` makes them
+POOLED_AT_ONCE = 8  # units' statistics
 
 
 @dataclass(frozen=True)
@@ -65,34 +68,36 @@ class Worker:
     def block(self, texts: Sequence[str], names: Sequence[str], baselines: list[Baseline]) -> Block:
         """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
         scores = torch.empty(len(texts), self.settings.noises, len(names), dtype=torch.float64)
-        pooled: dict[str, Moments] = {}
-        for rows, looks_by_noise in self.looks(texts):
+        seen: list[dict[str, Moments]] = [{}]
+        tokens = self.denoiser.tokens(texts)
+        for rows, looks_by_noise in self.looks(tokens):
             size = rows.stop - rows.start
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
                 scores[rows, noise] = score_looks(looks, names, baseline)[:size]
-                for site, moments in (looks[0].moments or {}).items():
-                    pooled[site] = merge(pooled[site], moments) if site in pooled else moments
-        return Block(scores, self.truncated(texts), pooled)
+                seen.append(looks[0].moments or {})
+            if len(seen) >= POOLED_AT_ONCE:
+                seen = [pooled(seen)]
+        return Block(scores, self.truncated(texts, tokens), pooled(seen))
 
-    def looks(self, texts: Sequence[str]) -> Iterator[tuple[slice, list[list[Look]]]]:
-        """(rows, looks by noise) for every unit of texts.
+    def looks(self, tokens: Tokens) -> Iterator[tuple[slice, list[list[Look]]]]:
+        """(rows, looks by noise) for every unit of the denoiser's `tokens`.
 
         The looks have `unit` rows, of which those past `rows` are padding. When memory runs out,
-        fewer texts are held at once and the unit is computed again: units, and so bits, stay.
+        fewer prompts are held at once and the unit is computed again: units, and so bits, stay.
         Raises InputError when one unit alone does not fit.
         """
-        done = 0
-        while done < len(texts):
-            batch = texts[done : done + self._units_at_once * self.settings.unit]
+        done, total, size = 0, len(tokens["input_ids"]), self.settings.unit
+        while done < total:
+            stop = min(done + self._units_at_once * size, total)
             try:
-                for looks in self._units(batch):
-                    rows = slice(done, min(done + self.settings.unit, len(texts)))
+                for looks in self._units({name: t[done:stop] for name, t in tokens.items()}):
+                    rows = slice(done, min(done + size, total))
                     yield rows, looks
                     done = rows.stop
             except torch.OutOfMemoryError as error:
                 if self._units_at_once == 1:
                     raise InputError(
-                        f"out of memory with {self.settings.unit} prompts a call, the least of "
+                        f"out of memory with {size} prompts a call, the least of "
                         "this audit; start another --out with a smaller --unit"
                     ) from error
                 self._units_at_once //= 2
@@ -100,29 +105,36 @@ class Worker:
                     torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def _units(self, texts: Sequence[str]) -> Iterator[list[list[Look]]]:
-        starts = range(0, len(texts), self.settings.unit)
-        for unit in [self._unit(texts[i : i + self.settings.unit]) for i in starts]:
+    def _units(self, tokens: Tokens) -> Iterator[list[list[Look]]]:
+        parts = zip(*(t.split(self.settings.unit) for t in tokens.values()), strict=True)
+        for unit in [self._unit(dict(zip(tokens, part, strict=True))) for part in parts]:
             yield [self.probe.looks(scene, unit) for scene in self.scenes]
 
-    def _unit(self, texts: Sequence[str]) -> Unit:
-        """One unit, padded with its last text."""
-        padding = [texts[-1]] * (self.settings.unit - len(texts))
-        return Unit(self.denoiser.encode([*texts, *padding]), len(texts))
+    def _unit(self, tokens: Tokens) -> Unit:
+        """One unit, padded with its last prompt."""
+        rows = len(tokens["input_ids"])
+        kept = torch.arange(self.settings.unit).clamp(max=rows - 1)
+        return Unit(self.denoiser.embed({name: t[kept] for name, t in tokens.items()}), rows)
 
     def _noise(self, number: int) -> Tensor:
         return self.denoiser.initial_noise([f"audit noise {number}"], self.settings.seed)
 
-    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " rows"]:
-        """Which texts have more tokens than the tokenizer's limit."""
+    def truncated(self, texts: Sequence[str], tokens: Tokens) -> Bool[Tensor, " rows"]:
+        """Which texts have more tokens than the tokenizer's limit; `tokens` are theirs."""
         tokenizer = self.denoiser.pipeline.tokenizer
-        limit = tokenizer.model_max_length
-        long = [i for i, text in enumerate(texts) if len(text.encode()) + 2 > limit]
-        result = torch.zeros(len(texts), dtype=torch.bool)
-        if long:
-            tokens = tokenizer([texts[i] for i in long], verbose=False).input_ids
-            result[long] = torch.tensor([len(ids) > limit for ids in tokens])
-        return result
+        truncated = tokens["attention_mask"][:, -1] > 0
+        for row in truncated.nonzero().flatten().tolist():
+            length = len(tokenizer(texts[row], verbose=False).input_ids)
+            truncated[row] = length > tokenizer.model_max_length
+        return truncated
+
+
+def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:
+    """Statistics of several units by site, joined into one segment."""
+    sites = {site: None for part in parts for site in part}
+    return {
+        site: Moments.cat([part[site] for part in parts if site in part]).pool() for site in sites
+    }
 
 
 def score_looks(

@@ -4,12 +4,13 @@ For what needs its own loop (detection probes, attacks, repair, losses). Written
 `StableDiffusionPipeline`'s parts: a UNet, one text encoder, a VAE.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
+from transformers import BatchEncoding
 
 from memfast.errors import InputError
 from memfast.models.noise import generator
@@ -46,26 +47,34 @@ class Denoiser:
         """The scheduler's number of training timesteps."""
         return self.scheduler.config.num_train_timesteps
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Embeddings:
-        """Text embeddings, as the pipeline computes them (truncated at the tokenizer's limit).
+        """Text embeddings, as the pipeline computes them (truncated at the tokenizer's limit)."""
+        return self.embed(self.tokens(texts))
 
-        Without textual inversions the pipeline's own function does no more than this, but splits
-        every text into tokens three times.
+    def tokens(self, texts: Sequence[str]) -> BatchEncoding:
+        """What `embed` takes, on the CPU: input_ids and attention_mask [texts, tokenizer's limit].
+
+        The pipeline's own encoding splits every text into tokens three times.
         """
-        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
+        tokenizer, texts = self.pipeline.tokenizer, list(texts)
         if any(token.endswith("_1") for token in tokenizer.get_added_vocab()):
-            return self.pipeline.encode_prompt(list(texts), self.device, 1, False)[0]
-        tokens = tokenizer(
-            list(texts),
+            texts = self.pipeline.maybe_convert_prompt(texts, tokenizer)  # textual inversions
+        return tokenizer(
+            texts,
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).to(self.device)
+        )
+
+    @torch.no_grad()
+    def embed(self, tokens: Mapping[str, Tensor]) -> Embeddings:
+        """The embeddings of `tokens`."""
+        encoder = self.pipeline.text_encoder
         masked = getattr(encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask if masked else None
-        return encoder(tokens.input_ids, attention_mask=mask)[0].to(encoder.dtype)
+        mask = tokens["attention_mask"].to(self.device) if masked else None
+        ids = tokens["input_ids"].to(self.device)
+        return encoder(ids, attention_mask=mask)[0].to(encoder.dtype)
 
     def initial_noise(self, ids: Sequence[str], seed: int) -> Latents:
         """The latents that generation starts from: one image's depend on its id and seed alone."""

@@ -89,7 +89,8 @@ def test_statistics_are_those_of_the_first_look(tiny_pipeline, lists, settings, 
     expected = 0.0
     with Worker(tiny_pipeline, settings) as worker:
         for start in range(0, 20, 6):
-            for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
+            tokens = worker.denoiser.tokens(TEXTS[start : min(start + 6, 20)])
+            for rows, by_noise in worker.looks(tokens):
                 for looks in by_noise:
                     expected = expected + looks[0].norms[: rows.stop - rows.start].square().sum(0)
     norms = torch.cat([found[site].l2_norm[0] for site in found])
@@ -247,14 +248,14 @@ def test_bad_rows_are_counted_and_written(tiny_pipeline, lists, settings, tmp_pa
 
 def test_what_the_model_cannot_do_is_told(tiny_pipeline, settings, tmp_path, monkeypatch) -> None:
     """Truncated prompts are counted; scores that are not finite rank last and flag nothing."""
-    encode = Denoiser.encode
+    embed, poison = Denoiser.embed, Denoiser(tiny_pipeline).tokens([TEXTS[5]])["input_ids"]
 
-    def poisoned(self, texts):
-        embeddings = encode(self, texts)
-        embeddings[[text == TEXTS[5] for text in texts]] = torch.nan
+    def poisoned(self, tokens):
+        embeddings = embed(self, tokens)
+        embeddings[(tokens["input_ids"] == poison).all(1)] = torch.nan
         return embeddings
 
-    monkeypatch.setattr(Denoiser, "encode", poisoned)
+    monkeypatch.setattr(Denoiser, "embed", poisoned)
     prompts = [*TEXTS[:12], "a " * 30]
     outcome = audit(
         tiny_pipeline, prompts, tmp_path / "out", reference=REFERENCE, settings=settings

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memfast_kernels.moments import fold
 
 
 def exact(values: np.ndarray) -> mk.Moments:
@@ -70,13 +69,32 @@ def test_properties_by_hand() -> None:
 
 
 @pytest.mark.parametrize("segments", [1, 2, 3, 7])
-def test_pooling_and_folding(segments: int) -> None:
+def test_pooling_is_merging(segments: int) -> None:
     values = torch.randn(segments * 5, 4, dtype=torch.float64) + 1000
     parts = mk.column_moments(values, segment_rows=5)
     close(parts.pool(), exact(values.numpy()))
     close(parts.select(slice(0, 1)).pool(), exact(values[:5].numpy()))
-    stacked = mk.Moments(*(getattr(parts, n)[:, None] for n in parts.__dataclass_fields__))
-    assert torch.equal(fold(stacked).m2, parts.pool().m2)
+    merged = mk.Moments.empty(1, 4)
+    for segment in range(segments):
+        merged = mk.merge(merged, parts.select(slice(segment, segment + 1)))
+    for name in mk.Moments.__dataclass_fields__:
+        torch.testing.assert_close(
+            getattr(parts.pool(), name), getattr(merged, name), rtol=1e-12, atol=0
+        )
+
+
+def test_pooling_with_empty_segments_changes_no_bit() -> None:
+    part = mk.column_moments(torch.randn(7, 4) + 1000)
+    pooled = mk.Moments.cat([mk.Moments.empty(2, 4), part, mk.Moments.empty(1, 4)]).pool()
+    for name in mk.Moments.__dataclass_fields__:
+        assert torch.equal(getattr(pooled, name), getattr(part, name)), name
+
+
+def test_pooling_shows_what_is_not_finite() -> None:
+    values = torch.ones(6, 2)
+    values[4, 1] = torch.inf
+    pooled = mk.column_moments(values, segment_rows=2).pool()
+    assert pooled.variance[0].isfinite().tolist() == [True, False]
 
 
 def test_pooling_nothing_is_one_empty_segment() -> None:

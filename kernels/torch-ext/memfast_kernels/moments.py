@@ -3,6 +3,7 @@
 A running state of many calls needs integer counts and float64 moments: float32 drifts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -52,11 +53,25 @@ class Moments:
         """The segments at `index` (a slice, an index list or a mask)."""
         return Moments(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    @classmethod
+    def cat(cls, parts: Sequence["Moments"]) -> "Moments":
+        """The segments of all parts, one after another."""
+        return cls(*(torch.cat([getattr(p, field.name) for p in parts]) for field in fields(cls)))
+
     def pool(self) -> "Moments":
         """All segments joined into one: shapes [1] and [1, neurons]."""
         if len(self.count) == 0:
             return Moments.empty(1, self.mean.shape[1], self.mean.device)
-        return fold(Moments(*(getattr(self, field.name)[:, None] for field in fields(self))))
+        count, rows = self.count.sum(0, keepdim=True), self.count[:, None].double()
+        mean = (rows / count.clamp(min=1) * self.mean).sum(0, keepdim=True)
+        apart = torch.where(rows > 0, self.mean - mean, 0.0)
+        return Moments(
+            count=count,
+            mean=mean,
+            m2=(self.m2 + rows * apart.square()).sum(0, keepdim=True),
+            max_abs=self.max_abs.amax(0, keepdim=True),
+            nonzero=self.nonzero.sum(0, keepdim=True),
+        )
 
     def to(self, device: torch.device | str) -> "Moments":
         """The same statistics on another device."""
@@ -81,18 +96,3 @@ def join(a: Moments, b: Moments) -> Moments:
         max_abs=torch.maximum(a.max_abs, b.max_abs),
         nonzero=a.nonzero + b.nonzero,
     )
-
-
-def fold(parts: Moments) -> Moments:
-    """Joins the first axis of every field by a tree of fixed order, so that bits repeat."""
-    while (size := len(parts.count)) > 1:
-        half = (size + 1) // 2
-        odd = parts.select(slice(size // 2, half))
-        joined = join(parts.select(slice(size // 2)), parts.select(slice(half, None)))
-        parts = Moments(
-            *(
-                torch.cat([getattr(joined, field.name), getattr(odd, field.name)])
-                for field in fields(Moments)
-            )
-        )
-    return Moments(*(getattr(parts, field.name)[0] for field in fields(Moments)))
