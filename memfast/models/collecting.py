@@ -16,7 +16,7 @@ from memfast.models.families import ffn_sites
 from memfast.models.listening import Call, listen
 from memfast.models.noise import generator
 from memfast.models.pipelines import denoiser_of, fingerprint, schedule_of, versions
-from memfast.models.side_by_side import by_site, image_of, side_by_side
+from memfast.models.side_by_side import by_site, merge_in_order, side_by_side
 from memfast.models.tracing import Trace, trace
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
@@ -191,10 +191,7 @@ def _run(
         for place in (~finite.all(1)).nonzero().flatten().tolist():
             where = {"site": _site_of(finite[place], traced), "step": step}
             bad.setdefault(place, where)
-        merged = state[step]
-        for place in range(0 if bad else len(batch)):
-            merged = merge(merged, image_of(images, place))
-        after.append(merged)
+        after.append(state[step] if bad else merge_in_order(state[step], images))
 
     with listen(pipeline, traced, len(batch), settings.steps, end_of_step) as callback:
         pipeline(  # type: ignore[operator]
@@ -231,4 +228,4 @@ def _site_of(finite: torch.Tensor, traced: Trace) -> str:
 def _default_batch(model: torch.nn.Module) -> int:
     """As many prompts as keep a small model busy, few for a large one."""
     parameters = sum(p.numel() for p in model.parameters())
-    return 16 if parameters < 1e8 else 4 if parameters < 1.5e9 else 1
+    return 32 if parameters < 1e8 else 4 if parameters < 1.5e9 else 1

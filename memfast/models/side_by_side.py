@@ -24,9 +24,29 @@ def side_by_side(seen: Mapping[str, Moments], norms: bool) -> Moments:
     return Moments(count, *(column[..., None] for column in others))
 
 
-def image_of(images: Moments, place: int) -> Moments:
-    """One image of `side_by_side`'s: count [neurons], the rest [neurons, 1]."""
-    return Moments(*(getattr(images, name)[place] for name in _FIELDS))
+def merge_in_order(state: Moments, images: Moments) -> Moments:
+    """`state`, one image's of `side_by_side`, joined with one image after another.
+
+    As `merge` one by one; batches that cut the images elsewhere give the same bits.
+    """
+    counts = torch.cat([state.count[None], images.count])
+    before = counts.cumsum(0)
+    share = (images.count.double() / before[1:].clamp(min=1))[..., None]
+    mean, deltas = state.mean, []
+    for place, of_image in enumerate(images.mean):
+        deltas.append(of_image - mean)
+        mean = mean + deltas[-1] * share[place]
+    between = torch.stack(deltas).square() * (before[:-1, :, None] * share)
+    m2 = state.m2
+    for of_image in images.m2 + between:
+        m2 = m2 + of_image
+    return Moments(
+        before[-1],
+        mean,
+        m2,
+        torch.maximum(state.max_abs, images.max_abs.amax(0)),
+        state.nonzero + images.nonzero.sum(0),
+    )
 
 
 def by_site(

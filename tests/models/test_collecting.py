@@ -12,7 +12,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.models.attention import FeedForward
-from memfast_kernels import column_moments, merge
+from memfast_kernels import Moments, column_moments
 from torch import nn
 
 import memfast
@@ -20,7 +20,7 @@ from memfast.errors import InputError
 from memfast.models import collecting
 from memfast.models.listening import listen
 from memfast.models.noise import generator
-from memfast.models.side_by_side import by_site, image_of, side_by_side
+from memfast.models.side_by_side import by_site, merge_in_order, side_by_side
 from memfast.models.tracing import trace
 from memfast.prompts import PromptSet, make_prompt
 
@@ -110,13 +110,11 @@ def test_statistics_of_the_same_activations_are_the_same_bits_in_any_batch():
     data = torch.randn(8, 9, 5, generator=torch.Generator().manual_seed(0))
     results = []
     for size in (1, 3, 8):
-        state = None
+        state = Moments.empty(20, 1)
         for batch in data.split(size):
             moments = column_moments(batch.flatten(0, 1), segment_rows=9)
             images = side_by_side({"a": moments, "b": moments}, norms=True)
-            for place in range(len(batch)):
-                image = image_of(images, place)
-                state = image if state is None else merge(state, image)
+            state = merge_in_order(state, images)
         results.append(by_site([state], {"a": 5, "b": 5}))
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):

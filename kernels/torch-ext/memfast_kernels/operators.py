@@ -6,7 +6,7 @@ from torch import Tensor
 
 from . import ops
 from .activations import find
-from .moments import Moments
+from .moments import Moments, join
 from .shapes import check_tensor, counts, inner_neurons, segment_size
 
 
@@ -181,6 +181,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     """Statistics of the rows of both, segment by segment: Chan's formula in float64."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"merge: shapes {tuple(a.mean.shape)} and {tuple(b.mean.shape)} differ")
+    if a.mean.device.type == "cpu":
+        return join(a, b)
     fields = ("count", "mean", "m2", "max_abs", "nonzero")
     statistics = ops.merge([getattr(a, f) for f in fields], [getattr(b, f) for f in fields])
     return Moments(a.count + b.count, *statistics)

@@ -36,11 +36,11 @@ def uncompiled(model: Model) -> Model:
 
 def _sites(model: nn.Module) -> Iterator[tuple[str, Site]]:
     for path, block in model.named_modules():
-        if block._modules and LEFT_ALONE.isdisjoint(path.split(".")):
-            for family in FAMILIES:
-                if (layout := family.layout(block)) is not None:
+        for family in FAMILIES if block._modules else ():
+            if (layout := family.layout(block)) is not None:
+                if LEFT_ALONE.isdisjoint(path.split(".")):
                     yield path, Site(path, block, layout, family)
-                    break
+                break
 
 
 def ffn_sites(model: nn.Module) -> dict[str, int]:

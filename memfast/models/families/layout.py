@@ -53,8 +53,10 @@ class Family:
         if self.only and type(block).__name__ not in self.only:
             return None
         contraction = _linear(block, self.contract)
+        if contraction is None:
+            return None
         expanding = {name: _linear(block, name) for name in self.expand}
-        if contraction is None or None in expanding.values():
+        if None in expanding.values():
             return None
         neurons = self.neurons(block, contraction) if self.neurons else contraction.in_features
         expansions = []
