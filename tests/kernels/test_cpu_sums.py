@@ -8,26 +8,29 @@ from memfast_kernels.cpu_sums import Sums, Totals
 needs_c = pytest.mark.skipif(cpu_sums.add_block is None, reason="no compiler at install")
 
 
-def sums(values: torch.Tensor) -> Totals:
-    found = Sums(len(values) + 2, values.shape[2])
-    found.add(values, 1)
-    found.add(values, 1)
+def sums(values: torch.Tensor, halved: bool = True, weighted: bool = False) -> Totals:
+    weights = torch.linspace(-1, 2, values.shape[0] * values.shape[1]) if weighted else None
+    found = Sums(len(values) + 2, values.shape[2], halved)
+    found.add(values, 1, weights)
+    found.add(values, 1, weights)
     return found.totals()
 
 
-def both(values: torch.Tensor, monkeypatch) -> tuple[Totals, Totals]:
+def both(values: torch.Tensor, monkeypatch, **how: bool) -> tuple[Totals, Totals]:
     """In C, and by torch alone."""
-    in_c = sums(values)
+    in_c = sums(values, **how)
     monkeypatch.setattr(cpu_sums, "add_block", None)
-    return in_c, sums(values)
+    return in_c, sums(values, **how)
 
 
 @needs_c
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 37), (2, 8, 128), (1, 77, 257), (5, 16, 300)])
-def test_c_counts_what_torch_counts(shape, monkeypatch):
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_c_counts_what_torch_counts(shape, halved, weighted, monkeypatch):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values[0, 0, 0] = 0
-    ours, theirs = both(values, monkeypatch)
+    ours, theirs = both(values, monkeypatch, halved=halved, weighted=weighted)
     assert torch.allclose(ours.sum, theirs.sum, rtol=1e-12, atol=1e-12)
     assert torch.allclose(ours.squares, theirs.squares, rtol=1e-12, atol=0)
     assert torch.equal(ours.peak, theirs.peak)

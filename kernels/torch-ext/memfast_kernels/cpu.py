@@ -105,6 +105,5 @@ def _groups(blocks: list[Block], rows: int) -> list[list[Block]]:
 
 def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
     statistics = Statistics(activation, row_weight, segment_rows)
-    for block in statistics.blocks:
-        statistics.add(block)
+    statistics.add_all()
     return statistics.finish()

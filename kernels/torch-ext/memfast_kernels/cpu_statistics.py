@@ -9,12 +9,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from . import reference
-from .cpu_sums import Sums, at_least_float32
+from .cpu_sums import Sums, one_pass
 from .moments import Moments
 from .shapes import counts, segments_of
 
 BLOCK_ELEMENTS = 192 * 1024  # of two threads each has 1.5 MiB in L2: block, gate, projection
 BLOCK_ROWS = 16  # a block has a multiple of so many where it can: columns.c takes eight at once
+HALVED_ROWS = 256  # of a segment, for which two threads share its rows
 CANCELLED = 1e-6  # m2 is taken again where it is a smaller share of l2²
 
 
@@ -57,15 +58,21 @@ class Statistics:
         self.values, self.weight, self.segment_rows = values, row_weight, segment_rows
         rows, neurons = values.shape
         self.blocks = row_blocks(rows, segment_rows, neurons)
-        self.sums = Sums(int(segments_of(rows, segment_rows)), neurons)
+        halved = segment_rows >= HALVED_ROWS
+        self.sums = Sums(int(segments_of(rows, segment_rows)), neurons, halved)
 
     def add(self, block: Block) -> None:
         """Counts the next block."""
         rows = slice(block.start, block.stop)
-        values = at_least_float32(self.values[rows])
-        if self.weight is not None:
-            values = values * self.weight[rows, None].to(values.dtype)
-        self.sums.add(values.view(block.segments, -1, values.shape[1]), block.segment)
+        weight = None if self.weight is None else self.weight[rows]
+        self.sums.add(self.values[rows].unflatten(0, (block.segments, -1)), block.segment, weight)
+
+    def add_all(self) -> None:
+        """Counts all blocks: at once where short segments are strips that lie in cache anyway."""
+        rows, segments = len(self.values), self.sums.shape[1]
+        at_once = one_pass(self.values) and 0 < self.segment_rows < HALVED_ROWS
+        for block in [Block(0, rows, 0, segments, 0)] if at_once and rows else self.blocks:
+            self.add(block)
 
     def add_product(self, block: Block, a: Tensor, b: Tensor) -> None:
         """Writes a · b [rows of the block, neurons] to the values, which have no weights, and

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-HALVES = 2  # of a block's rows, each with sums of its own: see columns.c
-
 
 def _compiled() -> Callable[..., None] | None:
     for suffix in EXTENSION_SUFFIXES:
@@ -23,7 +21,8 @@ def _compiled() -> Callable[..., None] | None:
             except OSError:  # built for another machine, or torch brings no OpenMP
                 return None
             size, address = ctypes.c_int64, ctypes.c_void_p
-            add_block.argtypes = [address, size, address, address, *[size] * 4, *[address] * 4]
+            pointers = [address] * 4
+            add_block.argtypes = [address, address, size, address, address, *[size] * 5, *pointers]
             add_block.restype = None
             return add_block
     return None
@@ -36,6 +35,11 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def one_pass(values: Tensor) -> bool:
+    """Whether values of this dtype are counted by the one pass in C."""
+    return add_block is not None and values.dtype is torch.float32
+
+
 class Totals(NamedTuple):
     """Of each column of each segment, [segments, neurons]."""
 
@@ -46,22 +50,31 @@ class Totals(NamedTuple):
 
 
 class Sums:
-    """Totals of blocks of rows, added one after another."""
+    """Totals of blocks of rows, added one after another.
 
-    def __init__(self, segments: int, neurons: int):
-        shape = (HALVES, segments, neurons)
+    halved: the halves of a block's rows get sums of their own, one for each of two threads.
+    """
+
+    def __init__(self, segments: int, neurons: int, halved: bool = False):
+        shape = (1 + halved, segments, neurons)
         dtypes = (torch.float64, torch.float64, torch.float32, torch.int64)
         self.parts = Totals(*(torch.zeros(shape, dtype=dtype) for dtype in dtypes))
-        self.neurons, self.next_half = neurons, segments * neurons
+        self.shape = shape
 
-    def add(self, values: Tensor, first: int) -> None:
-        """Adds values [segments, rows, neurons] to as many segments from the `first` on."""
+    def add(self, values: Tensor, first: int, weights: Tensor | None = None) -> None:
+        """Adds values [segments, rows, neurons], each row times its weight if there are weights
+        [segments · rows], to as many segments from the `first` on."""
         values = at_least_float32(values)
+        if weights is not None:
+            weights = weights.to(values.dtype).contiguous()
         if add_block is not None and values.dtype is torch.float32:
             values = values.contiguous()
+            pointer = None if weights is None else weights.data_ptr()
             segments, rows, _ = values.shape
-            self._add_compiled(add_block, values, None, None, segments, rows, first)
+            self._add_compiled(add_block, values, segments, rows, first, weights=pointer)
             return
+        if weights is not None:
+            values = values * weights.view(*values.shape[:2], 1)
         total, squares, peak, nonzero = (
             part[0, first : first + len(values)] for part in self.parts
         )
@@ -76,7 +89,8 @@ class Sums:
         rows = len(out) // segments
         one_pass = out.dtype is torch.float32 and b.is_contiguous() and out.is_contiguous()
         if add_block is not None and one_pass and a.stride(1) == 1:
-            self._add_compiled(add_block, a, b.data_ptr(), out.data_ptr(), segments, rows, first)
+            pointers = {"factors": b.data_ptr(), "products": out.data_ptr()}
+            self._add_compiled(add_block, a, segments, rows, first, **pointers)
         else:
             torch.mul(a, b, out=out)
             self.add(out.view(segments, rows, -1), first)
@@ -85,23 +99,27 @@ class Sums:
         self,
         add_block: Callable[..., None],
         values: Tensor,
-        factors: int | None,
-        products: int | None,
         segments: int,
         rows: int,
         first: int,
+        weights: int | None = None,
+        factors: int | None = None,
+        products: int | None = None,
     ) -> None:
         total, squares, peak, nonzero = self.parts
-        place = first * self.neurons
+        halves, all_segments, neurons = self.shape
+        place = first * neurons
         add_block(
             values.data_ptr(),
+            weights,
             values.stride(-2),
             factors,
             products,
             segments,
             rows,
-            self.neurons,
-            self.next_half,
+            neurons,
+            halves,
+            all_segments * neurons,
             total.data_ptr() + 8 * place,
             squares.data_ptr() + 8 * place,
             peak.data_ptr() + 4 * place,
@@ -111,4 +129,6 @@ class Sums:
     def totals(self) -> Totals:
         """What was added so far."""
         total, squares, peak, nonzero = self.parts
+        if len(total) == 1:
+            return Totals(*(part[0] for part in self.parts))
         return Totals(total.sum(0), squares.sum(0), peak.amax(0), nonzero.sum(0))
