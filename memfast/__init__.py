@@ -34,7 +34,7 @@ _HOMES = {
     "collect_sensitivity": "memfast.models.sensitivity",
     "learn_gates": "memfast.models.learned_gates",
     "evaluate": "memfast.evaluation.run",
-    "attack": "memfast.evaluation.run",
+    "attack": "memfast.evaluation.attacking",
 }
 
 _BASES = {"ModelMixin": "diffusers", "PreTrainedModel": "transformers"}

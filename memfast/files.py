@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,19 @@ def load_tensors(
     if not isinstance(form, int) or form > version:
         raise InputError(f"{path}: format {form} is newer than this memfast reads ({version})")
     return tensors, header
+
+
+def first_difference(found: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the settings that a folder was made with and those of now."""
+    for key, value in now.items():
+        other = found.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            inner = next((k for k in value if value[k] != other.get(k)), None)
+            if inner is not None:
+                return f"{inner} was {other.get(inner)!r}, now {value[inner]!r}"
+        elif value != other:
+            return f"{key} was {other!r}, now {value!r}"
+    return "its settings differ"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memfast.auditing.blocks import Blocks
 from memfast.errors import InputError
-from memfast.files import atomic_write_json, prepare_out
+from memfast.files import atomic_write_json, first_difference, prepare_out
 
 NAME, CALIBRATION, FORMAT = "manifest.json", "calibration.safetensors", 1
 RESULTS = (
@@ -41,7 +41,9 @@ def open_folder(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
     if path.exists():
         found = read(out)
         if found["run"] != run_hash(identity):
-            raise InputError(f"--out {out}: holds another audit: {_difference(found, identity)}")
+            raise InputError(
+                f"--out {out}: holds another audit: {first_difference(found['identity'], identity)}"
+            )
     else:
         prepare_out(out, overwrite)
         _write(out, {"format": FORMAT, "run": run_hash(identity), "identity": identity})
@@ -77,15 +79,3 @@ def blocks(out: Path) -> Blocks:
 
 def _write(out: Path, manifest: dict[str, Any]) -> None:
     atomic_write_json(out / NAME, manifest)
-
-
-def _difference(found: dict[str, Any], identity: dict[str, Any]) -> str:
-    for key, value in identity.items():
-        other = found["identity"].get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            inner = next((k for k in value if value[k] != other.get(k)), None)
-            if inner is not None:
-                return f"{inner} was {other.get(inner)!r}, now {value[inner]!r}"
-        elif value != other:
-            return f"{key} was {other!r}, now {value!r}"
-    return "its settings differ"

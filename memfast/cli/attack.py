@@ -44,7 +44,7 @@ def attack(
     from memfast.cli.console import console, progress, show_table
     from memfast.cli.evaluate import by_comma, lists, parse_weights, show_notes
     from memfast.evaluation.adversarial import AttackSettings
-    from memfast.evaluation.run import attack as run
+    from memfast.evaluation.attacking import attack as run
     from memfast.files import atomic_write_json, check_out, prepare_out
     from memfast.report.evaluation import attack_page, attack_table
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,9 @@ Weights = Annotated[
 ]
 Metrics = Annotated[str | None, typer.Option(help="Replication metrics, by comma (default: all).")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many captions of each list.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes of one core each (with --device cpu).")
+]
 Draws = Annotated[int, typer.Option(min=1, help="Noises and timesteps an attack step.")]
 
 
@@ -60,6 +64,7 @@ def evaluate(
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
+    workers: Workers = 1,
     config: options.Config = None,
 ) -> None:
     """Memorization and quality beside honest controls; optionally under attack."""
@@ -69,12 +74,14 @@ def evaluate(
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.evaluation.results import score_lines
     from memfast.evaluation.run import evaluate as run
-    from memfast.files import atomic_write_json, check_out, prepare_out
+    from memfast.files import atomic_write_json, check_out
     from memfast.report.evaluation import evaluation_page, methods_tables, why_missing
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
-    check_out(out, overwrite)
+    unfinished = out / "unfinished"
+    goes_on = unfinished.is_dir() and len(list(out.iterdir())) == 1
+    check_out(out, overwrite or goes_on)
     base = original or model
     own = base == "demo"
     sets = lists(base, memorized, reference)
@@ -103,18 +110,21 @@ def evaluate(
             metrics=by_comma(metrics) or None,
             weights=given,
             features=features,
+            folder=unfinished,
+            overwrite=overwrite,
+            workers=workers,
             stage=bar.stage,
         )
-    folder = prepare_out(out, overwrite)
-    atomic_write_json(folder / "summary.json", result.summary())
-    write_csv(folder / "scores.csv", score_lines(result.outcomes, result.bench))
-    evaluation_page(result).write(folder / "report.html")
+    atomic_write_json(out / "summary.json", result.summary())
+    write_csv(out / "scores.csv", score_lines(result.outcomes, result.bench))
+    evaluation_page(result).write(out / "report.html")
+    rmtree(unfinished)
     for title, columns, rows in methods_tables(result):
         show_table(title, columns, rows)
     for name, why in why_missing(result.missing):
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)
     show_notes(result.notes)
-    console.print(f"wrote {folder}/summary.json, scores.csv, report.html", soft_wrap=True)
+    console.print(f"wrote {out}/summary.json, scores.csv, report.html", soft_wrap=True)
 
 
 def show_notes(notes: Sequence[str], most: int = 5) -> None:

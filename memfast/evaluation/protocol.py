@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ from memfast.models.denoising import Denoiser
 
 Stage = Callable[[str, int], Callable[[int], None]]
 ORIGINAL = Mitigation("original", "", "weights", lambda setting: Treated(setting.denoiser))
+
+
+def silent(label: str, total: int) -> Callable[[int], None]:
+    """A stage that shows nothing."""
+    return lambda done: None
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,9 @@ class Outcome:
     under attack for reference captions (the attack's control). `singles`: one figure a repetition.
     """
 
-    mitigation: Mitigation
+    name: str
+    source: str
+    lives_in: Literal["weights", "pipeline"]
     plain: dict[str, list[Tensor]] = field(default_factory=dict)
     attacked: dict[str, list[Tensor]] = field(default_factory=dict)
     control: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -81,6 +89,12 @@ class Outcome:
     reference_pictures: Tensor | None = None
     tested: list[int] = field(default_factory=list)
     reference_tested: list[int] = field(default_factory=list)
+
+    def extend(self, later: "Outcome") -> None:
+        """Add later repetitions of the same method; the pictures stay those of the first."""
+        for name in ("plain", "attacked", "control", "reference", "heldout", "singles"):
+            for metric, values in getattr(later, name).items():
+                getattr(self, name).setdefault(metric, []).extend(values)
 
     def note(self, **figures: float) -> None:
         """Add one repetition's single figures."""
@@ -129,23 +143,6 @@ class Trial:
         return kept, self.bench.reference.part(kept)
 
 
-def run(bench: Bench, methods: Sequence[Mitigation], stage: Stage) -> dict[str, Outcome]:
-    """Every method and its controls: {name: outcome}, the original first."""
-    outcomes: dict[str, Outcome] = {}
-    for number in range(bench.repeats):
-        trial = Trial(bench, number)
-        advance = stage(f"repetition {number + 1} of {bench.repeats}", 1 + len(methods))
-        original = measure(trial, ORIGINAL, outcomes, None)
-        advance(1)
-        for method in methods:
-            treated = method.apply(trial.setting)
-            measure(trial, method, outcomes, original, treated)
-            for control in controls(trial, method, treated):
-                measure(trial, control, outcomes, original)
-            advance(1)
-    return outcomes
-
-
 def controls(trial: Trial, method: Mitigation, treated: Treated) -> list[Mitigation]:
     """Random pruning of equal density and of equal damage, compensated as the method is."""
     if method.control is None:
@@ -170,7 +167,7 @@ def measure(
     """
     bench = trial.bench
     treated = treated or method.apply(trial.setting)
-    outcome = outcomes.setdefault(method.name, Outcome(method))
+    outcome = outcomes.setdefault(method.name, Outcome(method.name, method.source, method.lives_in))
     tested = trial.split[1]
     memorized = bench.memorized.part(tested)
     kept, reference = trial.reference

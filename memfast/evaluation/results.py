@@ -73,9 +73,8 @@ def _row(
     bench: Bench,
     located: Sequence[bool] | None,
 ) -> Row:
-    method = outcome.mitigation
     groups = bench.memorized.groups
-    attacked = original if method.lives_in == "pipeline" else outcome
+    attacked = original if outcome.lives_in == "pipeline" else outcome
     reference = _quality(outcome.reference, original.reference, bench.reference)
     heldout = _quality(outcome.heldout, original.heldout, bench.heldout) if bench.heldout else {}
     rates = {
@@ -90,11 +89,11 @@ def _row(
         m: _rate(m, values, bench.reference.groups) for m, values in attacked.control.items()
     }
     claims = {}
-    if method.source != "control" and outcome is not original:
+    if outcome.source != "control" and outcome is not original:
         rivals = {"original": original} | {
             name.split(": ", 1)[1]: other
             for name, other in outcomes.items()
-            if name.startswith(f"{method.name}: ")
+            if name.startswith(f"{outcome.name}: ")
         }
         for rival, other in rivals.items():
             claims[f"fewer copies than {rival}"] = all_below(
@@ -107,9 +106,9 @@ def _row(
                 {m: _rate(m, values, groups) for m, values in original.attacked.items()},
             )
     return Row(
-        outcome.mitigation.name,
-        method.lives_in,
-        method.source,
+        outcome.name,
+        outcome.lives_in,
+        outcome.source,
         rates,
         under_attack,
         control,

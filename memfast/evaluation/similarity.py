@@ -5,7 +5,7 @@ To add a metric, add an entry to `METRICS`: tests, reports and thresholds follow
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -163,6 +163,20 @@ def toolbox(
         if METRICS[name].network in missing
     }
     return Toolbox(tuple(able), networks, unable)
+
+
+def metric_facts(tools: Toolbox) -> dict[str, Any]:
+    """Each metric's version, threshold and source, so that a rate can be read later."""
+    return {
+        metric.name: {
+            "version": metric.version,
+            "threshold": metric.threshold,
+            "copies_are": metric.copy,
+            "source": metric.source,
+            "network": metric.network,
+        }
+        for metric in tools.metrics
+    }
 
 
 def template_mask(

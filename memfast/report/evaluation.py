@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from memfast.evaluation.attacking import AttackReport
 from memfast.evaluation.cases import Case
 from memfast.evaluation.rates import Interval
 from memfast.evaluation.results import HEADLINE, all_below
-from memfast.evaluation.run import AttackReport, Evaluation
+from memfast.evaluation.run import Evaluation
 from memfast.report.report import Report
 
 PICTURES = 16
@@ -144,8 +145,8 @@ def evaluation_page(result: Evaluation) -> Report:
 
 
 def _pictures(page: Report, result: Evaluation) -> None:
-    outcomes = [o for o in result.outcomes.values() if o.mitigation.source != "control"]
-    names = [outcome.mitigation.name for outcome in outcomes]
+    outcomes = [o for o in result.outcomes.values() if o.source != "control"]
+    names = [outcome.name for outcome in outcomes]
     tested = [result.bench.memorized.cases[index] for index in outcomes[0].tested]
     searched = [case for case in tested if len(case.images)]
     attacked = [outcome for outcome in outcomes if outcome.attacked_pictures is not None]
@@ -158,7 +159,7 @@ def _pictures(page: Report, result: Evaluation) -> None:
     if attacked:
         page.pictures(
             "The same captions under attack",
-            ["caption", "training image", *(outcome.mitigation.name for outcome in attacked)],
+            ["caption", "training image", *(outcome.name for outcome in attacked)],
             _grid(searched, [_first_images(searched), *(o.attacked_pictures for o in attacked)]),
             note="Images from the embeddings found, one seed.",
         )

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from memfast.cli.app import app
 from memfast.errors import InputError
 from memfast.evaluation.adversarial import AttackSettings
+from memfast.evaluation.attacking import attack
 from memfast.evaluation.instruments import removed_share, seen_in
 from memfast.evaluation.rates import Interval
 from memfast.evaluation.results import all_below, score_lines
-from memfast.evaluation.run import attack, evaluate
+from memfast.evaluation.run import evaluate
 from memfast.models.compact import compact
 from memfast.models.families import ffn_sites
 from memfast.models.surgery import prune
