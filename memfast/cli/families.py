@@ -25,9 +25,8 @@ def families(
     rows = []
     for name, example in EXAMPLES.items():
         sites, neurons, parameters, flops = FIGURES[name]
-        share = "–" if flops is None else f"{flops:.1f}"
         kind = (name, example.model, example.activation)
-        rows.append((*kind, str(sites), f"{neurons:,}", f"{parameters:.1f}", share))
+        rows.append((*kind, str(sites), f"{neurons:,}", f"{parameters:.1f}", f"{flops:.1f}"))
     _print(COLUMNS, rows)
 
 

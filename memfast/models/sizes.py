@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from memfast.models.families import find_sites
@@ -39,6 +41,19 @@ def size_of(model: nn.Module) -> Size:
     )
 
 
+class MetaBesideValues(TorchDispatchMode):
+    """Within it, operators take tensors with values beside tensors without (on the meta device), so
+    that a model may look into its masks."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = (args, kwargs or {})
+        if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(given)):
+            given = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), given)
+        return func(*given[0], **given[1])
+
+
 def flops_of(model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int]:
     """(all, the feed-forwards') floating-point operations of one forward pass.
 
@@ -55,7 +70,7 @@ def flops_of(model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int]:
 
     handles = [s.contraction.register_forward_pre_hook(count(p)) for p, s in sites.items()]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, MetaBesideValues():
             model(**inputs)
     finally:
         for handle in handles:

@@ -18,7 +18,7 @@ def test_every_example_has_figures() -> None:
     assert list(FIGURES) == list(EXAMPLES)
 
 
-@pytest.mark.parametrize("name", ["SD 1.4", "PixArt-Σ", "CLIP-L", "SVD"])
+@pytest.mark.parametrize("name", ["SD 1.4", "PixArt-Σ", "CLIP-L", "SVD", "Lumina 2"])
 def test_figures(name: str) -> None:
     assert count(name) == FIGURES[name]
 
