@@ -47,7 +47,8 @@ class Bench:
     memorized: captions to split and test. fixed_test: test on all of them, because the method was
     made beforehand. reference: captions that the model does not replicate, with images for the
     loss, the feature distances and the attack's control. heldout: captions that the model never
-    saw, with or without images. attack: None leaves the attack out.
+    saw, with or without images. attack: None leaves the attack out. real: with a network, its
+    features of each reference caption's training images.
     """
 
     denoiser: Denoiser
@@ -63,6 +64,7 @@ class Bench:
     attack: AttackSettings | None = None
     clip: ClipScorer | None = None
     network: tuple[str, Embed] | None = None
+    real: Sequence[Tensor] = ()
     heldout: Cases | None = None
 
 
@@ -191,7 +193,7 @@ def measure(
         )
     plain = made["reference"]
     if bench.network is not None:
-        real = bench.network[1](reference.training_images())
+        real = torch.cat([bench.real[index] for index in kept])
         seen = bench.network[1](plain.flatten(0, 1))
         outcome.note(fid=frechet_distance(seen, real), kid=kernel_distance(seen, real))
     size = float(parameters(treated.denoiser.model))

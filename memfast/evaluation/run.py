@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from memfast.errors import InputError
 from memfast.evaluation.adversarial import AttackSettings
@@ -112,6 +113,10 @@ def evaluate(
         raise InputError("reference: at least 4 captions (and 2 memorized ones) are needed")
     if network is not None and not len(theirs.training_images()):
         missing["fid"], network = "the reference captions have no images", None
+    real: Sequence[Tensor] = ()
+    if network is not None:
+        images = [len(case.images) for case in theirs.cases]
+        real = network[1](theirs.training_images()).split(images)
     bench = Bench(
         denoiser,
         ours,
@@ -126,6 +131,7 @@ def evaluate(
         attack=attack,
         clip=clip,
         network=network,
+        real=real,
         heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
     )
     settings = {
