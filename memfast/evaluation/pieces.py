@@ -5,7 +5,7 @@ disk until the report is written, and may be computed by another process.
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Pieces:
     def compute(self, number: int, place: int | None) -> None:
         """One repetition of the original (None), or of the method at this place and its controls:
         on disk afterwards."""
-        if self._read(number, place) is not None:
+        if self._read(number, place):
             return
         trial = Trial(self.bench, number)
         outcomes: dict[str, Outcome] = {}
@@ -54,12 +54,18 @@ class Pieces:
         piece = {"outcomes": {name: vars(o) for name, o in outcomes.items()}, "made": dict(made)}
         atomic_write(self._path(number, place), lambda temporary: torch.save(piece, temporary))
 
+    def of(self, number: int) -> list[Task]:
+        """The methods of one repetition, those that take longest first."""
+        methods = self.methods
+        order = sorted(range(len(methods)), key=lambda place: methods[place].lives_in != "weights")
+        return [(number, place) for place in order]
+
     def outcomes(self) -> dict[str, Outcome]:
         """All repetitions together: {name: outcome}, the original first."""
         found: dict[str, Outcome] = {}
         for number in range(self.bench.repeats):
             for place in (None, *range(len(self.methods))):
-                for name, fields in (self._read(number, place) or {})["outcomes"].items():
+                for name, fields in self._read(number, place)["outcomes"].items():
                     outcome = Outcome(**fields)
                     if name in found:
                         found[name].extend(outcome)
@@ -69,18 +75,18 @@ class Pieces:
 
     def _original(self, number: int) -> Mapping[str, Tensor]:
         self.compute(number, None)
-        return (self._read(number, None) or {})["made"]
+        return self._read(number, None)["made"]
 
     def _path(self, number: int, place: int | None) -> Path:
         name = ORIGINAL.name if place is None else self.methods[place].name
         return self.folder / f"{number + 1}-{name}.pt"
 
-    def _read(self, number: int, place: int | None) -> dict[str, Any] | None:
-        """A piece, or None where there is none, or not a whole one."""
+    def _read(self, number: int, place: int | None) -> dict[str, Any]:
+        """A piece, empty where there is none, or not a whole one."""
         try:
             return torch.load(self._path(number, place), weights_only=True)
         except (FileNotFoundError, EOFError, RuntimeError, UnpicklingError):
-            return None
+            return {}
 
 
 def run(
@@ -104,13 +110,8 @@ def run(
         place = folder or Path(stack.enter_context(TemporaryDirectory()))
         open_folder(place, identity, overwrite)
         pieces = Pieces(bench, methods, place)
-        longest_first = sorted(range(len(methods)), key=lambda i: methods[i].lives_in != "weights")
-        numbers = range(bench.repeats)
-        for label, tasks in (
-            ("the original", [(number, None) for number in numbers]),
-            ("methods and controls", [(number, i) for i in longest_first for number in numbers]),
-        ):
-            compute_all(pieces, tasks, stage(label, len(tasks)), workers)
+        total = bench.repeats * (1 + len(methods))
+        compute_all(pieces, workers, stage("evaluating", total))
         return pieces.outcomes()
 
 
@@ -134,21 +135,24 @@ def open_folder(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> N
     atomic_write_json(path, now)
 
 
-def compute_all(
-    pieces: Pieces, tasks: Sequence[Task], advance: Callable[[int], None], workers: int
-) -> None:
-    """Compute the pieces, here or in so many processes."""
+def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) -> None:
+    """Compute the pieces, here or in so many processes; a repetition begins with the original."""
+    originals = [(number, None) for number in range(pieces.bench.repeats)]
     if workers == 1:
-        for task in tasks:
+        for task in [*originals, *(task for number, _ in originals for task in pieces.of(number))]:
             pieces.compute(*task)
             advance(1)
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it complains of the fork
     pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (pieces,))
     try:
-        for future in as_completed([pool.submit(_compute, task) for task in tasks]):
-            future.result()
-            advance(1)
+        running = {pool.submit(_compute, task) for task in originals}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for number, place in (future.result() for future in done):
+                advance(1)
+                if place is None:
+                    running |= {pool.submit(_compute, task) for task in pieces.of(number)}
     except BrokenProcessPool as error:
         raise InputError(
             "a worker was killed (out of memory?); what is done is kept: "
@@ -167,5 +171,6 @@ def _begin(pieces: Pieces) -> None:
     torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
 
 
-def _compute(task: Task) -> None:
+def _compute(task: Task) -> Task:
     _pieces.compute(*task)
+    return task
