@@ -35,24 +35,25 @@ class Pieces:
     methods: Sequence[Mitigation]
     folder: Path
 
-    def compute(self, number: int, place: int | None) -> None:
+    def compute(self, number: int, place: int | None) -> dict[str, Any]:
         """One repetition of the original (None), or of the method at this place and its controls:
-        on disk afterwards."""
-        if self._read(number, place):
-            return
+        read where it was computed before, or else on disk afterwards."""
+        if found := self._read(number, place):
+            return found
         trial = Trial(self.bench, number)
         outcomes: dict[str, Outcome] = {}
         made: Mapping[str, Tensor] = {}
         if place is None:
             made = measure(trial, ORIGINAL, outcomes, None)
         else:
-            method, original = self.methods[place], self._original(number)
+            method, original = self.methods[place], self.compute(number, None)["made"]
             treated = method.apply(trial.setting)
             measure(trial, method, outcomes, original, treated)
             for control in controls(trial, method, treated):
                 measure(trial, control, outcomes, original)
         piece = {"outcomes": {name: vars(o) for name, o in outcomes.items()}, "made": dict(made)}
         atomic_write(self._path(number, place), lambda temporary: torch.save(piece, temporary))
+        return piece
 
     def of(self, number: int) -> list[Task]:
         """The methods of one repetition, those that take longest first."""
@@ -65,17 +66,13 @@ class Pieces:
         found: dict[str, Outcome] = {}
         for number in range(self.bench.repeats):
             for place in (None, *range(len(self.methods))):
-                for name, fields in self._read(number, place)["outcomes"].items():
+                for name, fields in self.compute(number, place)["outcomes"].items():
                     outcome = Outcome(**fields)
                     if name in found:
                         found[name].extend(outcome)
                     else:
                         found[name] = outcome
         return found
-
-    def _original(self, number: int) -> Mapping[str, Tensor]:
-        self.compute(number, None)
-        return self._read(number, None)["made"]
 
     def _path(self, number: int, place: int | None) -> Path:
         name = ORIGINAL.name if place is None else self.methods[place].name

@@ -148,7 +148,7 @@ def evaluate(
     }
     identity = {
         "model": fingerprint(treated.model),
-        "original": fingerprint(denoiser.model),
+        "original": None if original is None else fingerprint(denoiser.model),
         **settings,
         "methods": list(methods),
         "attack": asdict(attack) if attack else None,

@@ -29,8 +29,7 @@ def merge_in_order(state: Moments, images: Moments) -> Moments:
 
     As `merge` one by one; batches that cut the images elsewhere give the same bits.
     """
-    counts = torch.cat([state.count[None], images.count])
-    before = counts.cumsum(0)
+    before = torch.cat([state.count[None], images.count]).cumsum(0)
     share = (images.count.double() / before[1:].clamp(min=1))[..., None]
     mean, deltas = state.mean, []
     for place, of_image in enumerate(images.mean):

@@ -67,11 +67,11 @@ class Sums:
         values = at_least_float32(values)
         if weights is not None:
             weights = weights.to(values.dtype).contiguous()
-        if add_block is not None and values.dtype is torch.float32:
+        if one_pass(values):
             values = values.contiguous()
             pointer = None if weights is None else weights.data_ptr()
             segments, rows, _ = values.shape
-            self._add_compiled(add_block, values, segments, rows, first, weights=pointer)
+            self._add_compiled(values, segments, rows, first, weights=pointer)
             return
         if weights is not None:
             values = values * weights.view(*values.shape[:2], 1)
@@ -87,17 +87,15 @@ class Sums:
     def add_product(self, a: Tensor, b: Tensor, out: Tensor, segments: int, first: int) -> None:
         """Writes a · b [segments · rows, neurons] to `out` and adds it."""
         rows = len(out) // segments
-        one_pass = out.dtype is torch.float32 and b.is_contiguous() and out.is_contiguous()
-        if add_block is not None and one_pass and a.stride(1) == 1:
+        if one_pass(out) and b.is_contiguous() and out.is_contiguous() and a.stride(1) == 1:
             pointers = {"factors": b.data_ptr(), "products": out.data_ptr()}
-            self._add_compiled(add_block, a, segments, rows, first, **pointers)
+            self._add_compiled(a, segments, rows, first, **pointers)
         else:
             torch.mul(a, b, out=out)
             self.add(out.view(segments, rows, -1), first)
 
     def _add_compiled(
         self,
-        add_block: Callable[..., None],
         values: Tensor,
         segments: int,
         rows: int,
@@ -106,6 +104,7 @@ class Sums:
         factors: int | None = None,
         products: int | None = None,
     ) -> None:
+        assert add_block is not None
         total, squares, peak, nonzero = self.parts
         halves, all_segments, neurons = self.shape
         place = first * neurons
