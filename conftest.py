@@ -1,6 +1,7 @@
 """`pytest --benchmark` runs benchmarks/ (pytest-benchmark's own options still work)."""
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,3 +23,14 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.meta_path[:] = unchecked  # type checks at run time would be timed with the rest
         if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
             config.args = [str(config.rootpath / "benchmarks")]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -31,6 +31,7 @@ from memfast.models.sizes import flops_of, size_of
 from memfast.models.surgery import ablate
 from memfast.selection import random_like
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS = int(os.environ.get("MEMFAST_BENCHMARK_ROUNDS", "15"))
 SHARES = (0.1, 0.25, 0.5, 0.75)
 SD14 = {320: 4096, 640: 1024, 1280: 256}  # channels -> token rows of one image
@@ -60,14 +61,6 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.process_time()
     call()
     return time.process_time() - start
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("channels", SD14)

@@ -5,23 +5,14 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from memfast.errors import InputError
 from memfast.evaluation import pieces
 from memfast.evaluation.run import evaluate
 from tests.evaluation.conftest import SCHEDULE
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # as workers have: others may round otherwise
 METRICS = ("l2_ratio", "ssim")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Another number of threads may round otherwise; workers have one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
