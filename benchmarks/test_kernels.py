@@ -5,12 +5,13 @@ well as eager torch does; a GPU is synchronised around every timing. Bars for th
 share of the same code without statistics: 2 % of the operator with its linear, over the sixteen
 feed-forwards of SD1.4, and 1 % of a whole forward of its UNet (random weights; this one needs
 8 GB and minutes: MEMFAST_BENCHMARK_UNET=1). `-s` prints the shares; they are CPU time of this
-process, the medians of alternate runs, so that a busy machine distorts them less.
+process, medians over pairs of runs, so that a busy machine distorts them less.
 """
 
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 
@@ -111,20 +112,27 @@ def test_side_by_side(benchmark, name, rows, channels):
     benchmark.pedantic(synchronised, (run, *arguments), rounds=ROUNDS, warmup_rounds=1)
 
 
-def share(plain: Callable[[], object], counted: Callable[[], object]) -> tuple[float, float]:
-    """Seconds without statistics and what they add, medians of alternate runs."""
+def share(
+    plain: Callable[[], object], counted: Callable[[], object], pairs: int
+) -> tuple[float, float]:
+    """Seconds without statistics and what they add: medians of pairs, taken in turns."""
     clock = time.process_time if DEVICE.type == "cpu" else time.perf_counter
+
+    def seconds(run: Callable[[], object]) -> float:
+        start = clock()
+        run()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return clock() - start
+
     plain(), counted()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for side, run in zip(times, (plain, counted), strict=True):
-            start = clock()
-            run()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            side.append(clock() - start)
-    base = median(times[0])
-    return base, median(times[1]) - base
+    base, added = [], []
+    for pair in range(pairs):
+        order = (plain, counted) if pair % 2 else (counted, plain)
+        times = {run: seconds(run) for run in order}
+        base.append(times[plain])
+        added.append(times[counted] - times[plain])
+    return median(base), median(added)
 
 
 def test_what_statistics_cost_the_operator(benchmark):
@@ -134,7 +142,8 @@ def test_what_statistics_cost_the_operator(benchmark):
         arguments = inputs(rows, channels)
         plain, counted = fused(backend, False), fused(backend, True)
         assert torch.equal(plain(*arguments), counted(*arguments))
-        seconds, more = share(lambda: plain(*arguments), lambda: counted(*arguments))  # noqa: B023
+        both = (partial(run, *arguments) for run in (plain, counted))
+        seconds, more = share(*both, pairs=3 * ROUNDS)
         print(f"\n{rows} × {channels}: {1e3 * seconds:.1f} ms, statistics {more / seconds:+.1%}")
         base, added = base + count * seconds, added + count * more
     benchmark.extra_info["share"] = added / base
@@ -180,7 +189,7 @@ def test_what_statistics_cost_the_unet(benchmark):
 
     assert len(counters) == 16
     assert torch.equal(forward(False), forward(True))
-    seconds, added = share(lambda: forward(False), lambda: forward(True))
+    seconds, added = share(partial(forward, False), partial(forward, True), pairs=ROUNDS)
     benchmark.extra_info["share"] = added / seconds
     print(
         f"\nUNet forward: {seconds:.2f} s, statistics {added / seconds:+.2%} (bar {UNET_BAR:.0%})"

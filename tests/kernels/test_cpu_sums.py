@@ -3,9 +3,9 @@
 import pytest
 import torch
 from memfast_kernels import column_moments, cpu_sums
-from memfast_kernels.cpu_sums import Sums, Totals
+from memfast_kernels.cpu_sums import Products, Sums, Totals
 
-needs_c = pytest.mark.skipif(cpu_sums.add_block is None, reason="no compiler at install")
+needs_c = pytest.mark.skipif(cpu_sums.LIBRARY is None, reason="no compiler at install")
 
 
 def sums(values: torch.Tensor, halved: bool = True, weighted: bool = False) -> Totals:
@@ -19,7 +19,7 @@ def sums(values: torch.Tensor, halved: bool = True, weighted: bool = False) -> T
 def both(values: torch.Tensor, monkeypatch, **how: bool) -> tuple[Totals, Totals]:
     """In C, and by torch alone."""
     in_c = sums(values, **how)
-    monkeypatch.setattr(cpu_sums, "add_block", None)
+    monkeypatch.setattr(cpu_sums, "LIBRARY", None)
     return in_c, sums(values, **how)
 
 
@@ -39,21 +39,41 @@ def test_c_counts_what_torch_counts(shape, halved, weighted, monkeypatch):
     assert not ours.sum[-1].any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 37), (2, 8, 128), (1, 77, 257)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 37), (2, 8, 128), (1, 77, 257), (1, 9, 700)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_are_torchs_own_and_counted(shape, dtype):
+@pytest.mark.parametrize("halved", [False, True])
+def test_products_are_torchs_own_and_counted(shape, dtype, halved):
     segments, rows, neurons = shape
     generator = torch.Generator().manual_seed(0)
     projected = torch.randn(segments * rows, 2 * neurons, generator=generator).to(dtype)
-    a, b = projected.chunk(2, dim=1)
-    out = torch.full((segments * rows, neurons), float("nan"), dtype=dtype)
-    found, again = Sums(segments + 2, neurons), Sums(segments + 2, neurons)
-    found.add_product(a, b.contiguous(), out, segments, 1)
-    assert torch.equal(out, a * b)
-    again.add(out.view(shape), 1)
+    activated = projected[:, neurons:].sin()
+    found, again = (Sums(segments + 2, neurons, halved) for _ in range(2))
+    for counted in (found, None):
+        hidden = torch.full((2 + segments * rows, neurons), float("nan"), dtype=dtype)
+        Products(hidden, counted).add(projected, activated, 2, segments, 1)
+        assert torch.equal(hidden[2:], projected[:, :neurons] * activated)
+        assert hidden[:2].isnan().all(), "other rows are left alone"
+    again.add(hidden[2:].view(shape), 1)
     assert all(map(torch.equal, found.totals()[2:], again.totals()[2:]))
     for ours, theirs in zip(found.totals()[:2], again.totals()[:2], strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@needs_c
+@pytest.mark.parametrize("halved", [False, True])
+def test_moments_in_c_are_torchs(halved, monkeypatch):
+    values = torch.randn(3, 40, 37, generator=torch.Generator().manual_seed(0))
+    values[1, :, 5:9] += 1e6
+    values[2, 3, 2] = float("nan")
+    found = Sums(3, 37, halved)
+    found.add(values, 0)
+    *ours, cancelled = found.moments(40, 1e-6)
+    monkeypatch.setattr(cpu_sums, "LIBRARY", None)
+    *theirs, expected = found.moments(40, 1e-6)
+    assert cancelled == expected == 4
+    ours[1][1, 5:9] = theirs[1][1, 5:9] = 0  # nothing is left of these
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-9, atol=0, equal_nan=True)
 
 
 @needs_c
@@ -93,7 +113,7 @@ def test_a_float64_weight_is_not_rounded():
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 def test_without_the_compiled_pass(monkeypatch, mean, scale):
-    monkeypatch.setattr(cpu_sums, "add_block", None)
+    monkeypatch.setattr(cpu_sums, "LIBRARY", None)
     rows = (torch.randn(512, 40, generator=torch.Generator().manual_seed(0)) + mean) * scale
     found = column_moments(rows, segment_rows=128, backend="cpu")
     exact = column_moments(rows, segment_rows=128, backend="reference")

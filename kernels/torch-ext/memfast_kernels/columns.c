@@ -1,7 +1,7 @@
 /* Sums over float32 rows in one pass, for cpu_sums.py; used where a compiler was at hand when the
-   package was installed. Plain C, called through ctypes. Segments and the halves of their rows are
-   shared out among OpenMP threads (torch's own: nothing is linked here), whose number changes no bit.
-   Sums are float64, in which the square of a float32 is exact. */
+   package was installed. Plain C, called through ctypes. The work is shared out among OpenMP threads
+   (torch's own: nothing is linked here), whose number changes no bit. Sums are float64, in which the
+   square of a float32 is exact. */
 
 #include <stdint.h>
 #include <string.h>
@@ -16,6 +16,15 @@
 
 enum { ROWS_AT_ONCE = 8, NEURONS_AT_ONCE = 128 };
 
+/* Sums of every neuron of every segment, [halves, segments, neurons]: `halves` (1 or 2) of a segment's
+   rows are summed apart, `next_half` elements from each other. */
+struct state {
+    int64_t neurons, halves, next_half;
+    double *sum, *squares;
+    int32_t *peak;
+    int64_t *nonzero;
+};
+
 /* Floats of one sign sort like their bits, NaN above infinity. */
 ALWAYS_INLINE int32_t magnitude(float value) {
     int32_t bits;
@@ -27,16 +36,16 @@ ALWAYS_INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
 ALWAYS_INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 
-ALWAYS_INLINE void multiply(const float *restrict values, const float *restrict factors, float *restrict products,
-                            int64_t neurons) {
+ALWAYS_INLINE void multiply_row(const float *restrict values, const float *restrict factors,
+                                float *restrict products, int64_t neurons) {
     for (int64_t neuron = 0; neuron < neurons; neuron++)
         products[neuron] = values[neuron] * factors[neuron];
 }
 
-ALWAYS_INLINE void add_rows(const float *restrict values, const float *restrict weights,
-                            int64_t rows, int64_t stride, int64_t neurons,
-                            double *restrict sum, double *restrict squares,
-                            int32_t *restrict peak, int64_t *restrict nonzero) {
+ALWAYS_INLINE void count_rows(const float *restrict values, const float *restrict weights,
+                              int64_t rows, int64_t stride, int64_t neurons,
+                              double *restrict sum, double *restrict squares,
+                              int32_t *restrict peak, int64_t *restrict nonzero) {
     for (int64_t neuron = 0; neuron < neurons; neuron++) {
         double total = 0, total_squares = 0;
         int32_t highest = 0, present = 0;
@@ -54,53 +63,79 @@ ALWAYS_INLINE void add_rows(const float *restrict values, const float *restrict 
     }
 }
 
-ALWAYS_INLINE void add_strips(const float *values, const float *weights, int64_t stride,
-                              int64_t rows, int64_t neurons,
-                              double *sum, double *squares, int32_t *peak, int64_t *nonzero) {
-    for (int64_t first = 0; first < neurons; first += NEURONS_AT_ONCE) {
+ALWAYS_INLINE void count_strips(const float *values, const float *weights, int64_t rows, int64_t stride,
+                                int64_t neurons, const struct state *state, int64_t place) {
+    for (int64_t first = 0; first < neurons; first += NEURONS_AT_ONCE, place += NEURONS_AT_ONCE) {
         int64_t width = neurons - first < NEURONS_AT_ONCE ? neurons - first : NEURONS_AT_ONCE, row = 0;
         for (; row + ROWS_AT_ONCE <= rows; row += ROWS_AT_ONCE)
-            add_rows(values + row * stride + first, weights ? weights + row : 0, ROWS_AT_ONCE, stride, width,
-                     sum + first, squares + first, peak + first, nonzero + first);
+            count_rows(values + row * stride + first, weights ? weights + row : 0, ROWS_AT_ONCE, stride, width,
+                       state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
         for (; row < rows; row++)
-            add_rows(values + row * stride + first, weights ? weights + row : 0, 1, stride, width,
-                     sum + first, squares + first, peak + first, nonzero + first);
+            count_rows(values + row * stride + first, weights ? weights + row : 0, 1, stride, width,
+                       state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
     }
 }
 
-/* Counts values [rows, neurons], or each row times its weight, or their products with factors, which
-   are stored first: whole rows one after another, since the memory that they go to is often touched
-   for the first time. */
 FOR_EVERY_PROCESSOR
-static void add_part(const float *values, const float *weights, int64_t stride, const float *factors,
-                     float *products, int64_t rows, int64_t neurons,
-                     double *sum, double *squares, int32_t *peak, int64_t *nonzero) {
-    if (factors) {
-        for (int64_t row = 0; row < rows; row++)
-            multiply(values + row * stride, factors + row * neurons, products + row * neurons, neurons);
-        add_strips(products, 0, neurons, rows, neurons, sum, squares, peak, nonzero);
-    } else if (weights)
-        add_strips(values, weights, stride, rows, neurons, sum, squares, peak, nonzero);
+static void count(const float *values, const float *weights, int64_t rows, int64_t stride, int64_t neurons,
+                  const struct state *state, int64_t place) {
+    if (weights)
+        count_strips(values, weights, rows, stride, neurons, state, place);
     else
-        add_strips(values, 0, stride, rows, neurons, sum, squares, peak, nonzero);
+        count_strips(values, 0, rows, stride, neurons, state, place);
 }
 
-/* Adds values [segments, rows, neurons], whose rows are `stride` apart, to the state; each part of it
-   is [segments, neurons] for every one of `halves` (1 or 2) of a segment's rows, `next_half` apart.
-   With weights [segments, rows], each row is multiplied by its own; with factors [segments, rows,
-   neurons], it is products = values * factors that are counted, and stored; never both. Rows are
-   halved because torch's own threads split them so: each finds what it wrote in its own cache. */
-void add_block(const float *values, const float *weights, int64_t stride, const float *factors, float *products,
-               int64_t segments, int64_t rows, int64_t neurons, int64_t halves, int64_t next_half,
-               double *sum, double *squares, int32_t *peak, int64_t *nonzero) {
+FOR_EVERY_PROCESSOR
+static void multiply(const float *values, int64_t stride, const float *factors, float *products, int64_t rows,
+                     int64_t width, int64_t neurons) {
+    for (int64_t row = 0; row < rows; row++)
+        multiply_row(values + row * stride, factors + row * neurons, products + row * neurons, width);
+}
+
+/* Walks over values [segments, rows, neurons], whose rows are `stride` apart: with factors [segments,
+   rows, neurons] it writes products = values * factors and goes on with those; with weights [segments,
+   rows] each row is multiplied by its own (never both); with a state it adds them to as many segments
+   of it from the `first` on. Products are written whole rows first, since the memory that they go to is
+   often touched for the first time. Rows are halved because torch's own threads split them so: each
+   finds what it wrote in its own cache; where they are not, two threads share the neurons. */
+void walk(const struct state *state, int64_t first, int64_t segments, int64_t rows, int64_t neurons, int64_t stride,
+          const float *values, const float *weights, const float *factors, float *products) {
+    int64_t halves = state ? state->halves : 2, sides = segments * halves > 1 ? 1 : 2;
 #pragma omp parallel for
-    for (int64_t part = 0; part < segments * halves; part++) {
-        int64_t segment = part / halves, half = part % halves;
+    for (int64_t part = 0; part < segments * halves * sides; part++) {
+        int64_t side = part % sides, half = part / sides % halves, segment = part / sides / halves;
         int64_t middle = halves > 1 ? rows / 2 / ROWS_AT_ONCE * ROWS_AT_ONCE : rows;
-        int64_t start = half ? middle : 0, stop = half ? rows : middle;
-        int64_t row = segment * rows + start, place = half * next_half + segment * neurons;
-        add_part(values + row * stride, weights ? weights + row : 0, stride, factors ? factors + row * neurons : 0,
-                 factors ? products + row * neurons : 0, stop - start, neurons,
-                 sum + place, squares + place, peak + place, nonzero + place);
+        int64_t row = segment * rows + (half ? middle : 0), count_of_rows = half ? rows - middle : middle;
+        int64_t left = sides > 1 ? neurons / 2 / NEURONS_AT_ONCE * NEURONS_AT_ONCE : neurons;
+        int64_t neuron = side ? left : 0, width = side ? neurons - left : left;
+        const float *from = values + row * stride + neuron;
+        if (factors) {
+            float *to = products + row * neurons + neuron;
+            multiply(from, stride, factors + row * neurons + neuron, to, count_of_rows, width, neurons);
+            from = to;
+        }
+        if (state)
+            count(from, weights ? weights + row : 0, count_of_rows, factors ? neurons : stride, width, state,
+                  half * state->next_half + (first + segment) * neurons + neuron);
     }
+}
+
+/* Writes the moments of the state, of which every segment has seen `rows` rows; returns how many
+   columns have an m2 below the share `cancelled` of their squares. */
+FOR_EVERY_PROCESSOR
+int64_t finish(const struct state *state, int64_t rows, double cancelled, double *restrict mean,
+               double *restrict m2, int32_t *restrict peak, int64_t *restrict nonzero) {
+    int64_t columns = state->next_half, found = 0;
+    int halved = state->halves > 1;
+    for (int64_t here = 0; here < columns; here++) {
+        int64_t there = halved ? columns + here : here;
+        double sum = state->sum[here] + (halved ? state->sum[there] : 0);
+        double squares = state->squares[here] + (halved ? state->squares[there] : 0);
+        mean[here] = sum / (double)(rows > 1 ? rows : 1);
+        m2[here] = squares - sum * mean[here];
+        peak[here] = larger(state->peak[here], state->peak[there]);
+        nonzero[here] = state->nonzero[here] + (halved ? state->nonzero[there] : 0);
+        found += m2[here] < cancelled * squares;
+    }
+    return found;
 }

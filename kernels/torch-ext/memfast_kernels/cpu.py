@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .activations import find
 from .cpu_statistics import Block, Statistics, row_blocks
+from .cpu_sums import Products
 from .moments import Moments
 from .moments import join as merge
 from .shapes import inner_neurons
@@ -23,29 +24,26 @@ class _Pass:
     """One walk over the rows: gates projected blocks into `hidden`, counting if asked to."""
 
     def __init__(self, hidden: Tensor, activation: str, gated: bool, segment_rows: int | None):
-        rows, neurons = hidden.shape
+        rows, self.neurons = hidden.shape
         self.hidden, self.gated = hidden, gated
         self.activate = find(activation).forward
         if segment_rows is None:
             self.statistics = None
-            self.blocks = row_blocks(rows, rows, neurons)
+            self.blocks = row_blocks(rows, rows, self.neurons)
         else:
             self.statistics = Statistics(hidden, None, segment_rows)
             self.blocks = self.statistics.blocks
+        self.products = Products(hidden, self.statistics and self.statistics.sums)
 
     def gate(self, block: Block, projected: Tensor) -> None:
         """Writes H of one block of projected rows."""
-        hidden = self.hidden[block.start : block.stop]
-        value, gate = projected.chunk(2, dim=-1) if self.gated else (None, projected)
-        activated = self.activate(gate)
-        if value is None:
-            hidden.copy_(activated)
-            if self.statistics is not None:
-                self.statistics.add(block)
-        elif self.statistics is None:
-            torch.mul(value, activated, out=hidden)
-        else:
-            self.statistics.add_product(block, value, activated)
+        if self.gated:
+            activated = self.activate(projected[:, self.neurons :])
+            self.products.add(projected, activated, block.start, block.segments, block.segment)
+            return
+        self.hidden[block.start : block.stop] = self.activate(projected)
+        if self.statistics is not None:
+            self.statistics.add(block)
 
     def finish(self) -> tuple[Tensor, Moments | None]:
         return self.hidden, None if self.statistics is None else self.statistics.finish()
@@ -58,7 +56,7 @@ def geglu(
     hidden = projected.new_empty(rows, inner_neurons("projected", width, gated))
     walk = _Pass(hidden, activation, gated, segment_rows)
     for block in walk.blocks:
-        walk.gate(block, projected[block.start : block.stop])
+        walk.gate(block, projected[block.start : block.stop].contiguous())
     return walk.finish()
 
 

@@ -69,31 +69,24 @@ class Statistics:
 
     def add_all(self) -> None:
         """Counts all blocks: at once where short segments are strips that lie in cache anyway."""
-        rows, segments = len(self.values), self.sums.shape[1]
+        rows, segments = len(self.values), self.sums.peak.shape[1]
         at_once = one_pass(self.values) and 0 < self.segment_rows < HALVED_ROWS
         for block in [Block(0, rows, 0, segments, 0)] if at_once and rows else self.blocks:
             self.add(block)
 
-    def add_product(self, block: Block, a: Tensor, b: Tensor) -> None:
-        """Writes a · b [rows of the block, neurons] to the values, which have no weights, and
-        counts it."""
-        out = self.values[block.start : block.stop]
-        self.sums.add_product(a, b, out, block.segments, block.segment)
-
     def finish(self) -> Moments:
         """The moments of all blocks."""
-        totals, rows = self.sums.totals(), self.segment_rows
-        mean = totals.sum / max(1, rows)
-        m2 = totals.squares - rows * mean.square()
-        cancelled = m2 < CANCELLED * totals.squares
-        for segment in cancelled.any(1).nonzero().flatten().tolist():
-            self._recentre(segment, cancelled[segment], mean, m2)
-        count = counts(len(self.values), rows, mean.device)
-        return Moments(count, mean, m2, totals.peak, totals.nonzero)
+        *found, cancelled = self.sums.moments(self.segment_rows, CANCELLED)
+        moments = Moments(counts(len(self.values), self.segment_rows, found[0].device), *found)
+        if cancelled:
+            extreme = moments.m2 < CANCELLED * moments.l2_norm.square()
+            for segment in extreme.any(1).nonzero().flatten().tolist():
+                self._recentre(segment, extreme[segment], moments)
+        return moments
 
-    def _recentre(self, segment: int, columns: Tensor, mean: Tensor, m2: Tensor) -> None:
+    def _recentre(self, segment: int, columns: Tensor, moments: Moments) -> None:
         """Overwrites the columns [neurons] that are True with what the reference finds."""
         rows = slice(segment * self.segment_rows, (segment + 1) * self.segment_rows)
         weight = None if self.weight is None else self.weight[rows]
         exact = reference.column_moments(self.values[rows, columns], weight, self.segment_rows)
-        mean[segment, columns], m2[segment, columns] = exact.mean[0], exact.m2[0]
+        moments.mean[segment, columns], moments.m2[segment, columns] = exact.mean[0], exact.m2[0]

@@ -3,7 +3,7 @@ install, a few passes of torch elsewhere and for other dtypes than float32.
 """
 
 import ctypes
-from collections.abc import Callable
+from ctypes import c_double, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NamedTuple
@@ -12,23 +12,33 @@ import torch
 from torch import Tensor
 
 
-def _compiled() -> Callable[..., None] | None:
+class _State(ctypes.Structure):
+    """`struct state` of columns.c."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("neurons", "halves", "next_half")),
+        *((name, c_void_p) for name in ("sum", "squares", "peak", "nonzero")),
+    )
+
+
+def _compiled() -> ctypes.CDLL | None:
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_columns{suffix}")
         if path.is_file():
             try:
-                add_block = ctypes.CDLL(str(path)).add_block
+                library = ctypes.CDLL(str(path))
             except OSError:  # built for another machine, or torch brings no OpenMP
                 return None
-            size, address = ctypes.c_int64, ctypes.c_void_p
-            pointers = [address] * 4
-            add_block.argtypes = [address, address, size, address, address, *[size] * 5, *pointers]
-            add_block.restype = None
-            return add_block
+            state = ctypes.POINTER(_State)
+            library.walk.argtypes = [state, *[c_int64] * 5, *[c_void_p] * 4]
+            library.walk.restype = None
+            library.finish.argtypes = [state, c_int64, c_double, *[c_void_p] * 4]
+            library.finish.restype = c_int64
+            return library
     return None
 
 
-add_block = _compiled()
+LIBRARY = _compiled()
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -37,7 +47,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def one_pass(values: Tensor) -> bool:
     """Whether values of this dtype are counted by the one pass in C."""
-    return add_block is not None and values.dtype is torch.float32
+    return LIBRARY is not None and values.dtype is torch.float32
 
 
 class Totals(NamedTuple):
@@ -57,9 +67,18 @@ class Sums:
 
     def __init__(self, segments: int, neurons: int, halved: bool = False):
         shape = (1 + halved, segments, neurons)
-        dtypes = (torch.float64, torch.float64, torch.float32, torch.int64)
-        self.parts = Totals(*(torch.zeros(shape, dtype=dtype) for dtype in dtypes))
-        self.shape = shape
+        self.exact = torch.zeros(2, *shape, dtype=torch.float64)
+        self.peak = torch.zeros(shape, dtype=torch.float32)
+        self.nonzero = torch.zeros(shape, dtype=torch.int64)
+        sums = self.exact.data_ptr()
+        squares = sums + self.exact.nbytes // 2
+        addresses = (sums, squares, self.peak.data_ptr(), self.nonzero.data_ptr())
+        self.state = _State(neurons, 1 + halved, segments * neurons, *addresses)
+
+    @property
+    def parts(self) -> Totals:
+        """The sums of each half of the rows, [halves, segments, neurons]."""
+        return Totals(self.exact[0], self.exact[1], self.peak, self.nonzero)
 
     def add(self, values: Tensor, first: int, weights: Tensor | None = None) -> None:
         """Adds values [segments, rows, neurons], each row times its weight if there are weights
@@ -67,11 +86,11 @@ class Sums:
         values = at_least_float32(values)
         if weights is not None:
             weights = weights.to(values.dtype).contiguous()
-        if one_pass(values):
+        if LIBRARY is not None and one_pass(values):
             values = values.contiguous()
-            pointer = None if weights is None else weights.data_ptr()
-            segments, rows, _ = values.shape
-            self._add_compiled(values, segments, rows, first, weights=pointer)
+            weights_address = None if weights is None else weights.data_ptr()
+            addresses = (values.data_ptr(), weights_address, None, None)
+            LIBRARY.walk(self.state, first, *values.shape, values.stride(1), *addresses)
             return
         if weights is not None:
             values = values * weights.view(*values.shape[:2], 1)
@@ -84,50 +103,51 @@ class Sums:
         torch.maximum(peak, values.abs().amax(1).float(), out=peak)
         nonzero += values.ne(0).sum(1)
 
-    def add_product(self, a: Tensor, b: Tensor, out: Tensor, segments: int, first: int) -> None:
-        """Writes a · b [segments · rows, neurons] to `out` and adds it."""
-        rows = len(out) // segments
-        if one_pass(out) and b.is_contiguous() and out.is_contiguous() and a.stride(1) == 1:
-            pointers = {"factors": b.data_ptr(), "products": out.data_ptr()}
-            self._add_compiled(a, segments, rows, first, **pointers)
-        else:
-            torch.mul(a, b, out=out)
-            self.add(out.view(segments, rows, -1), first)
-
-    def _add_compiled(
-        self,
-        values: Tensor,
-        segments: int,
-        rows: int,
-        first: int,
-        weights: int | None = None,
-        factors: int | None = None,
-        products: int | None = None,
-    ) -> None:
-        assert add_block is not None
-        total, squares, peak, nonzero = self.parts
-        halves, all_segments, neurons = self.shape
-        place = first * neurons
-        add_block(
-            values.data_ptr(),
-            weights,
-            values.stride(-2),
-            factors,
-            products,
-            segments,
-            rows,
-            neurons,
-            halves,
-            all_segments * neurons,
-            total.data_ptr() + 8 * place,
-            squares.data_ptr() + 8 * place,
-            peak.data_ptr() + 4 * place,
-            nonzero.data_ptr() + 8 * place,
-        )
-
     def totals(self) -> Totals:
         """What was added so far."""
         total, squares, peak, nonzero = self.parts
-        if len(total) == 1:
-            return Totals(*(part[0] for part in self.parts))
         return Totals(total.sum(0), squares.sum(0), peak.amax(0), nonzero.sum(0))
+
+    def moments(self, rows: int, cancelled: float) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """mean, m2, max_abs and nonzero [segments, neurons] of segments of so many rows, and in how
+        many columns m2 is less than the share `cancelled` of the squares."""
+        if LIBRARY is not None:
+            mean = torch.empty_like(self.exact[0, 0])
+            m2 = torch.empty_like(mean)
+            peak, nonzero = torch.empty_like(self.peak[0]), torch.empty_like(self.nonzero[0])
+            addresses = (mean.data_ptr(), m2.data_ptr(), peak.data_ptr(), nonzero.data_ptr())
+            return mean, m2, peak, nonzero, LIBRARY.finish(self.state, rows, cancelled, *addresses)
+        total, squares, peak, nonzero = self.totals()
+        mean = total / max(1, rows)
+        m2 = squares - total * mean
+        return mean, m2, peak, nonzero, int((m2 < cancelled * squares).sum())
+
+
+class Products:
+    """Writes H = value · activated, one block of rows after another, to hidden [rows, neurons], and
+    adds it to the sums if there are any."""
+
+    def __init__(self, hidden: Tensor, sums: Sums | None):
+        self.hidden, self.sums = hidden, sums
+        self.in_c = one_pass(hidden)
+        self.state = None if sums is None else sums.state
+        self.address, self.row_bytes = hidden.data_ptr(), hidden.stride(0) * hidden.element_size()
+
+    def add(
+        self, projected: Tensor, activated: Tensor, start: int, segments: int = 1, first: int = 0
+    ) -> None:
+        """Writes as many rows, from `start` on, as projected [rows, value and gate] and activated
+        [rows, neurons] have, both contiguous: those of `segments` segments from the `first` on."""
+        rows, neurons = activated.shape
+        if LIBRARY is not None and self.in_c:
+            assert activated.is_contiguous()
+            assert projected.is_contiguous()
+            sizes = (first, segments, rows // segments, neurons, projected.stride(0))
+            hidden = self.address + start * self.row_bytes
+            addresses = (projected.data_ptr(), None, activated.data_ptr(), hidden)
+            LIBRARY.walk(self.state, *sizes, *addresses)
+            return
+        hidden = self.hidden[start : start + rows]
+        torch.mul(projected[:, :neurons], activated, out=hidden)
+        if self.sums is not None:
+            self.sums.add(hidden.unflatten(0, (segments, -1)), first)
