@@ -112,9 +112,11 @@ class Sums:
         """mean, m2, max_abs and nonzero [segments, neurons] of segments of so many rows, and in how
         many columns m2 is less than the share `cancelled` of the squares."""
         if LIBRARY is not None:
-            mean = torch.empty_like(self.exact[0, 0])
+            shape = self.peak.shape[1:]
+            mean = torch.empty(shape, dtype=torch.float64)
             m2 = torch.empty_like(mean)
-            peak, nonzero = torch.empty_like(self.peak[0]), torch.empty_like(self.nonzero[0])
+            peak = torch.empty(shape, dtype=torch.float32)
+            nonzero = torch.empty(shape, dtype=torch.int64)
             addresses = (mean.data_ptr(), m2.data_ptr(), peak.data_ptr(), nonzero.data_ptr())
             return mean, m2, peak, nonzero, LIBRARY.finish(self.state, rows, cancelled, *addresses)
         total, squares, peak, nonzero = self.totals()
