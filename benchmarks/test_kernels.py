@@ -143,7 +143,7 @@ def test_what_statistics_cost_the_operator(benchmark):
         plain, counted = fused(backend, False), fused(backend, True)
         assert torch.equal(plain(*arguments), counted(*arguments))
         both = (partial(run, *arguments) for run in (plain, counted))
-        seconds, more = share(*both, pairs=3 * ROUNDS)
+        seconds, more = share(*both, pairs=9 * ROUNDS)
         print(f"\n{rows} × {channels}: {1e3 * seconds:.1f} ms, statistics {more / seconds:+.1%}")
         base, added = base + count * seconds, added + count * more
     benchmark.extra_info["share"] = added / base

@@ -59,6 +59,14 @@ def test_products_are_torchs_own_and_counted(shape, dtype, halved):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_products_that_fill_huge_pages():
+    projected = torch.randn(4100, 2 * 2050, generator=torch.Generator().manual_seed(0))
+    hidden = torch.empty(4100, 2050)
+    assert hidden.nbytes > cpu_sums.FRESH_BYTES
+    Products(hidden, None).add(projected, projected[:, 2050:].sin(), 0)
+    assert torch.equal(hidden, projected[:, :2050] * projected[:, 2050:].sin())
+
+
 @needs_c
 @pytest.mark.parametrize("halved", [False, True])
 def test_moments_in_c_are_torchs(halved, monkeypatch):

@@ -3,6 +3,11 @@
    (torch's own: nothing is linked here), whose number changes no bit. Sums are float64, in which the
    square of a float32 is exact. */
 
+#ifdef __linux__
+#define _DEFAULT_SOURCE
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 #include <stdint.h>
 #include <string.h>
 
@@ -14,7 +19,7 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { ROWS_AT_ONCE = 8, NEURONS_AT_ONCE = 128 };
+enum { ROWS_AT_ONCE = 8, NEURONS_AT_ONCE = 16 }; /* a tile: one vector of AVX-512 wide */
 
 /* Sums of every neuron of every segment, [halves, segments, neurons]: `halves` (1 or 2) of a segment's
    rows are summed apart, `next_half` elements from each other. */
@@ -36,16 +41,35 @@ ALWAYS_INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
 ALWAYS_INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 
-ALWAYS_INLINE void multiply_row(const float *restrict values, const float *restrict factors,
-                                float *restrict products, int64_t neurons) {
-    for (int64_t neuron = 0; neuron < neurons; neuron++)
-        products[neuron] = values[neuron] * factors[neuron];
+/* Rows of values that lie `stride` apart; with weights, one for each row; with factors, one for each
+   value, and room for the products, both of whose rows lie `pitch` apart. */
+struct rows {
+    const float *values, *weights, *factors;
+    float *products;
+    int64_t stride, pitch;
+};
+
+ALWAYS_INLINE struct rows from(struct rows all, int64_t row, int64_t neuron) {
+    all.values += row * all.stride + neuron;
+    if (all.weights)
+        all.weights += row;
+    if (all.factors) {
+        all.factors += row * all.pitch + neuron;
+        all.products += row * all.pitch + neuron;
+    }
+    return all;
 }
 
-ALWAYS_INLINE void count_rows(const float *restrict values, const float *restrict weights,
-                              int64_t rows, int64_t stride, int64_t neurons,
-                              double *restrict sum, double *restrict squares,
-                              int32_t *restrict peak, int64_t *restrict nonzero) {
+ALWAYS_INLINE void multiply(const float *restrict values, int64_t stride, const float *restrict factors,
+                            float *restrict products, int64_t pitch, int64_t rows, int64_t neurons) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t neuron = 0; neuron < neurons; neuron++)
+            products[row * pitch + neuron] = values[row * stride + neuron] * factors[row * pitch + neuron];
+}
+
+ALWAYS_INLINE void count(const float *restrict values, int64_t stride, const float *restrict weights,
+                         int64_t rows, int64_t neurons, double *restrict sum, double *restrict squares,
+                         int32_t *restrict peak, int64_t *restrict nonzero) {
     for (int64_t neuron = 0; neuron < neurons; neuron++) {
         double total = 0, total_squares = 0;
         int32_t highest = 0, present = 0;
@@ -63,60 +87,66 @@ ALWAYS_INLINE void count_rows(const float *restrict values, const float *restric
     }
 }
 
-ALWAYS_INLINE void count_strips(const float *values, const float *weights, int64_t rows, int64_t stride,
-                                int64_t neurons, const struct state *state, int64_t place) {
-    for (int64_t first = 0; first < neurons; first += NEURONS_AT_ONCE, place += NEURONS_AT_ONCE) {
-        int64_t width = neurons - first < NEURONS_AT_ONCE ? neurons - first : NEURONS_AT_ONCE, row = 0;
-        for (; row + ROWS_AT_ONCE <= rows; row += ROWS_AT_ONCE)
-            count_rows(values + row * stride + first, weights ? weights + row : 0, ROWS_AT_ONCE, stride, width,
-                       state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
-        for (; row < rows; row++)
-            count_rows(values + row * stride + first, weights ? weights + row : 0, 1, stride, width,
-                       state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
+ALWAYS_INLINE void add_tile(const struct state *state, int64_t place, struct rows tile, int64_t rows, int64_t neurons) {
+    if (tile.factors) {
+        multiply(tile.values, tile.stride, tile.factors, tile.products, tile.pitch, rows, neurons);
+        tile.values = tile.products;
+        tile.stride = tile.pitch;
     }
+    if (state)
+        count(tile.values, tile.stride, tile.weights, rows, neurons,
+              state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
+}
+
+ALWAYS_INLINE void add_rows(const struct state *state, int64_t place, struct rows all, int64_t rows, int64_t neurons) {
+    int64_t neuron = 0;
+    for (; neuron + NEURONS_AT_ONCE <= neurons; neuron += NEURONS_AT_ONCE)
+        add_tile(state, place + neuron, from(all, 0, neuron), rows, NEURONS_AT_ONCE);
+    add_tile(state, place + neuron, from(all, 0, neuron), rows, neurons - neuron);
+}
+
+/* Tile by tile, so that a product is counted from the nearest cache while the next values arrive. */
+ALWAYS_INLINE void add_all(const struct state *state, int64_t place, struct rows all, int64_t rows, int64_t neurons) {
+    int64_t row = 0;
+    for (; row + ROWS_AT_ONCE <= rows; row += ROWS_AT_ONCE)
+        add_rows(state, place, from(all, row, 0), ROWS_AT_ONCE, neurons);
+    for (; row < rows; row++)
+        add_rows(state, place, from(all, row, 0), 1, neurons);
 }
 
 FOR_EVERY_PROCESSOR
-static void count(const float *values, const float *weights, int64_t rows, int64_t stride, int64_t neurons,
-                  const struct state *state, int64_t place) {
-    if (weights)
-        count_strips(values, weights, rows, stride, neurons, state, place);
+static void add(const struct state *state, int64_t place, struct rows all, int64_t rows, int64_t neurons) {
+    struct rows values = {all.values, 0, 0, 0, all.stride, 0}, weighted = values, products = all;
+    weighted.weights = all.weights;
+    products.weights = 0;
+    if (!state)
+        multiply(all.values, all.stride, all.factors, all.products, all.pitch, rows, neurons);
+    else if (all.factors)
+        add_all(state, place, products, rows, neurons);
+    else if (all.weights)
+        add_all(state, place, weighted, rows, neurons);
     else
-        count_strips(values, 0, rows, stride, neurons, state, place);
+        add_all(state, place, values, rows, neurons);
 }
 
-FOR_EVERY_PROCESSOR
-static void multiply(const float *values, int64_t stride, const float *factors, float *products, int64_t rows,
-                     int64_t width, int64_t neurons) {
-    for (int64_t row = 0; row < rows; row++)
-        multiply_row(values + row * stride, factors + row * neurons, products + row * neurons, width);
-}
-
-/* Walks over values [segments, rows, neurons], whose rows are `stride` apart: with factors [segments,
+/* Walks over values [segments, rows, neurons], whose rows lie `stride` apart: with factors [segments,
    rows, neurons] it writes products = values * factors and goes on with those; with weights [segments,
    rows] each row is multiplied by its own (never both); with a state it adds them to as many segments
-   of it from the `first` on. Products are written whole rows first, since the memory that they go to is
-   often touched for the first time. Rows are halved because torch's own threads split them so: each
-   finds what it wrote in its own cache; where they are not, two threads share the neurons. */
+   of it from the `first` on. Rows are halved because torch's own threads split them so: each finds what
+   it wrote in its own cache; where they are not, two threads share the neurons. */
 void walk(const struct state *state, int64_t first, int64_t segments, int64_t rows, int64_t neurons, int64_t stride,
           const float *values, const float *weights, const float *factors, float *products) {
+    const struct rows all = {values, weights, factors, products, stride, neurons};
     int64_t halves = state ? state->halves : 2, sides = segments * halves > 1 ? 1 : 2;
 #pragma omp parallel for
     for (int64_t part = 0; part < segments * halves * sides; part++) {
         int64_t side = part % sides, half = part / sides % halves, segment = part / sides / halves;
         int64_t middle = halves > 1 ? rows / 2 / ROWS_AT_ONCE * ROWS_AT_ONCE : rows;
-        int64_t row = segment * rows + (half ? middle : 0), count_of_rows = half ? rows - middle : middle;
+        int64_t row = half ? middle : 0, count_of_rows = half ? rows - middle : middle;
         int64_t left = sides > 1 ? neurons / 2 / NEURONS_AT_ONCE * NEURONS_AT_ONCE : neurons;
         int64_t neuron = side ? left : 0, width = side ? neurons - left : left;
-        const float *from = values + row * stride + neuron;
-        if (factors) {
-            float *to = products + row * neurons + neuron;
-            multiply(from, stride, factors + row * neurons + neuron, to, count_of_rows, width, neurons);
-            from = to;
-        }
-        if (state)
-            count(from, weights ? weights + row : 0, count_of_rows, factors ? neurons : stride, width, state,
-                  half * state->next_half + (first + segment) * neurons + neuron);
+        int64_t place = state ? half * state->next_half + (first + segment) * neurons + neuron : 0;
+        add(state, place, from(all, segment * rows + row, neuron), count_of_rows, width);
     }
 }
 
@@ -138,4 +168,14 @@ int64_t finish(const struct state *state, int64_t rows, double cancelled, double
         found += m2[here] < cancelled * squares;
     }
     return found;
+}
+
+/* Memory that was never touched is mapped 2 MiB at a time from here on, where the system can. */
+void prefer_huge_pages(char *memory, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)memory + page - 1) / page * page;
+    uintptr_t last = ((uintptr_t)memory + (uintptr_t)bytes) / page * page;
+    if (first < last)
+        madvise((void *)first, last - first, MADV_HUGEPAGE);
+#endif
 }

@@ -68,10 +68,10 @@ class Statistics:
         self.sums.add(self.values[rows].unflatten(0, (block.segments, -1)), block.segment, weight)
 
     def add_all(self) -> None:
-        """Counts all blocks: at once where short segments are strips that lie in cache anyway."""
+        """Counts all rows: at once where one pass does, which walks over them row by row anyway."""
         rows, segments = len(self.values), self.sums.peak.shape[1]
-        at_once = one_pass(self.values) and 0 < self.segment_rows < HALVED_ROWS
-        for block in [Block(0, rows, 0, segments, 0)] if at_once and rows else self.blocks:
+        at_once = one_pass(self.values) and self.blocks
+        for block in [Block(0, rows, 0, segments, 0)] if at_once else self.blocks:
             self.add(block)
 
     def finish(self) -> Moments:

@@ -34,11 +34,14 @@ def _compiled() -> ctypes.CDLL | None:
             library.walk.restype = None
             library.finish.argtypes = [state, c_int64, c_double, *[c_void_p] * 4]
             library.finish.restype = c_int64
+            library.prefer_huge_pages.argtypes = [c_void_p, c_int64]
+            library.prefer_huge_pages.restype = None
             return library
     return None
 
 
 LIBRARY = _compiled()
+FRESH_BYTES = 32 * 2**20  # what is as large, glibc maps anew each time
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -134,6 +137,8 @@ class Products:
         self.in_c = one_pass(hidden)
         self.state = None if sums is None else sums.state
         self.address, self.row_bytes = hidden.data_ptr(), hidden.stride(0) * hidden.element_size()
+        if LIBRARY is not None and hidden.nbytes >= FRESH_BYTES:
+            LIBRARY.prefer_huge_pages(self.address, hidden.nbytes)
 
     def add(
         self, projected: Tensor, activated: Tensor, start: int, segments: int = 1, first: int = 0
