@@ -96,14 +96,24 @@ def test_c_hides_nothing_bad(bad, monkeypatch):
 
 
 @needs_c
-def test_the_number_of_threads_changes_no_bit():
-    values = torch.randn(1, 300, 700, generator=torch.Generator().manual_seed(0))
-    threads = torch.get_num_threads()
-    try:
-        totals = [torch.set_num_threads(count) or sums(values).sum for count in (1, 2)]
-    finally:
+@pytest.mark.parametrize("halved", [False, True])
+def test_the_number_of_threads_changes_no_bit(halved):
+    projected = torch.randn(300, 2 * 700, generator=torch.Generator().manual_seed(0))
+
+    def run(threads: int) -> tuple[torch.Tensor, ...]:
         torch.set_num_threads(threads)
-    assert torch.equal(*totals)
+        hidden, counted = torch.empty(300, 700), Sums(1, 700, halved)
+        Products(hidden, counted).add(projected, projected[:, 700:].sin(), 0)
+        counted.add(hidden[None], 0)
+        return hidden, *counted.totals()
+
+    before = torch.get_num_threads()
+    try:
+        alone, *others = (run(threads) for threads in (1, 2, 5, 64))
+    finally:
+        torch.set_num_threads(before)
+    for other in others:
+        assert all(map(torch.equal, alone, other))
 
 
 def test_a_float64_weight_is_not_rounded():

@@ -8,6 +8,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
+#ifdef _OPENMP
+#include <omp.h>
+#define THREADS omp_get_max_threads()
+#else
+#define THREADS 1
+#endif
 #include <stdint.h>
 #include <string.h>
 
@@ -129,24 +135,30 @@ static void add(const struct state *state, int64_t place, struct rows all, int64
         add_all(state, place, values, rows, neurons);
 }
 
+/* Where the piece that ends the first `done` of `pieces` ends, in whole tiles. */
+ALWAYS_INLINE int64_t border(int64_t all, int64_t done, int64_t pieces, int64_t at_once) {
+    return done < pieces ? all * done / pieces / at_once * at_once : all;
+}
+
 /* Walks over values [segments, rows, neurons], whose rows lie `stride` apart: with factors [segments,
    rows, neurons] it writes products = values * factors and goes on with those; with weights [segments,
    rows] each row is multiplied by its own (never both); with a state it adds them to as many segments
-   of it from the `first` on. Rows are halved because torch's own threads split them so: each finds what
-   it wrote in its own cache; where they are not, two threads share the neurons. */
+   of it from the `first` on. Rows are cut as torch's own threads cut them, so that each finds what it
+   wrote in its own cache; where that gives too few parts, neurons are cut as well. */
 void walk(const struct state *state, int64_t first, int64_t segments, int64_t rows, int64_t neurons, int64_t stride,
           const float *values, const float *weights, const float *factors, float *products) {
     const struct rows all = {values, weights, factors, products, stride, neurons};
-    int64_t halves = state ? state->halves : 2, sides = segments * halves > 1 ? 1 : 2;
+    int64_t threads = THREADS, heights = state ? state->halves : threads, parts = segments * heights;
+    int64_t widths = (threads + parts - 1) / parts;
 #pragma omp parallel for
-    for (int64_t part = 0; part < segments * halves * sides; part++) {
-        int64_t side = part % sides, half = part / sides % halves, segment = part / sides / halves;
-        int64_t middle = halves > 1 ? rows / 2 / ROWS_AT_ONCE * ROWS_AT_ONCE : rows;
-        int64_t row = half ? middle : 0, count_of_rows = half ? rows - middle : middle;
-        int64_t left = sides > 1 ? neurons / 2 / NEURONS_AT_ONCE * NEURONS_AT_ONCE : neurons;
-        int64_t neuron = side ? left : 0, width = side ? neurons - left : left;
-        int64_t place = state ? half * state->next_half + (first + segment) * neurons + neuron : 0;
-        add(state, place, from(all, segment * rows + row, neuron), count_of_rows, width);
+    for (int64_t part = 0; part < parts * widths; part++) {
+        int64_t across = part % widths, down = part / widths % heights, segment = part / widths / heights;
+        int64_t row = border(rows, down, heights, ROWS_AT_ONCE);
+        int64_t neuron = border(neurons, across, widths, NEURONS_AT_ONCE);
+        int64_t place = state ? down * state->next_half + (first + segment) * neurons + neuron : 0;
+        add(state, place, from(all, segment * rows + row, neuron),
+            border(rows, down + 1, heights, ROWS_AT_ONCE) - row,
+            border(neurons, across + 1, widths, NEURONS_AT_ONCE) - neuron);
     }
 }
 
