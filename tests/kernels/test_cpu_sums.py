@@ -96,6 +96,7 @@ def test_c_hides_nothing_bad(bad, monkeypatch):
 
 
 @needs_c
+@pytest.mark.usefixtures("one_thread")  # gives the number of before back
 @pytest.mark.parametrize("halved", [False, True])
 def test_the_number_of_threads_changes_no_bit(halved):
     projected = torch.randn(300, 2 * 700, generator=torch.Generator().manual_seed(0))
@@ -107,11 +108,7 @@ def test_the_number_of_threads_changes_no_bit(halved):
         counted.add(hidden[None], 0)
         return hidden, *counted.totals()
 
-    before = torch.get_num_threads()
-    try:
-        alone, *others = (run(threads) for threads in (1, 2, 5, 64))
-    finally:
-        torch.set_num_threads(before)
+    alone, *others = (run(threads) for threads in (1, 2, 5, 64))
     for other in others:
         assert all(map(torch.equal, alone, other))
 

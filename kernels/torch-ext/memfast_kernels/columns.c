@@ -30,7 +30,7 @@ enum { ROWS_AT_ONCE = 8, NEURONS_AT_ONCE = 16 }; /* a tile: one vector of AVX-51
 /* Sums of every neuron of every segment, [halves, segments, neurons]: `halves` (1 or 2) of a segment's
    rows are summed apart, `next_half` elements from each other. */
 struct state {
-    int64_t neurons, halves, next_half;
+    int64_t halves, next_half;
     double *sum, *squares;
     int32_t *peak;
     int64_t *nonzero;
@@ -99,9 +99,8 @@ ALWAYS_INLINE void add_tile(const struct state *state, int64_t place, struct row
         tile.values = tile.products;
         tile.stride = tile.pitch;
     }
-    if (state)
-        count(tile.values, tile.stride, tile.weights, rows, neurons,
-              state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
+    count(tile.values, tile.stride, tile.weights, rows, neurons,
+          state->sum + place, state->squares + place, state->peak + place, state->nonzero + place);
 }
 
 ALWAYS_INLINE void add_rows(const struct state *state, int64_t place, struct rows all, int64_t rows, int64_t neurons) {

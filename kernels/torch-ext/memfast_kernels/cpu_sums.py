@@ -16,7 +16,7 @@ class _State(ctypes.Structure):
     """`struct state` of columns.c."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("neurons", "halves", "next_half")),
+        *((name, c_int64) for name in ("halves", "next_half")),
         *((name, c_void_p) for name in ("sum", "squares", "peak", "nonzero")),
     )
 
@@ -76,7 +76,7 @@ class Sums:
         sums = self.exact.data_ptr()
         squares = sums + self.exact.nbytes // 2
         addresses = (sums, squares, self.peak.data_ptr(), self.nonzero.data_ptr())
-        self.state = _State(neurons, 1 + halved, segments * neurons, *addresses)
+        self.state = _State(1 + halved, segments * neurons, *addresses)
 
     @property
     def parts(self) -> Totals:
