@@ -21,19 +21,19 @@ import numpy as np
 import torch
 
 from memfast.auditing.detection import auc, figures, rate_at
-from memfast.auditing.probes import PROBES, Look, Prediction, Scene, Unit
-from memfast.auditing.scores import (
+from memfast.auditing.looking.probes import PROBES, Look, Prediction, Scene, Unit
+from memfast.auditing.looking.scores import (
     SCORES,
     Baseline,
     available,
     discriminant_direction,
 )
-from memfast.auditing.settings import Settings
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.auditing.verifying import compare
-from memfast.auditing.worker import Worker, score_looks
 from memfast.demo import DATA, SETTINGS
-from memfast.models.denoising import Denoiser
-from memfast.models.pipelines import load_pipeline
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.loading import load_pipeline
 from memfast.prompts import Prompt, read_prompts
 
 UNIT = 32
@@ -84,7 +84,7 @@ def main() -> None:
 
 def replicates(pipeline: Any, memorized: list[Prompt]) -> np.ndarray:
     """Which memorized captions come back: half of two seeds' images have SSIM above 0.6."""
-    from memfast.evaluation.distances import ssim
+    from memfast.measuring.distances import ssim
 
     denoiser = Denoiser(pipeline)
     embeddings = denoiser.encode([prompt.text for prompt in memorized])

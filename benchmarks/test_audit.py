@@ -21,13 +21,13 @@ import pytest
 import torch
 
 from memfast.auditing import audit
-from memfast.auditing.blocks import Blocks
-from memfast.auditing.probes import PROBES
-from memfast.auditing.scores import Baseline, available
-from memfast.auditing.settings import Settings
-from memfast.auditing.worker import Worker
-from memfast.models.families import ffn_sites
-from memfast.models.pipelines import load_pipeline
+from memfast.auditing.looking.probes import PROBES
+from memfast.auditing.looking.scores import Baseline, available
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.worker import Worker
+from memfast.auditing.storing.blocks import Blocks
+from memfast.blocks.families import ffn_sites
+from memfast.pipelines.loading import load_pipeline
 
 TEXTS, UNIT = 256, 16
 PROMPTS = int(os.environ.get("MEMFAST_BENCHMARK_PROMPTS", "20000"))

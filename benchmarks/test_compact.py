@@ -19,16 +19,16 @@ from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from torch import nn
 
 from memfast import PromptSet, Subspace, collect, compact, ffn_sites, prune, read_prompts, shrink
+from memfast.blocks.families import find_sites
+from memfast.blocks.families.examples import EXAMPLES, build
+from memfast.blocks.families.inputs import unet as unet_inputs
+from memfast.blocks.sizes import flops_of, size_of
 from memfast.demo import DATA, SETTINGS
-from memfast.models.compensation import Correction
-from memfast.models.denoising import Denoiser
-from memfast.models.families import find_sites
-from memfast.models.families.examples import EXAMPLES, build
-from memfast.models.families.inputs import unet as unet_inputs
-from memfast.models.least_squares import least_squares
-from memfast.models.pipelines import load_pipeline
-from memfast.models.sizes import flops_of, size_of
-from memfast.models.surgery import ablate
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.loading import load_pipeline
+from memfast.removing.compensation import Correction
+from memfast.removing.least_squares import least_squares
+from memfast.removing.masking import ablate
 from memfast.selection import random_like
 
 pytestmark = pytest.mark.usefixtures("one_thread")

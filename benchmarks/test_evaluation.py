@@ -17,10 +17,10 @@ from statistics import median
 import pytest
 import torch
 
-from memfast.evaluation.adversarial import AttackSettings, find_embeddings
-from memfast.models.denoising import Denoiser
-from memfast.models.noise import generator
-from memfast.models.pipelines import load_pipeline
+from memfast.attacks.embeddings import AttackSettings, find_embeddings
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.loading import load_pipeline
+from memfast.pipelines.noise import generator
 
 ROUNDS = int(os.environ.get("MEMFAST_BENCHMARK_ROUNDS", "5"))
 IMAGES = 16

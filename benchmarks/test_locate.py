@@ -19,10 +19,10 @@ from torch import nn
 
 import memfast
 from memfast.demo import DATA
-from memfast.models.noise import generator
+from memfast.pipelines.noise import generator
 from memfast.prompts import PromptSet
 from memfast.statistics import NeuronStatistics
-from tests.models import oracle
+from tests.support import oracle
 
 EACH = int(os.environ.get("MEMFAST_BENCHMARK_PROMPTS_EACH", "24"))
 ROUNDS = int(os.environ.get("MEMFAST_BENCHMARK_ROUNDS", "3"))

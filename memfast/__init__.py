@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from memfast.version import __version__
 
 _HOMES = {
     "InputError": "memfast.errors",
@@ -16,31 +16,31 @@ _HOMES = {
     "read_prompts": "memfast.prompts",
     "NeuronStatistics": "memfast.statistics",
     "Subspace": "memfast.selection",
-    "load_pipeline": "memfast.models.pipelines",
-    "ffn_sites": "memfast.models.families",
-    "collect": "memfast.models.collecting",
-    "collect_gradients": "memfast.models.gradients",
-    "locate": "memfast.models.locating",
-    "study_overlap": "memfast.models.overlap",
-    "ablate": "memfast.models.surgery",
-    "prune": "memfast.models.surgery",
-    "compact": "memfast.models.compact",
-    "least_squares": "memfast.models.least_squares",
-    "shrink": "memfast.models.shrinking",
-    "load_lora": "memfast.models.lora",
-    "slice_lora": "memfast.models.lora",
+    "load_pipeline": "memfast.pipelines.loading",
+    "ffn_sites": "memfast.blocks.families",
+    "collect": "memfast.observing.collecting",
+    "collect_gradients": "memfast.observing.gradients",
+    "locate": "memfast.choosing.locating",
+    "study_overlap": "memfast.choosing.subspace_study",
+    "ablate": "memfast.removing.masking",
+    "prune": "memfast.removing.masking",
+    "compact": "memfast.removing.compact",
+    "least_squares": "memfast.removing.least_squares",
+    "shrink": "memfast.removing.budget",
+    "load_lora": "memfast.sharing.lora",
+    "slice_lora": "memfast.sharing.lora",
     "audit": "memfast.auditing.run",
     "repair": "memfast.repairing.run",
-    "collect_sensitivity": "memfast.models.sensitivity",
-    "learn_gates": "memfast.models.learned_gates",
+    "collect_sensitivity": "memfast.observing.sensitivity",
+    "learn_gates": "memfast.choosing.learned_gates",
     "evaluate": "memfast.evaluation.run",
-    "attack": "memfast.evaluation.attacking",
+    "attack": "memfast.attacks.run",
 }
 
 _BASES = {"ModelMixin": "diffusers", "PreTrainedModel": "transformers"}
 
 if "diffusers.pipelines.pipeline_loading_utils" in sys.modules:  # tell it of the compact classes
-    import_module("memfast.models.compact_class")
+    import_module("memfast.blocks.compact_class")
 
 __all__ = [*sorted(_HOMES), "__version__"]
 
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name.startswith("Compact"):
-        from memfast.models.compact_class import compact_class
+        from memfast.blocks.compact_class import compact_class
 
         return compact_class(name)
     if name in _BASES:  # by these diffusers recognises what this library can load

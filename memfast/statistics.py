@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from memfast_kernels import Moments, merge
 from torch import Tensor
 
@@ -233,3 +233,28 @@ def shared_prompts(a: NeuronStatistics, b: NeuronStatistics) -> list[str]:
     ids, texts = (set(b.header.get(key, ())) for key in ("prompt_ids", "text_ids"))
     ours = zip(a.header.get("prompt_ids", ()), a.header.get("text_ids", ()), strict=True)
     return [own for own, text in ours if own in ids or text in texts]
+
+
+BESIDE_MEANS = ("sensitivity", "gate")  # quantities whose `norms` hold mean activations
+
+
+def mean_activations(statistics: NeuronStatistics) -> dict[str, Float[Tensor, " neurons"]]:
+    """Each neuron's mean over prompts and strata, float32: what compensation needs."""
+    return {path: norms.mean.mean(0).float() for path, norms in statistics.norms.items()}
+
+
+def reference_mean(reference: NeuronStatistics) -> dict[str, Tensor]:
+    """Each site's mean activations over all rows and steps, float32 [neurons].
+
+    Empty for statistics of gradients or of normalised rows, which say nothing about it.
+    """
+    header = reference.header
+    if header.get("quantity") in BESIDE_MEANS:
+        return mean_activations(reference)
+    if header.get("row_normalised") or header.get("quantity", "activation") != "activation":
+        return {}
+    means = {}
+    for path, moments in reference.moments.items():
+        weight = moments.count.double() / moments.count.sum().clamp(min=1)
+        means[path] = (weight @ moments.mean).float()
+    return means

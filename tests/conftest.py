@@ -9,6 +9,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tests.support.planted import memorized_set, reference_set  # noqa: F401  fixtures
+
 WORDS = ("a", "b", "c", "cat", "dog", "on", "red", "blue", "background")
 
 

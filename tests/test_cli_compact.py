@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from memfast import InputError, Subspace, ffn_sites
 from memfast.cli.app import app
-from memfast.models.pipelines import load_pipeline
+from memfast.pipelines.loading import load_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 SHORT = ["--steps", "2", "--num-inference-steps", "4", "--guidance-scale", "2"]

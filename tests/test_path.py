@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 import memfast
-from memfast.models.surgery import prune
+from memfast.removing.masking import prune
 
 SHORT = {"steps": 2, "num_inference_steps": 4, "guidance_scale": 2.0}
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from memfast.auditing.inputs import Examples
-from memfast.auditing.scores import COMBINED, SCORES, Baseline, discriminant_direction
-from memfast.auditing.worker import Worker, score_looks
+from memfast.auditing.looking.scores import COMBINED, SCORES, Baseline, discriminant_direction
+from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.errors import InputError
 from memfast.files import load_tensors, save_tensors
 

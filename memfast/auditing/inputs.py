@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.auditing.index import Index, RejectedRows
+from memfast.auditing.storing.index import Index, RejectedRows
 from memfast.errors import InputError
 from memfast.prompts import PromptSet, read_prompts, text_id
 from memfast.selection import Subspace

@@ -6,10 +6,11 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration
-from memfast.auditing.settings import Settings
-from memfast.auditing.worker import Block, Worker
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.worker import Block, Worker
 from memfast.errors import InputError
-from memfast.models.pipelines import load_pipeline, set_attention
+from memfast.pipelines.attention import set_attention
+from memfast.pipelines.loading import load_pipeline
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What an audit came to: the files in its folder, and the figures that reports are made of."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 from diffusers import DiffusionPipeline
 
-from memfast.auditing import manifest
 from memfast.auditing.calibration import Calibration
 from memfast.auditing.inputs import Audited
+from memfast.auditing.looking.settings import Settings
 from memfast.auditing.results import (
     Labelled,
     Result,
@@ -20,9 +19,10 @@ from memfast.auditing.results import (
     write_flagged,
     write_table,
 )
-from memfast.auditing.settings import Settings
+from memfast.auditing.storing import manifest
 from memfast.auditing.verifying import Verified, verify, write_pictures
 from memfast.files import atomic_write_json
+from memfast.progress import Stage
 from memfast.statistics import NeuronStatistics
 
 
@@ -87,7 +87,7 @@ def second_look(
     settings: Settings,
     share: float,
     seeds: int,
-    stage: Callable[[str, int], Callable[[int], None]],
+    stage: Stage,
 ) -> Outcome:
     """The outcome with the first `share` of all texts verified; writes verified.json, pictures/
     and how many replicate into summary.json."""

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memfast.auditing.blocks import Blocks
 from memfast.auditing.calibration import Calibration
 from memfast.auditing.detection import figures
-from memfast.auditing.index import Index
+from memfast.auditing.storing.blocks import Blocks
+from memfast.auditing.storing.index import Index
 from memfast.files import atomic_write, atomic_write_text
 from memfast.prompts import Prompt, PromptSet
 

@@ -1,7 +1,6 @@
 """audit: open or resume a folder, calibrate, compute what is missing. merge: write the results."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +8,23 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from memfast.auditing import manifest
-from memfast.auditing.blocks import Blocks
 from memfast.auditing.calibration import Calibration, calibrate
 from memfast.auditing.engines import ENGINES
 from memfast.auditing.inputs import Audited, Examples, Prompts, located_neurons, mask_digest
 from memfast.auditing.job import Job, open_model
+from memfast.auditing.looking.probes import PROBES
+from memfast.auditing.looking.scores import COMBINED, available
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.worker import Block
 from memfast.auditing.outcome import Outcome, finish, second_look
-from memfast.auditing.probes import PROBES
-from memfast.auditing.scores import COMBINED, available
-from memfast.auditing.settings import Settings
-from memfast.auditing.worker import Block
+from memfast.auditing.storing import manifest
+from memfast.auditing.storing.blocks import Blocks
+from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError
-from memfast.models.families import ffn_sites
-from memfast.models.pipelines import denoiser_of, fingerprint, versions
+from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.loading import denoiser_of
+from memfast.progress import Stage, silent
 from memfast.selection import Subspace
-
-Stage = Callable[[str, int], Callable[[int], None]]  # (label, total) -> advance(done)
 
 
 def audit(
@@ -50,7 +49,7 @@ def audit(
     verify: float = 0.0,
     verify_seeds: int = 4,
     overwrite: bool = False,
-    stage: Stage | None = None,
+    stage: Stage = silent,
 ) -> Outcome | None:
     """Score every prompt for memorization, in blocks; the same call resumes an unfinished audit.
 
@@ -63,7 +62,7 @@ def audit(
     all texts, the most suspicious, from which `verify_seeds` images each are made and compared.
     Raises InputError for what cannot be used, before anything is written.
     """
-    out, stage = Path(out), stage or (lambda label, total: lambda done: None)
+    out = Path(out)
     settings = settings or Settings()
     if not 0 <= verify <= 1 or verify_seeds < 2:
         raise InputError(f"verify {verify} with {verify_seeds} seeds: 0 to 1, with 2 or more")

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from memfast.auditing.settings import Settings
-from memfast.evaluation.distances import ssim, tiled_l2
-from memfast.evaluation.extraction import Cliques
-from memfast.models.denoising import Denoiser
+from memfast.auditing.looking.settings import Settings
+from memfast.measuring.distances import ssim, tiled_l2
+from memfast.measuring.extraction import Cliques
+from memfast.pipelines.denoising import Denoiser
 
 TEXTS_A_BATCH = 16
 AGREEING = 0.5  # share of the seeds that must make one picture

@@ -2,19 +2,9 @@
 
 import typer
 
-from memfast.cli import (
-    attack,
-    audit,
-    collect,
-    compact,
-    demo,
-    evaluate,
-    families,
-    locate,
-    merge,
-    prune,
-    repair,
-)
+from memfast.cli.finding import audit, collect, families, locate, merge
+from memfast.cli.proving import attack, demo, evaluate
+from memfast.cli.treating import compact, prune, repair
 
 app = typer.Typer(
     help="Find, remove and verify memorization in the feed-forward neurons of diffusion models.",

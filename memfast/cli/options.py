@@ -68,7 +68,8 @@ def open_pipeline(
     model: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "auto"
 ) -> "DiffusionPipeline":
     """The pipeline that MODEL names, with the attention kernel asked for."""
-    from memfast.models.pipelines import load_pipeline, set_attention
+    from memfast.pipelines.attention import set_attention
+    from memfast.pipelines.loading import load_pipeline
 
     pipeline = load_pipeline(model, dtype=torch_dtype(dtype), device=torch_device(device))
     set_attention(pipeline, attention)

@@ -16,19 +16,22 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import memfast
+from memfast.attacks.embeddings import AttackSettings
+from memfast.blocks.families import ffn_sites
+from memfast.choosing.locating import check_request, locate, step_masks
 from memfast.demo import DATA, SETTINGS
-from memfast.evaluation.adversarial import AttackSettings
-from memfast.evaluation.cases import Cases, load_cases
-from memfast.evaluation.distances import ssim
-from memfast.evaluation.groups import halves
-from memfast.evaluation.rates import Interval, mean_interval
-from memfast.evaluation.replication import hits, replication
-from memfast.evaluation.similarity import Toolbox, toolbox
-from memfast.models.compact import compact
-from memfast.models.denoising import Denoiser
-from memfast.models.locating import check_request, step_masks
+from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.distances import ssim
+from memfast.measuring.groups import halves
+from memfast.measuring.rates import Interval, mean_interval
+from memfast.measuring.replication import hits, replication
+from memfast.measuring.similarity import Toolbox, toolbox
+from memfast.observing.collecting import collect
+from memfast.observing.sensitivity import collect_sensitivity
+from memfast.pipelines.denoising import Denoiser
+from memfast.progress import Stage
 from memfast.prompts import PromptSet, read_prompts
+from memfast.removing.compact import compact
 from memfast.repairing.removal import harm_of, remove_to_damage
 from memfast.repairing.rounds import brought_back
 from memfast.repairing.run import repair
@@ -42,7 +45,6 @@ SIZE = 32  # pixels a side
 JUDGES = 24  # other prompts that rank neurons, and as many that judge how many may go
 ATTACK = AttackSettings((50,), draws=4)
 ERASE = RepairSettings(learning_rate=1e-3, batch=24, perturb=0.6, adversarial=0.0, scattered=0.0)
-Stage = Callable[[str, int], Callable[[int], None]]  # (label, total) -> advance(units)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def run(
     def of_files(cases: Cases) -> PromptSet:
         return PromptSet.of([files[text] for text in cases.texts])
 
-    needed = memfast.collect_sensitivity(
+    needed = collect_sensitivity(
         pipeline,
         of_files(ranking),
         seed=seed,
@@ -117,7 +119,7 @@ def run(
     removal = remove_to_damage(Denoiser(pipeline), needed, harm, max_damage)
     subspace = removal.subspace
     statistics = [
-        memfast.collect(
+        collect(
             pipeline,
             PromptSet.of(cases.texts),
             steps=int(SETTINGS["num_inference_steps"]),
@@ -130,7 +132,7 @@ def run(
             ("collecting other prompts", contrasted),
         )
     ]
-    contrast = memfast.locate(*statistics, original, fraction=subspace.density)
+    contrast = locate(statistics[0], statistics[1], original, fraction=subspace.density)
     models = {"original": original, "compact": compact(original, subspace)}
     erased_damage = {}
     if erase_steps:
@@ -187,8 +189,8 @@ def run(
         figures={
             "parameters_before": count(original),
             "parameters_after": count(smaller),
-            "neurons_before": sum(memfast.ffn_sites(original).values()),
-            "neurons_after": sum(memfast.ffn_sites(smaller).values()),
+            "neurons_before": sum(ffn_sites(original).values()),
+            "neurons_after": sum(ffn_sites(smaller).values()),
             "seconds_per_image_before": seconds["before"],
             "seconds_per_image_after": seconds["after"],
             **erased_damage,

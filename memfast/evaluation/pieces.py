@@ -20,8 +20,9 @@ from torch import Tensor
 
 from memfast.errors import InputError
 from memfast.evaluation.mitigations import Mitigation
-from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Stage, Trial, controls, measure
+from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
 from memfast.files import atomic_write, atomic_write_json, first_difference, prepare_out
+from memfast.progress import Stage
 
 IDENTITY = "evaluation.json"
 Task = tuple[int, int | None]  # a repetition, and the place of a method; None is the original

@@ -6,7 +6,7 @@ against random pruning of equal density and of equal damage. A claim whose inter
 control's is "not shown".
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -15,29 +15,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from memfast.evaluation.adversarial import AttackSettings
-from memfast.evaluation.attack import attack_cases
-from memfast.evaluation.cases import Cases
-from memfast.evaluation.clip import ClipScorer
-from memfast.evaluation.distances import ssim as structural_similarity
-from memfast.evaluation.features import Embed
-from memfast.evaluation.groups import halves
-from memfast.evaluation.losses import denoising_loss
+from memfast.attacks.embeddings import AttackSettings
+from memfast.attacks.experiment import attack_cases
 from memfast.evaluation.mitigations import Mitigation, Setting, Treated
-from memfast.evaluation.mitigations.interface import Schedule, parameters
+from memfast.evaluation.mitigations.interface import parameters
 from memfast.evaluation.mitigations.pruning import at_damage, at_density
-from memfast.evaluation.quality import frechet_distance, kernel_distance
-from memfast.evaluation.replication import replication
-from memfast.evaluation.similarity import Toolbox
-from memfast.models.denoising import Denoiser
+from memfast.measuring.cases import Cases
+from memfast.measuring.distances import ssim as structural_similarity
+from memfast.measuring.groups import halves
+from memfast.measuring.losses import denoising_loss
+from memfast.measuring.networks.backbones import Embed
+from memfast.measuring.networks.clip import ClipScorer
+from memfast.measuring.quality import frechet_distance, kernel_distance
+from memfast.measuring.replication import replication
+from memfast.measuring.similarity import Toolbox
+from memfast.pipelines.denoising import Denoiser, Schedule
 
-Stage = Callable[[str, int], Callable[[int], None]]
 ORIGINAL = Mitigation("original", "", "weights", lambda setting: Treated(setting.denoiser))
-
-
-def silent(label: str, total: int) -> Callable[[int], None]:
-    """A stage that shows nothing."""
-    return lambda done: None
 
 
 @dataclass(frozen=True)

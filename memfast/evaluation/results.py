@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memfast.evaluation.cases import Cases
 from memfast.evaluation.protocol import Bench, Outcome
-from memfast.evaluation.rates import Interval, mean_interval, verdict
-from memfast.evaluation.replication import hits
-from memfast.evaluation.similarity import METRICS
+from memfast.measuring.cases import Cases
+from memfast.measuring.rates import Interval, mean_interval, verdict
+from memfast.measuring.replication import hits
+from memfast.measuring.similarity import METRICS
 
 HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
 

@@ -9,23 +9,19 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from memfast.attacks.embeddings import AttackSettings
 from memfast.errors import InputError
-from memfast.evaluation.adversarial import AttackSettings
-from memfast.evaluation.cases import Cases, load_cases
-from memfast.evaluation.instruments import (
-    check_images,
-    given,
-    image_size,
-    instruments,
-    seen_in,
-)
+from memfast.evaluation.given import given
 from memfast.evaluation.mitigations import MITIGATIONS
 from memfast.evaluation.pieces import run
-from memfast.evaluation.protocol import Bench, Outcome, Stage, silent
+from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.results import Row, rows
-from memfast.evaluation.similarity import metric_facts
-from memfast.models.denoising import Denoiser
-from memfast.models.pipelines import fingerprint, versions
+from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.instruments import check_images, image_size, instruments, seen_in
+from memfast.measuring.similarity import metric_facts
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.identity import fingerprint, versions
+from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
 FEATURES = "efficientnet-lite0"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memfast.models.denoising import Denoiser
+from memfast.pipelines.denoising import Denoiser
 from memfast.repairing.pool import Pool
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings

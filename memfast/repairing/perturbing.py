@@ -9,7 +9,7 @@ warm starts.
 import torch
 from torch import nn
 
-from memfast.models.noise import generator
+from memfast.pipelines.noise import generator
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memfast.evaluation.adversarial import STARTS, AttackSettings, find_embeddings
-from memfast.models.denoising import Denoiser
+from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
+from memfast.pipelines.denoising import Denoiser
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from memfast.choosing.locating import locate
 from memfast.errors import InputError
-from memfast.evaluation.cases import Cases
-from memfast.evaluation.losses import denoising_loss
-from memfast.evaluation.mitigations.interface import with_model
-from memfast.models.compact import compact
-from memfast.models.denoising import Denoiser
-from memfast.models.locating import locate
+from memfast.measuring.cases import Cases
+from memfast.measuring.losses import denoising_loss
+from memfast.pipelines.denoising import Denoiser, with_model
+from memfast.removing.compact import compact
 from memfast.selection import Subspace
 from memfast.statistics import NeuronStatistics
 

@@ -15,21 +15,22 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
+from memfast.attacks.embeddings import STARTS, AttackSettings
+from memfast.attacks.experiment import attack_cases
+from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError
-from memfast.evaluation.adversarial import STARTS, AttackSettings
-from memfast.evaluation.attack import attack_cases
-from memfast.evaluation.cases import Cases, load_cases
-from memfast.evaluation.groups import halves
-from memfast.evaluation.instruments import image_size
-from memfast.evaluation.rates import Interval, mean_interval
-from memfast.evaluation.similarity import toolbox
-from memfast.models.compact import compact
-from memfast.models.denoising import Denoiser
-from memfast.models.families import ffn_sites
-from memfast.models.sensitivity import collect_sensitivity
+from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.groups import halves
+from memfast.measuring.instruments import image_size
+from memfast.measuring.rates import Interval, mean_interval
+from memfast.measuring.similarity import toolbox
+from memfast.observing.sensitivity import collect_sensitivity
+from memfast.pipelines.denoising import Denoiser
+from memfast.progress import Stage, silent
 from memfast.prompts import Prompt, PromptSet
+from memfast.removing.compact import compact
 from memfast.repairing.removal import harm_of, remove_to_damage
-from memfast.repairing.run import check_original, every_other, repair, silent
+from memfast.repairing.run import check_original, every_other, repair
 from memfast.repairing.samples import with_images
 from memfast.repairing.settings import RepairSettings
 
@@ -77,7 +78,7 @@ def repair_in_rounds(
     attack: AttackSettings | None = None,
     starts: Sequence[str] = tuple(STARTS),
     checkpoint: Path | None = None,
-    stage: Callable[[str, int], Callable[[int], None]] = silent,
+    stage: Stage = silent,
     **schedule: Any,
 ) -> tuple[StableDiffusionPipeline, list[Round]]:
     """The repaired pipeline and each round's figures; at most `rounds` rounds.
@@ -134,7 +135,7 @@ def brought_back(
     schedule: Mapping[str, Any],
     attack: AttackSettings | None,
     starts: Sequence[str],
-    stage: Callable[[str, int], Callable[[int], None]] = silent,
+    stage: Stage = silent,
 ) -> Interval:
     """The share of images that the attack brings back from any start, by both metrics at once."""
     attack = attack or AttackSettings()

@@ -1,6 +1,6 @@
 """`memfast.repair`: bring a pruned model back to what reference prompts need, and harden it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Any
 from diffusers import StableDiffusionPipeline
 
 from memfast.errors import InputError, some
-from memfast.evaluation.cases import Cases, load_cases
-from memfast.evaluation.instruments import image_size
-from memfast.models.denoising import Denoiser
+from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.instruments import image_size
+from memfast.pipelines.denoising import Denoiser
+from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 from memfast.repairing.objectives import Material
 from memfast.repairing.perturbing import perturb
@@ -37,11 +38,6 @@ class Repaired:
     notes: Sequence[str]
 
 
-def silent(label: str, total: int) -> Callable[[int], None]:
-    """A stage that shows nothing."""
-    return lambda done: None
-
-
 def repair(
     pipeline: StableDiffusionPipeline,
     original: StableDiffusionPipeline,
@@ -52,7 +48,7 @@ def repair(
     num_inference_steps: int = 50,
     guidance_scale: float = 7.5,
     checkpoint: Path | None = None,
-    stage: Callable[[str, int], Callable[[int], None]] = silent,
+    stage: Stage = silent,
 ) -> Repaired:
     """A copy of `pipeline` whose denoiser is repaired towards `original`; see RepairSettings.
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.evaluation.cases import Cases
-from memfast.evaluation.mitigations.interface import Schedule
-from memfast.models.denoising import Denoiser, Embeddings, Latents
+from memfast.measuring.cases import Cases
+from memfast.pipelines.denoising import Denoiser, Embeddings, Latents, Schedule
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from memfast.attacks.embeddings import STARTS
 from memfast.errors import InputError
-from memfast.evaluation.adversarial import STARTS
 
 
 @dataclass(frozen=True, slots=True)

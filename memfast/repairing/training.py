@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.models.denoising import Denoiser
-from memfast.models.noise import generator
-from memfast.models.pipelines import fingerprint
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.identity import fingerprint
+from memfast.pipelines.noise import generator
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
 from memfast.repairing.objectives import Material, active, errors
 from memfast.repairing.settings import RepairSettings

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from memfast.evaluation.attacking import AttackReport
-from memfast.evaluation.cases import Case
-from memfast.evaluation.rates import Interval
+from memfast.attacks.run import AttackReport
 from memfast.evaluation.results import HEADLINE, all_below
 from memfast.evaluation.run import Evaluation
+from memfast.measuring.cases import Case
+from memfast.measuring.rates import Interval
 from memfast.report.report import Report
 
 PICTURES = 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memfast.auditing.settings import Settings
+from memfast.auditing.looking.settings import Settings
 
 ROUND = ["a", "b", "c", "cat", "dog", "on", "red", "blue"]
 TEXTS = [" ".join(words) for words in product(ROUND, ROUND)]  # 64 of them

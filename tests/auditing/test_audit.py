@@ -13,13 +13,13 @@ from PIL import Image
 
 from memfast import NeuronStatistics, PromptSet
 from memfast.auditing import audit, merge
-from memfast.auditing.blocks import Blocks
-from memfast.auditing.settings import Settings
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.worker import Block, Worker
+from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.verifying import compare
-from memfast.auditing.worker import Block, Worker
 from memfast.errors import InputError
-from memfast.evaluation.distances import ssim
-from memfast.models.denoising import Denoiser
+from memfast.measuring.distances import ssim
+from memfast.pipelines.denoising import Denoiser
 from memfast.prompts import Prompt
 from memfast.selection import Subspace
 from tests.auditing.conftest import REFERENCE, TEXTS, bits
@@ -227,7 +227,7 @@ def test_a_full_disk_is_one_line(tiny_pipeline, lists, settings, tmp_path, monke
     def full(path, tensors, header):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("memfast.auditing.blocks.save_tensors", full)
+    monkeypatch.setattr("memfast.auditing.storing.blocks.save_tensors", full)
     with pytest.raises(InputError, match=r"No space left on device.*no finished block is lost"):
         audit(tiny_pipeline, lists[0], tmp_path / "out", reference=lists[1], settings=settings)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memfast.auditing import audit
-from memfast.auditing.settings import Settings
+from memfast.auditing.looking.settings import Settings
 from tests.auditing.conftest import bits
 
 

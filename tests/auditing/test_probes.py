@@ -4,12 +4,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from memfast.auditing.probes import PROBES, Scene, Unit
-from memfast.auditing.settings import Settings
-from memfast.auditing.taps import tap
-from memfast.models.denoising import Denoiser
-from memfast.models.families import ffn_sites
-from memfast.models.tracing import trace
+from memfast.auditing.looking.probes import PROBES, Scene, Unit
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.taps import tap
+from memfast.blocks.families import ffn_sites
+from memfast.observing.tracing import trace
+from memfast.pipelines.denoising import Denoiser
 
 TEXTS = ["a cat", "red dog", "b"]
 

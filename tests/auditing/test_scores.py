@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from memfast.auditing.probes import Look, Prediction
-from memfast.auditing.scores import (
+from memfast.auditing.looking.probes import Look, Prediction
+from memfast.auditing.looking.scores import (
     SCORES,
     Baseline,
     change,

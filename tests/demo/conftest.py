@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memfast.demo.build.glyphs import Glyph
-from memfast.demo.build.sets import Sets, build_sets
+from memfast.demo.build.data.glyphs import Glyph
+from memfast.demo.build.data.sets import Sets, build_sets
 
 
 def discs(number: int) -> list[Glyph]:

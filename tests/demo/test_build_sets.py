@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memfast.demo.build import compose, glyphs, sets, tokenizer
 from memfast.demo.build.__main__ import training_captions
+from memfast.demo.build.data import compose, glyphs, sets, tokenizer
 
 Plain = Callable[[int], list[glyphs.Glyph]]
 needs_font = pytest.mark.skipif(
@@ -123,7 +123,7 @@ def test_every_text_survives_the_tokenizer() -> None:
 
 def test_the_tokenizer_does_not_depend_on_the_hash_seed() -> None:
     code = (
-        "from memfast.demo.build.tokenizer import learn_merges;"
+        "from memfast.demo.build.data.tokenizer import learn_merges;"
         "print(learn_merges(['red fox', 'black cat on a mat', 'the end of all foxes'], 40))"
     )
     outputs = {

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
-from memfast.demo.build import autoencoder, clip, denoiser, measure, release, training
+from memfast.demo.build import measure, release
 from memfast.demo.build.__main__ import training_captions
-from memfast.demo.build.sets import Sets
-from memfast.demo.build.tokenizer import build_tokenizer
-from memfast.models.denoising import Denoiser
+from memfast.demo.build.data.sets import Sets
+from memfast.demo.build.data.tokenizer import build_tokenizer
+from memfast.demo.build.nets import autoencoder, clip, denoiser, training
+from memfast.pipelines.denoising import Denoiser
 
 
 def test_cosine_rises_and_falls() -> None:

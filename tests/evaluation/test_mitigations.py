@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from memfast.evaluation.instruments import given, shifted
-from memfast.evaluation.losses import denoising_loss, matched
+from memfast.blocks.families import find_sites
+from memfast.evaluation.given import given, shifted
 from memfast.evaluation.mitigations import (
     MITIGATIONS,
     Setting,
@@ -15,10 +15,10 @@ from memfast.evaluation.mitigations import (
 )
 from memfast.evaluation.mitigations.interface import plain, with_model
 from memfast.evaluation.mitigations.pruning import at_damage, at_density, drawn, reference_means
-from memfast.models.compact import compact
-from memfast.models.denoising import Denoiser
-from memfast.models.families import find_sites
-from tests.evaluation.conftest import SCHEDULE, cases_of
+from memfast.measuring.losses import denoising_loss, matched
+from memfast.pipelines.denoising import Denoiser
+from memfast.removing.compact import compact
+from tests.support.planted import SCHEDULE, cases_of
 
 TEXTS, IDS = ["a cat", "red b"], ["x", "y"]
 

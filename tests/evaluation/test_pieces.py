@@ -9,7 +9,7 @@ import pytest
 from memfast.errors import InputError
 from memfast.evaluation import pieces
 from memfast.evaluation.run import evaluate
-from tests.evaluation.conftest import SCHEDULE
+from tests.support.planted import SCHEDULE
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # as workers have: others may round otherwise
 METRICS = ("l2_ratio", "ssim")

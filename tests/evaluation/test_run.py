@@ -7,21 +7,22 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from memfast.attacks.embeddings import AttackSettings
+from memfast.attacks.run import attack
+from memfast.blocks.families import ffn_sites
 from memfast.cli.app import app
 from memfast.errors import InputError
-from memfast.evaluation.adversarial import AttackSettings
-from memfast.evaluation.attacking import attack
-from memfast.evaluation.instruments import removed_share, seen_in
-from memfast.evaluation.rates import Interval
+from memfast.evaluation.given import removed_share
 from memfast.evaluation.results import all_below, score_lines
 from memfast.evaluation.run import evaluate
-from memfast.models.compact import compact
-from memfast.models.families import ffn_sites
-from memfast.models.surgery import prune
+from memfast.measuring.instruments import seen_in
+from memfast.measuring.rates import Interval
 from memfast.prompts import Prompt, PromptSet
+from memfast.removing.compact import compact
+from memfast.removing.masking import prune
 from memfast.report.evaluation import attack_page, attack_table, evaluation_page
 from memfast.selection import Subspace
-from tests.evaluation.conftest import PLANTED, SCHEDULE, cases_of
+from tests.support.planted import PLANTED, SCHEDULE, cases_of
 
 METRICS = ("l2_ratio", "ssim", "tiled_l2")
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 import memfast
 from memfast.errors import InputError
-from memfast.evaluation.cases import Cases, load_cases
-from memfast.models.denoising import Denoiser
-from memfast.models.noise import generator
-from memfast.models.sensitivity import collect_sensitivity
+from memfast.measuring.cases import Cases, load_cases
+from memfast.observing.sensitivity import collect_sensitivity
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.noise import generator
 from memfast.prompts import Prompt, PromptSet
 from memfast.repairing.objectives import OBJECTIVES, active
 from memfast.repairing.perturbing import perturb

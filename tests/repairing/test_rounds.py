@@ -9,8 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import memfast
+from memfast.attacks.embeddings import AttackSettings
 from memfast.errors import InputError
-from memfast.evaluation.adversarial import AttackSettings
 from memfast.prompts import Prompt, PromptSet
 from memfast.repairing.cost import cost_of_step
 from memfast.repairing.rounds import Round, repair_in_rounds

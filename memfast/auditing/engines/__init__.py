@@ -6,7 +6,7 @@ from typing import Protocol
 from memfast.auditing.engines.local import run_local
 from memfast.auditing.engines.ray import run_ray
 from memfast.auditing.job import Job
-from memfast.auditing.worker import Block
+from memfast.auditing.looking.worker import Block
 
 Work = Iterator[tuple[int, list[str]]]
 Done = Callable[[int, Block], None]

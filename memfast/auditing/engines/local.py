@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from memfast.auditing.job import Job
-from memfast.auditing.worker import Block
+from memfast.auditing.looking.worker import Block
 
 
 def run_local(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from memfast.auditing.job import Job
-from memfast.auditing.worker import Block
+from memfast.auditing.looking.worker import Block
 from memfast.errors import InputError
 
 RESTARTS = 20  # of each actor; then its block is given up and the run stops, resumable

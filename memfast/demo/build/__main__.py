@@ -11,11 +11,12 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from memfast.demo.build import autoencoder, clip, denoiser, release
-from memfast.demo.build.compose import caption
-from memfast.demo.build.glyphs import choose, read_glyphs
-from memfast.demo.build.sets import Sets, build_sets
-from memfast.demo.build.tokenizer import build_tokenizer
+from memfast.demo.build import release
+from memfast.demo.build.data.compose import caption
+from memfast.demo.build.data.glyphs import choose, read_glyphs
+from memfast.demo.build.data.sets import Sets, build_sets
+from memfast.demo.build.data.tokenizer import build_tokenizer
+from memfast.demo.build.nets import autoencoder, clip, denoiser
 
 
 def training_captions(sets: Sets) -> list[str]:

@@ -1,9 +1,9 @@
 """The model's card and its licences, as Markdown."""
 
-from memfast.demo.build.denoiser import LONG, SHORT, SHORT_EPOCHS
-from memfast.demo.build.sets import LEVELS
-from memfast.evaluation.distances import NEIGHBOURS
-from memfast.evaluation.similarity import METRICS
+from memfast.demo.build.data.sets import LEVELS
+from memfast.demo.build.nets.denoiser import LONG, SHORT, SHORT_EPOCHS
+from memfast.measuring.distances import NEIGHBOURS
+from memfast.measuring.similarity import METRICS
 
 COLUMNS = {  # of the table of copies
     "copies": "copies",

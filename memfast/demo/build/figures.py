@@ -8,12 +8,12 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from memfast.demo.build import measure
-from memfast.demo.build.autoencoder import decibels, heldout_images
-from memfast.demo.build.clip import retrieval
-from memfast.demo.build.denoiser import BATCH, STEPS
-from memfast.demo.build.sets import LEVELS, Example, Sets
-from memfast.models.denoising import Denoiser
-from memfast.models.pipelines import load_pipeline
+from memfast.demo.build.data.sets import LEVELS, Example, Sets
+from memfast.demo.build.nets.autoencoder import decibels, heldout_images
+from memfast.demo.build.nets.clip import retrieval
+from memfast.demo.build.nets.denoiser import BATCH, STEPS
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.loading import load_pipeline
 
 SEEDS = (0, 1)
 

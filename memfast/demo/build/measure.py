@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memfast.demo.build.sets import Example
-from memfast.evaluation.similarity import METRICS, Comparison
-from memfast.models.denoising import Denoiser
+from memfast.demo.build.data.sets import Example
+from memfast.measuring.similarity import METRICS, Comparison
+from memfast.pipelines.denoising import Denoiser
 
 INFERENCE_STEPS, GUIDANCE = 20, 2.0
 TIMES = 20  # noise levels of a loss

@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from memfast.demo.build.card import HUB, LICENSES, render
-from memfast.demo.build.denoiser import build_scheduler
+from memfast.demo.build.data.sets import Sets, write_sets
 from memfast.demo.build.figures import measure_card
-from memfast.demo.build.sets import Sets, write_sets
+from memfast.demo.build.nets.denoiser import build_scheduler
 
 PREPROCESSOR = {  # what the CLIP takes: 32 x 32 pixels in [-1, 1]
     "image_processor_type": "CLIPImageProcessor",

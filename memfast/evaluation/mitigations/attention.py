@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memfast.evaluation.mitigations.interface import Schedule, Setting, Treated, in_batches, stacked
-from memfast.models.denoising import Denoiser
+from memfast.evaluation.mitigations.interface import Setting, Treated, in_batches, stacked
+from memfast.pipelines.denoising import Denoiser, Schedule
 
 SCALE = 1.25
 

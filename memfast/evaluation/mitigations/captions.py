@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from memfast.evaluation.mitigations.interface import Schedule, Setting, Treated, plain
-from memfast.evaluation.perturbations import PERTURBATIONS, vocabulary_of
-from memfast.models.denoising import Denoiser
-from memfast.models.noise import generator
+from memfast.attacks.perturbations import PERTURBATIONS, vocabulary_of
+from memfast.evaluation.mitigations.interface import Setting, Treated, plain
+from memfast.pipelines.denoising import Denoiser, Schedule
+from memfast.pipelines.noise import generator
 
 CHANGES = 4  # words; the strength that Wen et al. compare at
 

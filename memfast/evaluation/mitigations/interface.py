@@ -1,17 +1,15 @@
 """What every mitigation is: something learned from a setting that yields a treated generator."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from memfast.evaluation.cases import Cases
-from memfast.models.denoising import Denoiser
+from memfast.measuring.cases import Cases
+from memfast.pipelines.denoising import Denoiser, Schedule
 
-Schedule = Mapping[str, Any]  # num_inference_steps and guidance_scale
 Generate = Callable[[Denoiser, Sequence[str], Sequence[str], int, Schedule], Tensor]
 
 
@@ -62,13 +60,6 @@ class Mitigation:
     lives_in: Literal["weights", "pipeline"]
     apply: Callable[[Setting], Treated]
     control: Literal["neurons", "weights"] | None = None
-
-
-def with_model(denoiser: Denoiser, model: nn.Module) -> Denoiser:
-    """The same pipeline around another denoising model; the given one stays as it is."""
-    pipeline = copy(denoiser.pipeline)
-    pipeline.unet = model
-    return Denoiser(pipeline)
 
 
 def parameters(model: nn.Module) -> int:

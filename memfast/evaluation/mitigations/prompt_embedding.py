@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memfast.evaluation.mitigations.interface import Schedule, Setting, Treated, in_batches, stacked
-from memfast.models.denoising import Denoiser
+from memfast.evaluation.mitigations.interface import Setting, Treated, in_batches, stacked
+from memfast.pipelines.denoising import Denoiser, Schedule
 
 STEPS, LEARNING_RATE = 10, 0.05
 

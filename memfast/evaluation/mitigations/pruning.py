@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memfast.evaluation.cases import Cases
-from memfast.evaluation.losses import denoising_loss, matched
-from memfast.evaluation.mitigations.interface import Setting, Treated, with_model
-from memfast.models.collecting import collect
-from memfast.models.compact import compact
-from memfast.models.denoising import Denoiser
-from memfast.models.families import find_sites
-from memfast.models.locating import locate, reference_mean
-from memfast.models.sensitivity import collect_sensitivity
-from memfast.models.surgery import prune
+from memfast.blocks.families import find_sites
+from memfast.choosing.locating import locate
+from memfast.evaluation.mitigations.interface import Setting, Treated
+from memfast.measuring.cases import Cases
+from memfast.measuring.losses import denoising_loss, matched
+from memfast.observing.collecting import collect
+from memfast.observing.sensitivity import collect_sensitivity
+from memfast.pipelines.denoising import Denoiser, with_model
 from memfast.prompts import Prompt, PromptSet
+from memfast.removing.compact import compact
+from memfast.removing.masking import prune
 from memfast.selection import Subspace, random_like
-from memfast.statistics import NeuronStatistics
+from memfast.statistics import NeuronStatistics, reference_mean
 
 
 def statistics(setting: Setting, cases: Cases, paper: bool) -> NeuronStatistics:

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memfast.evaluation.distances import WINDOW, ms_ssim
 from memfast.evaluation.mitigations.attention import cross_attentions
-from memfast.evaluation.mitigations.interface import Setting, Treated, with_model
+from memfast.evaluation.mitigations.interface import Setting, Treated
 from memfast.evaluation.mitigations.prompt_embedding import first_timestep
-from memfast.models.denoising import Denoiser
+from memfast.measuring.distances import WINDOW, ms_ssim
+from memfast.pipelines.denoising import Denoiser, with_model
 
 SEEDS = 4  # initial noises a caption; the paper has 10
 THETA, LAST_THETA, THETA_STEP = 5.0, 1.0, 0.25

@@ -1,0 +1,1 @@
+"""Does a model still hold an image that its prompt no longer brings?"""

@@ -1,0 +1,94 @@
+"""The attack as an experiment: from every start, judged by the replication metrics, with a control.
+
+Success is a memorization rate: the share of images that come back, by any seed and any start.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
+from memfast.errors import InputError
+from memfast.measuring.cases import Cases
+from memfast.measuring.replication import Replication, replication
+from memfast.measuring.similarity import Toolbox
+from memfast.pipelines.denoising import Denoiser
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """What an attack brought back: {(start, steps): scores of the images under attack}.
+
+    embeddings and pictures are those of the first start after the most steps.
+    """
+
+    cases: Cases
+    outcomes: Mapping[tuple[str, int], Replication]
+    embeddings: Float[Tensor, "captions tokens features"]
+    pictures: Float[Tensor, "captions 3 height width"]
+
+    def together(self, steps: int) -> Replication:
+        """The scores of all starts, as if each were one more seed."""
+        of_starts = [found for (_, after), found in self.outcomes.items() if after == steps]
+        names = of_starts[0].scores
+        scores = {name: torch.cat([found.scores[name] for found in of_starts]) for name in names}
+        return Replication(self.cases, scores)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a metric, start and number of steps, and one for all starts together."""
+        starts = dict.fromkeys(start for start, _ in self.outcomes)
+        found = dict(self.outcomes)
+        if len(starts) > 1:
+            found |= {("any", n): self.together(n) for n in {n: 0 for _, n in self.outcomes}}
+        return [
+            {"start": start, "steps": steps, "metric": metric, "rate": outcome.rate(metric)}
+            for (start, steps), outcome in found.items()
+            for metric in outcome.scores
+        ]
+
+
+def attack_cases(
+    denoiser: Denoiser,
+    cases: Cases,
+    tools: Toolbox,
+    others: Float[Tensor, "others 3 height width"],
+    schedule: Mapping[str, Any],
+    *,
+    starts: Sequence[str] = ("prompt",),
+    settings: AttackSettings | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    progress: Advance | None = None,
+) -> Attacked:
+    """Attack the first training image of each caption, then generate from what was found.
+
+    seeds: image seeds a found embedding is judged on. `progress` is told images times steps.
+    Raises InputError for an unknown start, and when no caption has a training image.
+    """
+    settings = settings or AttackSettings()
+    for start in starts:
+        if start not in STARTS:
+            raise InputError(f"starts: {start!r} is none of {', '.join(STARTS)}")
+    if not any(len(case.images) for case in cases.cases):
+        raise InputError("attack: no caption has a training image to search for")
+    cases, targets = cases.first_images()
+    clean = denoiser.encode_images(targets)
+    outcomes: dict[tuple[str, int], Replication] = {}
+    kept: list[tuple[Tensor, Tensor]] = []
+    for name in starts:
+        start = STARTS[name](denoiser, cases.ids, cases.texts, settings.seed)
+        found = find_embeddings(denoiser, clean, start, cases.ids, settings, progress)
+        for steps, embeddings in found.items():
+            images = [
+                denoiser.generate(embeddings, cases.ids, seed, **schedule).float().cpu()
+                for seed in seeds
+            ]
+            outcomes[name, steps] = replication(tools, images, cases, others)
+            if name == starts[0] and steps == settings.steps[-1]:
+                kept.append((embeddings, images[0]))
+    return Attacked(cases, outcomes, *kept[0])

@@ -1,0 +1,157 @@
+"""Probes: where on the way from noise to picture the denoiser is looked at. Add one to PROBES.
+
+All prompts share their noises: differences between prompts are due to the prompts, and what no
+prompt has touched is computed once a run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Float64
+from memfast_kernels import Moments
+from torch import Tensor
+
+from memfast.auditing.looking.prefix import Prefix
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.taps import Taps
+from memfast.pipelines.denoising import Denoiser
+
+Latents = Float[Tensor, "rows channels height width"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The embeddings of one call of the denoiser; those past the first `rows` are padding."""
+
+    embeddings: Float[Tensor, "unit tokens width"]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The clean latents and the noise that the denoiser takes noisy latents apart into."""
+
+    clean: Latents
+    noise: Latents
+
+    def guided(self, empty: "Prediction", scale: float) -> "Prediction":
+        """Classifier-free guidance: away from the prediction without a prompt."""
+        return Prediction(
+            empty.clean + scale * (self.clean - empty.clean),
+            empty.noise + scale * (self.noise - empty.noise),
+        )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the denoiser showed of some prompts at one noise level.
+
+    empty: its prediction without a prompt, where there is one. norms: of every feed-forward neuron
+    in the pass with the prompts, L2 over tokens, all sites side by side. moments: by site, pooled
+    over the unit's rows, of the look at pure noise alone.
+    """
+
+    prediction: Prediction
+    norms: Float64[Tensor, "rows neurons"]
+    empty: Prediction | None = None
+    moments: dict[str, Moments] | None = None
+
+
+class Scene:
+    """One noise that all prompts share, and what no prompt has touched, computed once: the
+    prediction without a prompt at pure noise, and the network before its first cross-attention."""
+
+    def __init__(self, denoiser: Denoiser, taps: Taps, noise: Latents, settings: Settings) -> None:
+        self.denoiser, self.taps, self.settings = denoiser, taps, settings
+        denoiser.scheduler.set_timesteps(settings.num_inference_steps)
+        self.schedule = [int(timestep) for timestep in denoiser.scheduler.timesteps]
+        self.levels = [round(level * denoiser.training_steps) for level in settings.path]
+        self.noise = noise
+        self.no_prompt = denoiser.encode([""])
+        self.prefix = Prefix(denoiser.model, self._unprompted)
+
+    def _unprompted(self) -> None:
+        self.empty = self.look(self.noise, self.schedule[0], self.no_prompt).prediction
+
+    def first(self, unit: Unit) -> Look:
+        """The look at pure noise, with and without the prompts: one row each.
+
+        Prompts whose norms are not finite are left out of the moments.
+        """
+        rows = torch.arange(unit.rows)
+        look = self._first(unit, rows)
+        finite = look.norms[rows].isfinite().all(1)
+        return look if finite.all() else self._first(unit, rows[finite])
+
+    def _first(self, unit: Unit, counted: Tensor) -> Look:
+        size = len(unit.embeddings)
+        latents = self.noise.expand(size, -1, -1, -1)
+        with self.prefix.replayed(size), self.taps.counting(counted) as moments:
+            look = self.look(latents, self.schedule[0], unit.embeddings)
+        return replace(look, empty=self.empty, moments=moments)
+
+    def look(self, latents: Latents, timestep: int, embeddings: Tensor) -> Look:
+        """A look with the prompts alone: one row each."""
+        output = self.denoiser.predict(latents, timestep, embeddings)
+        clean = self.denoiser.clean(output, latents, timestep)
+        noise = self.denoiser.epsilon(output, latents, timestep)
+        return Look(Prediction(clean, noise), self.taps.drain())
+
+    def both(self, latents: Latents, timestep: int, embeddings: Tensor) -> Look:
+        """A look with and without the prompts: two rows each."""
+        empty = self.look(latents, timestep, self.no_prompt.expand_as(embeddings))
+        return replace(self.look(latents, timestep, embeddings), empty=empty.prediction)
+
+    def step(self, prediction: Prediction, timestep: int) -> Latents:
+        """A deterministic (DDIM) step to `timestep`, of any length."""
+        return self.denoiser.add_noise(prediction.clean, prediction.noise, timestep)
+
+
+def first(scene: Scene, unit: Unit) -> list[Look]:
+    """Pure noise only."""
+    return [scene.first(unit)]
+
+
+def settle(scene: Scene, unit: Unit) -> list[Look]:
+    """Pure noise, then large unguided steps along the path, with the prompts alone."""
+    looks = [scene.first(unit)]
+    for level in scene.levels:
+        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.embeddings))
+    return looks
+
+
+def jump(scene: Scene, unit: Unit) -> list[Look]:
+    """As `settle`, and at the last noise level without the prompts too."""
+    looks = [scene.first(unit)]
+    for level in scene.levels[:-1]:
+        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.embeddings))
+    level = scene.levels[-1]
+    return [*looks, scene.both(scene.step(looks[-1].prediction, level), level, unit.embeddings)]
+
+
+def walk(scene: Scene, unit: Unit) -> list[Look]:
+    """The first steps of the schedule, with classifier-free guidance."""
+    looks = [scene.first(unit)]
+    for timestep in scene.schedule[1 : scene.settings.walk_steps]:
+        last = looks[-1]
+        guided = last.prediction.guided(last.empty or scene.empty, scene.settings.guidance_scale)
+        looks.append(scene.both(scene.step(guided, timestep), timestep, unit.embeddings))
+    return looks
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost."""
+
+    looks: Callable[[Scene, Unit], list[Look]]
+    looks_made: Callable[[Settings], int]
+    rows: Callable[[Settings], int]
+
+
+PROBES: dict[str, Probe] = {
+    "first": Probe(first, lambda settings: 1, lambda settings: 1),
+    "settle": Probe(settle, lambda s: 1 + len(s.path), lambda s: 1 + len(s.path)),
+    "jump": Probe(jump, lambda s: 1 + len(s.path), lambda s: 2 + len(s.path)),
+    "walk": Probe(walk, lambda s: s.walk_steps, lambda s: 2 * s.walk_steps - 1),
+}

@@ -1,0 +1,154 @@
+"""A worker: one loaded model that turns texts into a block's figures, always by the same bits."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Bool, Float64
+from memfast_kernels import Moments
+from torch import Tensor
+
+from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
+from memfast.auditing.looking.scores import SCORES, Baseline
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.looking.taps import tap
+from memfast.errors import InputError
+from memfast.pipelines.denoising import Denoiser
+
+Tokens = Mapping[str, Tensor]  # as `Denoiser.tokens` makes them
+POOLED_AT_ONCE = 8  # units' statistics
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block of prompts came to.
+
+    scores: of every prompt and noise, in the order of the audit's score names. truncated: the text
+    was longer than the tokenizer takes. moments: by site, pooled over prompts, at pure noise.
+    """
+
+    scores: Float64[Tensor, "rows noises scores"]
+    truncated: Bool[Tensor, " rows"]
+    moments: dict[str, Moments]
+
+
+class Worker:
+    """A pipeline under observation; close it, or use it in a `with`, to release the pipeline."""
+
+    def __init__(
+        self, pipeline: DiffusionPipeline, settings: Settings, batch_size: int | None = None
+    ) -> None:
+        self.settings = settings
+        self.probe = PROBES[settings.probe]
+        self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
+        self._stack = ExitStack()
+        self.denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
+        taps = self._stack.enter_context(tap(self.denoiser.model))
+        threads = torch.get_num_threads()
+        self._stack.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(settings.threads)
+        with torch.no_grad():
+            self.scenes = [
+                Scene(self.denoiser, taps, self._noise(number), settings)
+                for number in range(settings.noises)
+            ]
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Put the pipeline back as it was."""
+        self._stack.close()
+
+    def block(self, texts: Sequence[str], names: Sequence[str], baselines: list[Baseline]) -> Block:
+        """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
+        scores = torch.empty(len(texts), self.settings.noises, len(names), dtype=torch.float64)
+        seen: list[dict[str, Moments]] = [{}]
+        tokens = self.denoiser.tokens(texts)
+        for rows, looks_by_noise in self.looks(tokens):
+            size = rows.stop - rows.start
+            for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
+                scores[rows, noise] = score_looks(looks, names, baseline)[:size]
+                seen.append(looks[0].moments or {})
+            if len(seen) >= POOLED_AT_ONCE:
+                seen = [pooled(seen)]
+        return Block(scores, self.truncated(texts, tokens), pooled(seen))
+
+    def looks(self, tokens: Tokens) -> Iterator[tuple[slice, list[list[Look]]]]:
+        """(rows, looks by noise) for every unit of the denoiser's `tokens`.
+
+        The looks have `unit` rows, of which those past `rows` are padding. When memory runs out,
+        fewer prompts are held at once and the unit is computed again: units, and so bits, stay.
+        Raises InputError when one unit alone does not fit.
+        """
+        done, total, size = 0, len(tokens["input_ids"]), self.settings.unit
+        while done < total:
+            stop = min(done + self._units_at_once * size, total)
+            try:
+                for looks in self._units({name: t[done:stop] for name, t in tokens.items()}):
+                    rows = slice(done, min(done + size, total))
+                    yield rows, looks
+                    done = rows.stop
+            except torch.OutOfMemoryError as error:
+                if self._units_at_once == 1:
+                    raise InputError(
+                        f"out of memory with {size} prompts a call, the least of "
+                        "this audit; start another --out with a smaller --unit"
+                    ) from error
+                self._units_at_once //= 2
+                if self.denoiser.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _units(self, tokens: Tokens) -> Iterator[list[list[Look]]]:
+        parts = zip(*(t.split(self.settings.unit) for t in tokens.values()), strict=True)
+        for unit in [self._unit(dict(zip(tokens, part, strict=True))) for part in parts]:
+            yield [self.probe.looks(scene, unit) for scene in self.scenes]
+
+    def _unit(self, tokens: Tokens) -> Unit:
+        """One unit, padded with its last prompt."""
+        rows = len(tokens["input_ids"])
+        kept = torch.arange(self.settings.unit).clamp(max=rows - 1)
+        return Unit(self.denoiser.embed({name: t[kept] for name, t in tokens.items()}), rows)
+
+    def _noise(self, number: int) -> Tensor:
+        return self.denoiser.initial_noise([f"audit noise {number}"], self.settings.seed)
+
+    def truncated(self, texts: Sequence[str], tokens: Tokens) -> Bool[Tensor, " rows"]:
+        """Which texts have more tokens than the tokenizer's limit; `tokens` are theirs."""
+        tokenizer = self.denoiser.pipeline.tokenizer
+        truncated = tokens["attention_mask"][:, -1] > 0
+        for row in truncated.nonzero().flatten().tolist():
+            length = len(tokenizer(texts[row], verbose=False).input_ids)
+            truncated[row] = length > tokenizer.model_max_length
+        return truncated
+
+
+def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:
+    """Statistics of several units by site, joined into one segment."""
+    sites = {site: None for part in parts for site in part}
+    return {
+        site: Moments.cat([part[site] for part in parts if site in part]).pool() for site in sites
+    }
+
+
+def score_looks(
+    looks: Sequence[Look], names: Sequence[str], baseline: Baseline | None
+) -> Float64[Tensor, "rows scores"]:
+    """The named scores of the looks of one noise; those of norms are NaN without a baseline."""
+    norms = looks[-1].norms
+    columns = []
+    for name in names:
+        score = SCORES[name]
+        if score.of_looks:
+            columns.append(score.of_looks(looks))
+        elif score.of_norms and baseline:
+            columns.append(score.of_norms(norms, baseline))
+        else:
+            columns.append(torch.full((len(norms),), torch.nan, dtype=torch.float64))
+    return torch.stack(columns, 1)

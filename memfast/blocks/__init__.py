@@ -1,0 +1,1 @@
+"""Where a model's feed-forward blocks are, and how they are cut."""

@@ -1,0 +1,1 @@
+"""Commands that find what a model holds, and where."""

@@ -1,0 +1,69 @@
+"""memfast collect MODEL --prompts F --out S.safetensors"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memfast.cli import options
+
+
+def collect(
+    model: options.Model,
+    prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, json, jsonl, parquet, …")],
+    out: options.OutFile,
+    column: options.Column = None,
+    steps: options.Steps = 10,
+    num_inference_steps: options.InferenceSteps = None,
+    guidance_scale: options.Guidance = None,
+    rows: Annotated[str, typer.Option(help="conditional or both.")] = "conditional",
+    row_normalised: Annotated[
+        bool, typer.Option("--row-normalised", help="Divide each row by its L2 norm (the paper).")
+    ] = False,
+    prompt_norms: Annotated[
+        bool, typer.Option("--prompt-norms", help="Also norms by prompt (scores z and welch).")
+    ] = False,
+    shared_noise: Annotated[
+        bool, typer.Option("--shared-noise", help="Start every prompt from the same noise.")
+    ] = False,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Run prompts once and write exact statistics of every feed-forward neuron."""
+    from memfast.cli.console import finish, progress
+    from memfast.observing.collecting import collect as run
+    from memfast.prompts import read_prompts
+
+    options.check_file(out, overwrite)
+    prompt_set = read_prompts(prompts, column)
+    total = len(prompt_set)
+    pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
+    with progress() as bar:
+        statistics = run(
+            pipeline,
+            prompt_set,
+            steps=steps,
+            **options.schedule(model, num_inference_steps, guidance_scale),
+            seed=seed,
+            batch_size=batch_size,
+            rows=rows,
+            row_normalised=row_normalised,
+            prompt_norms=prompt_norms,
+            shared_noise=shared_noise,
+            progress=bar.stage("collecting", total),
+        )
+    statistics.save(out)
+    summary = {
+        "prompts": statistics.header["prompts"],
+        "skipped": len(statistics.skipped),
+        "sites": len(statistics.sites),
+        "steps": statistics.steps,
+        "neurons": sum(m.mean.shape[1] for m in statistics.moments.values()),
+    }
+    details = {"left_out": statistics.skipped, "header": statistics.header}
+    finish(out, "collected", summary | details)

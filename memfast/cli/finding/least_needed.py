@@ -1,0 +1,88 @@
+"""What `memfast locate` does for the rules that ask what reference prompts need least."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from memfast.errors import InputError
+from memfast.progress import Stage
+
+if TYPE_CHECKING:
+    from memfast.prompts import PromptSet
+    from memfast.selection import Subspace
+    from memfast.statistics import NeuronStatistics
+
+FEWEST = 8  # prompts for --max-damage: one half ranks, the other judges
+
+
+def least_needed(
+    pipeline: Any,
+    sets: Mapping[str, "PromptSet | NeuronStatistics"],
+    settings: Mapping[str, Any],
+    how: Mapping[str, Any],
+    max_damage: float | None,
+    stage: Stage,
+) -> "tuple[Subspace, NeuronStatistics]":
+    """The subspace and the statistics that ranked it: a share, or as much as damage allows.
+
+    Its header tells how far the rankings of two halves of the prompts agree.
+    """
+    from memfast.choosing.learned_gates import learn_gates
+    from memfast.choosing.locating import locate
+    from memfast.observing.sensitivity import collect_sensitivity, stability
+    from memfast.pipelines.denoising import Denoiser
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.prompts import PromptSet
+    from memfast.statistics import NeuronStatistics
+
+    given = sets["reference"]
+    model = denoiser_of(pipeline)
+    if isinstance(given, NeuronStatistics):
+        if max_damage is not None:
+            raise InputError(
+                "--max-damage: needs --reference as a prompt list, half of it to judge"
+            )
+        return locate(None, given, model, **how), given
+    known = {key: value for key, value in settings.items() if key != "steps"}
+    ranking, judging = list(given)[::2], list(given)[1::2]
+    if max_damage is None:
+        ranking = list(given)
+    elif len(given) < FEWEST:
+        raise InputError(f"--reference: --max-damage needs at least {FEWEST} prompts")
+    agreement: dict[str, float] = {}
+    if how["rule"] == "gates":
+        if isinstance(sets["memorized"], NeuronStatistics):
+            raise InputError("--memorized: rule 'gates' needs a prompt list")
+        known.pop("batch_size")
+        prompts = PromptSet.of(ranking)
+        advance = stage("learning gates", 200)
+        statistics = learn_gates(pipeline, sets["memorized"], prompts, progress=advance, **known)
+    else:
+        advance = stage("reference", len(ranking))
+        parts = [
+            collect_sensitivity(pipeline, PromptSet.of(part), progress=advance, **known)
+            for part in (ranking[::2], ranking[1::2])
+            if part
+        ]
+        statistics = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if len(parts) == 2:
+            agreement = stability(parts[0], parts[1], how["fraction"])
+    if max_damage is None:
+        subspace = locate(None, statistics, model, **how)
+    else:
+        from memfast.measuring.cases import load_cases
+        from memfast.measuring.instruments import image_size
+        from memfast.repairing.removal import harm_of, remove_to_damage
+        from memfast.repairing.samples import with_images
+
+        denoiser = Denoiser(pipeline)
+        schedule = {key: known[key] for key in ("num_inference_steps", "guidance_scale")}
+        cases = load_cases(PromptSet.of(judging), image_size(denoiser))
+        cases = with_images(denoiser, cases, schedule, known["seed"])
+        removal = remove_to_damage(
+            denoiser, statistics, harm_of(denoiser, cases), max_damage, rule=how["rule"]
+        )
+        found = {"max_damage": max_damage, "damage": removal.damage, "tried": removal.tried}
+        subspace = removal.subspace
+        subspace.header |= found
+    subspace.header |= {"agreement": agreement}
+    return subspace, statistics

@@ -1,0 +1,202 @@
+"""memfast locate MODEL [--memorized F] --reference F --out SUBSPACE.safetensors [--overlap]"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memfast.cli import options
+from memfast.errors import InputError, some
+
+if TYPE_CHECKING:
+    from memfast.choosing.subspace_study import OverlapStudy
+    from memfast.prompts import PromptSet
+    from memfast.selection import Subspace
+    from memfast.statistics import NeuronStatistics
+
+NULL = "null"  # as --reference: the empty prompt, once
+
+
+def locate(
+    model: options.Model,
+    reference: Annotated[
+        str, typer.Option(help="Prompt list, 'null' (the empty prompt), or `memfast collect`'s.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File to write (a folder with --overlap).")],
+    memorized: Annotated[
+        str | None, typer.Option(help="The same; not for rule reference, which needs none.")
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.02,
+    max_damage: Annotated[
+        float | None,
+        typer.Option(help="Rules reference, gates: as much as keeps the held-out loss times this."),
+    ] = None,
+    rule: Annotated[
+        str, typer.Option(help="neurons, weights, paper, reference, or gates.")
+    ] = "neurons",
+    score: Annotated[
+        str | None, typer.Option(help="difference, wanda, z, welch, or gradient.")
+    ] = None,
+    per: Annotated[str | None, typer.Option(help="Rank global, by site, or by row.")] = None,
+    over_steps: Annotated[
+        str | None, typer.Option(help="mean, union, intersection, or minimum.")
+    ] = None,
+    min_steps: Annotated[int, typer.Option(min=1, help="Steps that must select.")] = 1,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="Study how far disjoint sets' masks overlap.")
+    ] = False,
+    subsets: Annotated[int, typer.Option(min=2, help="Disjoint sets, for --overlap.")] = 4,
+    steps: options.Steps = 10,
+    num_inference_steps: options.InferenceSteps = None,
+    guidance_scale: options.Guidance = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Find the neurons (or weights) that memorized prompts use and reference prompts do not."""
+    from memfast.choosing.locating import check_names
+    from memfast.choosing.locating import locate as run
+    from memfast.choosing.rules import RULES
+    from memfast.cli.console import progress
+    from memfast.cli.finding.least_needed import least_needed
+    from memfast.files import check_out
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.statistics import NeuronStatistics
+
+    check_out(out, overwrite) if overlap else options.check_file(out, overwrite)
+    how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
+    how |= {"over_steps": over_steps, "min_steps": min_steps}
+    check_names(**how)
+    settings = {"steps": steps, "seed": seed, "batch_size": batch_size}
+    settings |= options.schedule(model, num_inference_steps, guidance_scale)
+    collector = collector_for(rule, score)
+    contrasts = RULES[rule].contrasts
+    if memorized is None and (contrasts or rule == "gates"):
+        raise InputError(f"--memorized: rule {rule!r} needs it")
+    if contrasts and max_damage is not None:
+        raise InputError(f"--max-damage: not for rule {rule!r}; give --fraction")
+    if overlap and not contrasts:
+        raise InputError(f"--overlap: not for rule {rule!r}")
+    named = {"memorized": memorized, "reference": reference}
+    sets = {name: open_set(source) for name, source in named.items() if source is not None}
+    if contrasts:
+        check_disjoint(*sets.values())
+    pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
+    with progress() as bar:
+        if overlap:
+            study = run_study(pipeline, sets, subsets, collector, settings, how, bar.stage)
+        elif not contrasts:
+            subspace, known = least_needed(pipeline, sets, settings, how, max_damage, bar.stage)
+        else:
+            statistics = [
+                found
+                if isinstance(found, NeuronStatistics)
+                else collector(pipeline, found, progress=bar.stage(name, len(found)), **settings)
+                for name, found in sets.items()
+            ]
+    if overlap:
+        show_study(study, how, out, overwrite)
+    elif not contrasts:
+        show(subspace, [known], out)
+    else:
+        ours, theirs = statistics
+        show(run(ours, theirs, denoiser_of(pipeline), **how), statistics, out)
+
+
+def open_set(source: str) -> "PromptSet | NeuronStatistics":
+    """What --memorized or --reference names."""
+    from memfast.prompts import PromptSet, read_prompts
+    from memfast.statistics import NeuronStatistics
+
+    if source == NULL:
+        return PromptSet.of([""], NULL)
+    path = Path(source)
+    return NeuronStatistics.load(path) if path.suffix == ".safetensors" else read_prompts(path)
+
+
+def check_disjoint(
+    memorized: "PromptSet | NeuronStatistics", reference: "PromptSet | NeuronStatistics"
+) -> None:
+    """Refuse lists that share a prompt before anything is run (`locate` does it afterwards)."""
+    from memfast.prompts import PromptSet
+
+    if isinstance(memorized, PromptSet) and isinstance(reference, PromptSet):
+        ids, texts = set(reference.ids), set(reference.texts)
+        shared = [prompt.id for prompt in memorized if prompt.id in ids or prompt.text in texts]
+        if shared:
+            raise InputError(f"prompts in both memorized and reference: {some(shared)}")
+
+
+def collector_for(rule: str, score: str | None) -> Callable[..., "NeuronStatistics"]:
+    """What collects the statistics that a rule and its score need."""
+    from memfast.observing.collecting import collect
+    from memfast.observing.gradients import collect_gradients
+
+    if score == "gradient":
+        return collect_gradients
+    if rule == "paper":
+        return partial(collect, rows="both", row_normalised=True)
+    return partial(collect, prompt_norms=score in ("z", "welch"))
+
+
+def show(subspace: "Subspace", statistics: list["NeuronStatistics"], out: Path) -> None:
+    """Write the subspace and its summary."""
+    from memfast.cli.console import finish
+
+    subspace.save(out)
+    plain = {"selects": subspace.kind, "removed": subspace.removed, "density": subspace.density}
+    by_site = {site: float(mask.float().mean()) for site, mask in subspace.masks.items()}
+    left_out = [prompt for each in statistics for prompt in each.skipped]
+    plain["left_out"] = len(left_out)
+    details = {"density_by_site": by_site, "left_out_prompts": left_out, **subspace.header}
+    finish(out, "located", plain | {"details": details})
+
+
+def run_study(
+    pipeline: Any,
+    sets: dict[str, Any],
+    subsets: int,
+    collector: Callable[..., "NeuronStatistics"],
+    settings: dict[str, Any],
+    how: dict[str, Any],
+    stage: Callable[[str, int], Any],
+) -> "OverlapStudy":
+    """Collect disjoint sets of both kinds, and the empty prompt, and compare their masks."""
+    from memfast.choosing.subspace_study import study_overlap
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.prompts import PromptSet
+    from memfast.prompts.groups import equal_sets
+
+    for name, found in sets.items():
+        if not isinstance(found, PromptSet) or found.name == NULL:
+            raise InputError(
+                f"--{name}: --overlap needs a prompt list, to make disjoint sets of it"
+            )
+    size = min(len(found) for found in sets.values()) // subsets
+    statistics = {}
+    for name, found in sets.items():
+        parts = equal_sets(found, subsets, size, settings["seed"])
+        advance = stage(name, sum(len(part) for part in parts))
+        statistics[name] = [collector(pipeline, p, progress=advance, **settings) for p in parts]
+    null = collector(pipeline, [""], progress=stage("the empty prompt", 1), **settings)
+    return study_overlap(**statistics, null=null, model=denoiser_of(pipeline), **how)
+
+
+def show_study(study: "OverlapStudy", how: dict[str, Any], out: Path, overwrite: bool) -> None:
+    """Write the study's report and summary, and print its table and what it means."""
+    from memfast.cli.console import console, show_table
+    from memfast.files import atomic_write_json, prepare_out
+    from memfast.report.subspace_study import overlap_page, overlap_summary, overlap_table
+
+    folder = prepare_out(out, overwrite)
+    atomic_write_json(folder / "summary.json", overlap_summary(study, how))
+    overlap_page(study, how).write(folder / "report.html")
+    show_table("overlap of disjoint sets' masks", *overlap_table(study))
+    console.print(study.sentence, soft_wrap=True, highlight=False)
+    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True, highlight=False)

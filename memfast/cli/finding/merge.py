@@ -1,0 +1,48 @@
+"""memfast merge DIR, or memfast merge A B … --out S.safetensors"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memfast.cli import options
+from memfast.errors import InputError
+
+
+def merge(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="DIR | FILES", help="An audit, or statistics files.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Merged statistics file.")] = None,
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Finish an audit whose shards are done, or merge statistics files of several runs."""
+    if len(sources) == 1 and sources[0].is_dir():
+        from memfast.auditing.run import merge as finish_audit
+        from memfast.cli.finding.audit import show
+
+        if out is not None:
+            raise InputError(f"--out {out}: an audit is merged in its own folder")
+        show(finish_audit(sources[0]))
+        return
+    from memfast.cli.console import finish
+    from memfast.errors import some
+    from memfast.statistics import NeuronStatistics, shared_prompts
+
+    if len(sources) < 2:
+        raise InputError(f"{sources[0]}: give an audit's folder, or at least two statistics files")
+    if out is None:
+        raise InputError("--out: name the file to write")
+    options.check_file(out, overwrite)
+    merged = NeuronStatistics.load(sources[0])
+    for path in sources[1:]:
+        more = NeuronStatistics.load(path)
+        if shared := shared_prompts(merged, more):
+            raise InputError(f"{path}: prompts that an earlier file holds: {some(shared)}")
+        try:
+            merged += more
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    merged.save(out)
+    finish(out, "merged", {"files": len(sources), "prompts": merged.header.get("prompts", 0)})

@@ -1,0 +1,82 @@
+"""memfast attack MODEL --memorized F --out DIR"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memfast.cli import options
+from memfast.cli.proving.evaluate import Draws, Limit, Metrics, Reference, Weights
+from memfast.errors import InputError
+
+
+def attack(
+    model: options.Model,
+    out: options.OutFolder,
+    memorized: Annotated[
+        Path | None, typer.Option(help="Captions with the images to search for (demo: its own).")
+    ] = None,
+    reference: Reference = None,
+    steps: Annotated[str, typer.Option(help="Judge after so many steps, by comma.")] = "50",
+    starts: Annotated[
+        str, typer.Option(help="Where searches begin: prompt, noise, another.")
+    ] = "prompt,noise,another",
+    draws: Draws = 8,
+    learning_rate: Annotated[float, typer.Option(help="Adam's.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images attacked together.")] = 16,
+    seeds: Annotated[int, typer.Option(min=1, help="Images a found embedding is judged on.")] = 3,
+    extraction_seeds: Annotated[
+        int, typer.Option(min=0, help="Also Carlini's extraction, so many seeds a caption.")
+    ] = 0,
+    limit: Limit = None,
+    metrics: Metrics = None,
+    weights: Weights = None,
+    num_inference_steps: options.InferenceSteps = None,
+    guidance_scale: options.Guidance = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Search for embeddings that bring training images back, always beside a control."""
+    from memfast.attacks.embeddings import AttackSettings
+    from memfast.attacks.run import attack as run
+    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
+    from memfast.files import atomic_write_json, check_out, prepare_out
+    from memfast.report.evaluation import attack_page, attack_table
+
+    check_out(out, overwrite)
+    settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
+    sets = lists(model, memorized, reference)
+    pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
+    with progress() as bar:
+        result = run(
+            pipeline,
+            *sets,
+            schedule=options.schedule(model, num_inference_steps, guidance_scale),
+            starts=by_comma(starts),
+            settings=settings,
+            seeds=seeds,
+            limit=limit,
+            extraction_seeds=extraction_seeds,
+            metrics=by_comma(metrics) or None,
+            weights=parse_weights(weights, model),
+            stage=bar.stage,
+        )
+    folder = prepare_out(out, overwrite)
+    atomic_write_json(folder / "summary.json", result.summary())
+    attack_page(result).write(folder / "report.html")
+    show_table("brought back, with 95 % intervals", *attack_table(result))
+    show_notes(result.notes)
+    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True)
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """Ascending step numbers of "50,200"."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise InputError(f"--steps {text}: must be numbers from 1, by comma")
+    return tuple(sorted({int(word) for word in words}))

@@ -1,0 +1,66 @@
+"""memfast demo [--out DIR]"""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import typer
+
+from memfast.cli import options
+from memfast.errors import InputError
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("memfast-demo"),
+    max_damage: Annotated[
+        float, typer.Option(help="Remove as many neurons as keep the held-out loss times this.")
+    ] = 1.02,
+    attacked: Annotated[int, typer.Option(min=0, help="Held-out images to attack.")] = 8,
+    erase_steps: Annotated[
+        int,
+        typer.Option(min=0, help="Also erase, and teach for so many steps: 1500 take 10 minutes."),
+    ] = 0,
+    memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
+    singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
+    from memfast.cli.console import console, progress, show_table
+    from memfast.demo import experiment, page
+    from memfast.files import atomic_write_json, prepare_out
+    from memfast.pipelines.saving import save_pipeline
+
+    if max_damage <= 1:
+        raise InputError(f"--max-damage {max_damage}: must be above 1")
+    folder = prepare_out(out, overwrite)
+    start = perf_counter()
+    pipeline: Any = options.open_pipeline("demo", device=device, dtype=dtype)
+    with progress() as bar:
+        result = experiment.run(
+            pipeline,
+            max_damage=max_damage,
+            attacked=attacked,
+            erase_steps=erase_steps,
+            memorized_prompts=memorized,
+            singles=singles,
+            seed=seed,
+            stage=bar.stage,
+        )
+    save_pipeline(result.pipeline, folder / "model", overwrite)
+    settings = {
+        "max_damage": max_damage,
+        "erase_steps": erase_steps,
+        "seed": seed,
+        "seconds": perf_counter() - start,
+    }
+    atomic_write_json(folder / "summary.json", settings | page.summary(result))
+    page.report(result).write(folder / "report.html")
+    show_table("copies before and after", *page.table(result))
+    if result.attacks:
+        show_table("brought back by an attack", *page.attack_table(result))
+    show_table("size and time", ("figure", "value"), result.figures.items())
+    console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)

@@ -1,0 +1,190 @@
+"""memfast compact MODEL --subspace F --out DIR"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memfast.cli import options
+from memfast.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from memfast.cli.console import Bar
+    from memfast.prompts import PromptSet
+    from memfast.selection import Subspace
+    from memfast.statistics import NeuronStatistics
+
+
+def compact(
+    model: options.Model,
+    out: options.OutFolder,
+    subspace: Annotated[
+        Path | None, typer.Option(help="Subspace file that `memfast locate` wrote.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="compact, portable or masked.")] = "compact",
+    compensate: Annotated[str, typer.Option(help="mean, none or least-squares.")] = "mean",
+    shrink: Annotated[
+        float | None, typer.Option(help="Remove this share, least needed by --reference first.")
+    ] = None,
+    shrink_of: Annotated[
+        str, typer.Option(help="The share of parameters, flops or neurons of the feed-forwards.")
+    ] = "parameters",
+    reference: Annotated[
+        Path | None, typer.Option(help="Prompt list, or (not for least-squares) statistics.")
+    ] = None,
+    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths to a multiple.")] = 8,
+    rounding: Annotated[str, typer.Option("--round", help="up (zeros) or down.")] = "up",
+    buckets: Annotated[
+        int | None, typer.Option(min=1, help="At most so many widths (for regional compile: 4).")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Name of the weights' variant: fp16.")] = None,
+    steps: options.Steps = 10,
+    num_inference_steps: options.InferenceSteps = None,
+    guidance_scale: options.Guidance = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Write a smaller pipeline without the subspace's neurons."""
+    from memfast.blocks.sizes import size_of
+    from memfast.cli.console import finish, progress
+    from memfast.files import check_out
+    from memfast.pipelines.attention import set_attention
+    from memfast.pipelines.loading import denoiser_name
+    from memfast.removing.compact import compact as run
+    from memfast.selection import Subspace
+    from memfast.sharing import card
+    from memfast.sharing.formats import save_as
+
+    check_out(out, overwrite)
+    compensate = compensate.replace("-", "_")
+    _check_words(format, rounding, compensate, shrink_of)
+    if subspace is None and shrink is None:
+        raise InputError("nothing to remove: give --subspace, --shrink, or both")
+    located = None if subspace is None else Subspace.load(subspace)
+    known = _read_reference(reference, shrink, compensate)
+    pipeline = options.open_pipeline(model, device=device, dtype=dtype)
+    kernel = set_attention(pipeline, attention)
+    settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
+    settings |= options.schedule(model, num_inference_steps, guidance_scale)
+    widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
+    name = denoiser_name(pipeline)
+    dense = getattr(pipeline, name)
+    with progress() as bar:
+        chosen, note = _choose(
+            pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar
+        )
+        correction = _correct(pipeline, known, chosen, compensate, settings, bar)
+    before = asdict(size_of(dense))
+    smaller = run(dense, chosen, compensate=correction, in_place=True, **widths)
+    setattr(pipeline, name, smaller)  # the same object, but the pipeline must note its class
+    after = asdict(size_of(dense))
+    figures = {
+        f"{key}_{when}": size[key]
+        for key in ("neurons", "parameters", "bytes")
+        for when, size in (("before", before), ("after", after))
+    }
+    removed = {"component": name, "neurons_removed": before["neurons"] - after["neurons"]}
+    removed |= {"neurons_located": located.removed} if located else {}
+    if compensate == "mean" and not chosen.mean:
+        compensate = "none"  # a subspace without reference means leaves nothing to fold
+    removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
+    source = str(getattr(pipeline, "_name_or_path", None) or model)
+    readme = card.model_card(model, format, removed, figures, card.inherited(source))
+    save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
+    summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
+    finish(out, "compacted", summary | ({"warning": note} if note else {}))
+    typer.echo(card.NOTICE)
+
+
+def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:
+    from memfast.removing.budget import COSTS
+    from memfast.removing.compensation import COMPENSATIONS
+    from memfast.sharing.formats import FORMATS
+
+    for name, value, legal in (
+        ("format", format, FORMATS),
+        ("round", rounding, ("up", "down")),
+        ("compensate", compensate, COMPENSATIONS),
+        ("shrink-of", shrink_of, COSTS),
+    ):
+        if value not in legal:
+            raise InputError(f"--{name} {value}: must be one of {', '.join(legal)}")
+
+
+def _choose(
+    pipeline: "DiffusionPipeline",
+    located: Any,
+    known: "PromptSet | NeuronStatistics",
+    share: float | None,
+    of: str,
+    rounding: str,
+    widths: dict[str, Any],
+    settings: dict[str, Any],
+    bar: "Bar",
+) -> "tuple[Subspace, str | None]":
+    """The neurons to remove, and a warning where rounding gives too many of them back."""
+    from memfast.choosing.importance import importance
+    from memfast.observing.collecting import collect
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.removing.budget import shrink
+    from memfast.removing.masking import check_subspace
+    from memfast.removing.widths import output_norms, round_down, warn_of_little_gain, widths_of
+    from memfast.statistics import NeuronStatistics
+
+    model, ranking, chosen = denoiser_of(pipeline), None, located
+    if share is not None:
+        if not isinstance(known, NeuronStatistics):
+            known = collect(
+                pipeline, known, progress=bar.stage("reference", len(known)), **settings
+            )
+        chosen = shrink(model, known, share, of=of, subspace=located)
+        ranking = importance(check_subspace(model, chosen), known)
+    sites = check_subspace(model, chosen)
+    if rounding == "down":
+        chosen = round_down(sites, chosen, ranking or output_norms(sites), **widths)
+    return chosen, warn_of_little_gain(chosen, widths_of(sites, chosen, **widths))
+
+
+def _correct(
+    pipeline: "DiffusionPipeline",
+    known: "PromptSet | NeuronStatistics",
+    chosen: "Subspace",
+    compensate: str,
+    settings: dict[str, Any],
+    bar: "Bar",
+) -> Any:
+    """What compact is to compensate with."""
+    from memfast.removing.least_squares import least_squares
+    from memfast.statistics import NeuronStatistics
+
+    if compensate != "least_squares" or isinstance(known, NeuronStatistics):
+        return compensate
+    advance = bar.stage("least squares", len(known))
+    return least_squares(pipeline, known, chosen, progress=advance, **settings)
+
+
+def _read_reference(
+    path: Path | None, shrink: float | None, compensate: str
+) -> "PromptSet | NeuronStatistics":
+    """The reference prompts or statistics, where they are needed."""
+    from memfast.prompts import PromptSet, read_prompts
+    from memfast.statistics import NeuronStatistics
+
+    needed = "--shrink" if shrink is not None else "--compensate least-squares"
+    if path is None:
+        if shrink is None and compensate != "least_squares":
+            return PromptSet.of([])
+        raise InputError(f"--reference: {needed} needs reference prompts")
+    if path.suffix != ".safetensors":
+        return read_prompts(path)
+    if compensate == "least_squares":
+        raise InputError(f"--reference {path}: least-squares needs prompts, not statistics")
+    return NeuronStatistics.load(path)

@@ -1,0 +1,108 @@
+"""memfast repair MODEL --original ORIGINAL --reference F [--memorized F] --out DIR"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memfast.cli import options
+from memfast.errors import InputError
+
+
+def repair(
+    model: options.Model,
+    original: Annotated[str, typer.Option(help="The model that MODEL was made from.")],
+    reference: Annotated[Path, typer.Option(help="Captions (images optional) to stay good at.")],
+    out: options.OutFolder,
+    memorized: Annotated[
+        Path | None, typer.Option(help="Captions to forget, with their images if attacked.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Outer steps (of each round).")] = 150,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of each objective a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = 3e-4,
+    perturb: Annotated[
+        float, typer.Option(help="Shrink and perturb all weights first: 0, or below 1.")
+    ] = 0.0,
+    surrogate: Annotated[float, typer.Option(help="Weight: memorized captions.")] = 0.5,
+    adversarial: Annotated[float, typer.Option(help="Weight: attacked embeddings.")] = 0.5,
+    scattered: Annotated[float, typer.Option(help="Weight: far embeddings.")] = 0.25,
+    controls: Annotated[int, typer.Option(min=0, help="Reference images attacked as well.")] = 24,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Attack, remove and repair up to so many times.")
+    ] = 0,
+    max_damage: Annotated[
+        float, typer.Option(help="Held-out loss over the original's that rounds may cost.")
+    ] = 1.02,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
+    num_inference_steps: options.InferenceSteps = None,
+    guidance_scale: options.Guidance = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Bring a pruned model back to its original's quality, and harden it against attacks.
+
+    Interrupted, the same command goes on from OUT.repair.safetensors beside --out.
+    """
+    from memfast.blocks.families import ffn_sites
+    from memfast.cli.console import finish, progress
+    from memfast.files import check_out
+    from memfast.pipelines.saving import save_pipeline
+    from memfast.prompts import read_prompts
+    from memfast.repairing.rounds import repair_in_rounds
+    from memfast.repairing.run import repair as run
+    from memfast.repairing.settings import RepairSettings
+
+    check_out(out, overwrite)
+    if rounds and memorized is None:
+        raise InputError("--rounds: needs --memorized, with images to attack")
+    settings = RepairSettings(
+        steps=steps,
+        batch=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        perturb=perturb,
+        surrogate=surrogate,
+        adversarial=adversarial,
+        scattered=scattered,
+        controls=controls,
+        save_every=save_every,
+    )
+    sets: list[Any] = [None if p is None else read_prompts(p) for p in (reference, memorized)]
+    opened = {"device": device, "dtype": dtype, "attention": attention}
+    pipeline: Any = options.open_pipeline(model, **opened)
+    first: Any = options.open_pipeline(original, **opened)
+    checkpoint = out.with_name(f"{out.name}.repair.safetensors")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    how: dict[str, Any] = options.schedule(original, num_inference_steps, guidance_scale)
+    how |= {"settings": settings, "checkpoint": checkpoint}
+    with progress() as bar:
+        if rounds:
+            how |= {"rounds": rounds, "max_damage": max_damage, "stage": bar.stage}
+            result, found = repair_in_rounds(pipeline, first, *sets, **how)
+            last = found[-1]
+            figures = {
+                "damage": last.damage,
+                "attacked": str(last.attacked),
+                "control": str(last.control),
+                "met": str(last.met),
+                "rounds": [each.as_dict() for each in found],
+            }
+        else:
+            repaired = run(pipeline, first, *sets, stage=bar.stage, **how)
+            result = repaired.pipeline
+            figures = {
+                **repaired.figures,
+                "history": repaired.history,
+                "notes": list(repaired.notes),
+            }
+    save_pipeline(result, out, overwrite)
+    neurons = [sum(ffn_sites(p.unet).values()) for p in (first, result)]
+    summary = {"model": model, "original": original}
+    summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
+    finish(out, "repaired", summary | {"settings": settings.as_dict()})
+    for left in checkpoint.parent.glob(f"{out.name}.repair*.safetensors"):
+        left.unlink()

@@ -1,0 +1,1 @@
+"""Metrics and cases: what is measured of images, and on which captions."""

@@ -1,0 +1,140 @@
+"""What an evaluation runs on: captions with their training images, grouped by near-duplicate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from memfast.errors import InputError
+from memfast.measuring.groups import components, duplicate_groups
+from memfast.measuring.networks.backbones import centre_crop, resize_short_side
+from memfast.prompts import Prompt, PromptSet
+
+TEMPLATE_LABELS = ("template", "tm", "tv")  # what public lists call a template
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One caption, its training images [k, 3, h, w] (k may be 0), and its duplicate group.
+
+    A template is a caption with several training images, or one that its list labels so.
+    """
+
+    id: str
+    text: str
+    images: Float[Tensor, "own 3 height width"]
+    group: int
+    template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Captions to evaluate, in order, and notes on what could not be used."""
+
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def ids(self) -> list[str]:
+        """The captions' ids."""
+        return [case.id for case in self.cases]
+
+    @property
+    def texts(self) -> list[str]:
+        """The captions."""
+        return [case.text for case in self.cases]
+
+    @property
+    def groups(self) -> list[int]:
+        """A duplicate group for each caption."""
+        return [case.group for case in self.cases]
+
+    def training_images(self) -> Float[Tensor, "images 3 height width"]:
+        """All training images, one after another."""
+        return torch.cat([case.images for case in self.cases])
+
+    def first_images(self) -> "tuple[Cases, Float[Tensor, 'images 3 height width']]":
+        """The captions that have a training image, and the first image of each."""
+        shown = [case for case in self.cases if len(case.images)]
+        return Cases(tuple(shown)), torch.stack([case.images[0] for case in shown])
+
+    def part(self, indices: Sequence[int]) -> "Cases":
+        """The captions at these indices."""
+        return Cases(tuple(self.cases[index] for index in indices))
+
+
+def read_image(path: str | Path) -> Float[Tensor, "3 height width"]:
+    """An image file as RGB in [0, 1]. Raises InputError when it cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+            return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"image {path}: cannot be read ({error})") from error
+
+
+def fit(image: Float[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
+    """The image's central square, scaled to `size` pixels a side."""
+    if image.shape[-2:] == (size, size):
+        return image
+    return centre_crop(resize_short_side(image[None], size), size)[0].clamp(0, 1)
+
+
+def load_cases(prompts: PromptSet, size: int, limit: int | None = None) -> Cases:
+    """The captions of a prompt list, with those of their training images that can be read.
+
+    Rows of one caption are one case with several training images. Images of another size than the
+    model's `size` are cropped and scaled; that, and every image that is missing, goes into the
+    notes. Groups are the list's own where it gives them, joined with those found by caption and by
+    picture. limit: at most so many captions.
+    """
+    rows: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        if limit is not None and prompt.text not in rows and len(rows) >= limit:
+            continue
+        rows.setdefault(prompt.text, []).append(prompt)
+    notes: list[str] = []
+    stacks = [_images(same, size, notes) for same in rows.values()]
+    texts = list(rows)
+    found = duplicate_groups(texts, stacks)
+    names = [same[0].group for same in rows.values()]
+    first_of: dict[str, int] = {}
+    edges = [(found.index(group), index) for index, group in enumerate(found)]
+    for index, name in enumerate(names):
+        if name is not None:
+            edges.append((first_of.setdefault(name, index), index))
+    groups = components(len(texts), edges)
+    cases = [
+        Case(same[0].id, text, stack, group, len(stack) > 1 or _is_template(same[0]))
+        for (text, same), stack, group in zip(rows.items(), stacks, groups, strict=True)
+    ]
+    return Cases(tuple(cases), tuple(notes))
+
+
+def _is_template(prompt: Prompt) -> bool:
+    return (prompt.label or "").lower() in TEMPLATE_LABELS
+
+
+def _images(rows: Sequence[Prompt], size: int, notes: list[str]) -> Tensor:
+    images = []
+    for row in rows:
+        if row.image is None or "://" in row.image:
+            notes.append(f"{row.id} (line {row.line}): no local training image; pass a file's path")
+            continue
+        if not Path(row.image).is_file():
+            notes.append(f"{row.id} (line {row.line}): no such image: {row.image}")
+            continue
+        image = read_image(row.image)
+        if image.shape[-2:] != (size, size):
+            height, width = image.shape[-2:]
+            notes.append(f"{row.id}: {width} x {height} pixels, scaled to {size} x {size}")
+        images.append(fit(image, size))
+    return torch.stack(images) if images else torch.zeros(0, 3, size, size)

@@ -1,1 +1,0 @@
-"""Everything that touches a diffusers model: where its feed-forwards are, tracing, surgery."""

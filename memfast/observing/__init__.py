@@ -1,0 +1,1 @@
+"""What neurons do while a model runs."""

@@ -1,0 +1,201 @@
+"""collect_sensitivity: how much the denoiser's output depends on each neuron, on given prompts.
+
+A neuron's gate scales it in all tokens of one image. With v drawn from N(0, I), the expected square
+of d(v · output)/d gate is the squared norm of the output's change per unit of the gate, to first
+order (Hutchinson's estimator): no loss and no target is needed, and values of all sites compare.
+What reference prompts are not sensitive to may be removed, whatever else used it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float, Int64
+from memfast_kernels import Moments, merge
+from torch import Tensor
+
+from memfast.blocks.families import Site, find_sites
+from memfast.errors import InputError
+from memfast.observing.collecting import Kept, Settings, batched, header_of
+from memfast.observing.gradients import clean_latents
+from memfast.observing.perturbation import changes_by_perturbation
+from memfast.observing.scaling import gated, open_gates
+from memfast.observing.side_by_side import by_site, sample
+from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.noise import generator
+from memfast.prompts import Prompt, PromptSet
+from memfast.selection import iou, top
+from memfast.statistics import NeuronStatistics
+
+QUANTITY = "sensitivity"
+METHODS = ("gradient", "perturbation")
+
+
+def collect_sensitivity(
+    pipeline: StableDiffusionPipeline,
+    prompts: PromptSet | Sequence[str],
+    *,
+    strata: int = 8,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    seed: int = 0,
+    batch_size: int | None = None,
+    by: str = "gradient",
+    progress: Callable[[int], None] | None = None,
+) -> NeuronStatistics:
+    """Statistics [strata, neurons], over prompts, of d(v · output)/d gate; stratum 0 is noisiest.
+
+    The image is the prompt's training image where it names a file, else what the model makes of it
+    (with `num_inference_steps` and `guidance_scale`): no data set is needed. Each prompt gets one
+    noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
+    `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
+    `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
+    Prompts whose values are not finite are left out and listed in `.skipped`.
+    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that are
+    not built as StableDiffusionPipeline is.
+    """
+    settings = Settings(1, num_inference_steps, guidance_scale, seed)
+    if by not in METHODS:
+        raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
+    prompts = PromptSet.of(prompts)
+    if len(prompts) == 0:
+        raise InputError("prompts: there are none")
+    denoiser = Denoiser(pipeline)
+    sites = find_sites(denoiser.model)
+    width = 2 * sum(site.neurons for site in sites.values())
+    state = Moments.empty(strata * width, 1)
+    kept = Kept()
+    skipped = []
+    small = sum(p.numel() for p in denoiser.model.parameters()) < 1e8
+    for batch in batched(prompts, batch_size or (16 if small else 1)):
+        clean = clean_latents(denoiser, batch, settings)
+        values = _of_batch(denoiser, sites, batch, clean, strata, seed, by)
+        for prompt, value in zip(batch, values, strict=True):
+            if value.isfinite().all():
+                state = merge(state, sample(value.flatten()[:, None].double()))
+                kept.add([prompt])
+            else:
+                stratum = int((~value.isfinite()).nonzero()[0, 0])
+                skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})
+        if progress:
+            progress(len(batch))
+    steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
+    moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
+    header = header_of(pipeline, settings, kept) | {
+        "quantity": QUANTITY,
+        "strata": strata,
+        "by": by,
+    }
+    return NeuronStatistics(moments, header, skipped, norms)
+
+
+def least_sensitive(
+    statistics: NeuronStatistics, fraction: float, per: str = "global"
+) -> dict[str, Tensor]:
+    """Bool masks {site: [neurons]} of the `fraction` to which the output is least sensitive."""
+    return top({path: -value for path, value in sensitivity(statistics).items()}, fraction, per)
+
+
+def sensitivity(statistics: NeuronStatistics) -> dict[str, Float[Tensor, " neurons"]]:
+    """Each neuron's mean square over prompts and strata: the output's expected squared change."""
+    return {path: statistics[path].rms.square().mean(0) for path in statistics.sites}
+
+
+def stability(
+    first: NeuronStatistics, second: NeuronStatistics, fraction: float
+) -> dict[str, float]:
+    """How far two disjoint sets of prompts agree: rank correlation, and IoU of what they remove.
+
+    "chance" is the IoU of two random choices of that `fraction`.
+    """
+    values = [torch.cat(list(sensitivity(each).values())) for each in (first, second)]
+    ranks = torch.stack([value.argsort().argsort().double() for value in values])
+    masks = [torch.cat(list(least_sensitive(each, fraction).values())) for each in (first, second)]
+    return {
+        "rank_correlation": float(torch.corrcoef(ranks)[0, 1]),
+        "iou": iou(masks[0], masks[1]),
+        "chance": fraction / (2 - fraction),
+    }
+
+
+def _of_batch(
+    denoiser: Denoiser,
+    sites: dict[str, Site],
+    batch: list[Prompt],
+    clean: Tensor,
+    strata: int,
+    seed: int,
+    by: str,
+) -> Float[Tensor, "images strata values"]:
+    """Each image's derivatives by all gates, then its mean activations, on the CPU."""
+    embeddings = denoiser.encode([prompt.text for prompt in batch])
+    sources = [generator(f"{prompt.id}/{QUANTITY}", seed) for prompt in batch]
+    values = []
+    for stratum in range(strata):
+        noise, direction = (
+            torch.stack([torch.randn(clean.shape[1:], generator=s) for s in sources]).to(clean)
+            for _ in range(2)
+        )
+        times = timesteps_of(denoiser, stratum, strata, sources)
+        latents = denoiser.add_noise(clean, noise, times)
+        means: dict[str, Tensor] = {}
+        with _watched(sites, means):
+            if by == "gradient":
+                slopes = _by_gradient(denoiser, sites, latents, times, embeddings, direction)
+            else:
+                source = generator(f"{batch[0].id}/{stratum}/perturbation", seed)
+                slopes = changes_by_perturbation(
+                    denoiser, sites, latents, times, embeddings, source
+                )
+        of_stratum = torch.cat([*slopes.values(), *(means[path] for path in sites)], 1)
+        values.append(of_stratum.float().cpu())
+    return torch.stack(values, 1)
+
+
+def _by_gradient(
+    denoiser: Denoiser,
+    sites: dict[str, Site],
+    latents: Tensor,
+    times: Tensor,
+    embeddings: Tensor,
+    direction: Tensor,
+) -> dict[str, Tensor]:
+    """The derivative of direction · output by every image's gates, all open: [images, neurons]."""
+    gates = open_gates(sites, len(latents))
+    with torch.enable_grad(), gated(sites, gates):
+        output = denoiser.predict(latents, times, embeddings)
+        slopes = torch.autograd.grad((output * direction).sum(), list(gates.values()))
+    return dict(zip(gates, slopes, strict=True))
+
+
+def timesteps_of(
+    denoiser: Denoiser, stratum: int, strata: int, sources: Sequence[torch.Generator]
+) -> Int64[Tensor, " images"]:
+    """A timestep for each source, uniform over that part of the schedule; part 0 is noisiest."""
+    share = torch.cat([torch.rand(1, generator=source) for source in sources])
+    place = (strata - 1 - stratum + share) / strata * (denoiser.training_steps - 1)
+    return (place.long() + 1).to(denoiser.device)
+
+
+class _watched:
+    """Within the context, forward passes leave each site's mean activation of each image."""
+
+    def __init__(self, sites: dict[str, Site], means: dict[str, Tensor]):
+        self.sites, self.means = sites, means
+
+    def __enter__(self) -> None:
+        def watch(path: str, site: Site):
+            def before(module: object, inputs: tuple[Tensor, ...]) -> None:
+                neurons = inputs[0][..., site.columns].detach()
+                self.means.setdefault(path, neurons.flatten(1, -2).mean(1))
+
+            return before
+
+        self.handles = [
+            site.contraction.register_forward_pre_hook(watch(path, site))
+            for path, site in self.sites.items()
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Loading pipelines, telling them apart, and driving them."""

@@ -1,0 +1,34 @@
+"""Choosing the attention kernel."""
+
+from diffusers import DiffusionPipeline
+
+from memfast.errors import InputError
+from memfast.pipelines.loading import denoiser_name
+
+
+def set_attention(pipeline: DiffusionPipeline, kernel: str) -> str:
+    """Choose the attention kernel, "auto", "sdpa" or "xformers", and return the one in use.
+
+    "auto" is SDPA. Raises InputError for an unknown kernel, or xformers where it cannot run.
+    """
+    if kernel in ("auto", "sdpa"):
+        return "sdpa"
+    if kernel != "xformers":
+        raise InputError(f"attention must be one of auto, sdpa, xformers, not {kernel!r}")
+    try:
+        if denoiser_name(pipeline) == "unet":
+            pipeline.enable_xformers_memory_efficient_attention()
+        else:
+            pipeline.transformer.set_attention_backend("xformers")
+    except (
+        ImportError,
+        ModuleNotFoundError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"attention 'xformers' cannot run here ({reason}); available: auto, sdpa"
+        ) from error
+    return "xformers"

@@ -1,0 +1,1 @@
+"""A compact model on disk and among others."""

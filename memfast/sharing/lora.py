@@ -1,0 +1,104 @@
+"""LoRAs of the base on a compact model: attention factors as they are, feed-forward ones sliced."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from memfast.blocks.families import Site, find_sites
+from memfast.blocks.slicing import KEPT, UNKNOWN, positions
+from memfast.errors import InputError
+from memfast.pipelines.loading import denoiser_name
+
+# The end of a key says which of the two factors it is: inputs -> rank, or rank -> outputs.
+_DOWN = re.compile(r"\.(lora_A|lora_down|lora\.down)(\.\w+)?\.weight$")
+_UP = re.compile(r"\.(lora_B|lora_up|lora\.up|lora_magnitude_vector)(\.\w+)?(\.weight)?$")
+
+
+def load_lora(pipeline: DiffusionPipeline, lora: Any, **how: Any) -> None:
+    """`pipeline.load_lora_weights` for a pipeline whose denoiser is compact.
+
+    `lora` is a folder, a hub id or a state dict, made for the base model; `how` is passed on
+    (adapter_name, weight_name, …). Raises InputError for adapters of another kind, or another base.
+    """
+    reading = {key: how.pop(key) for key in ("weight_name", "subfolder", "revision") if key in how}
+    read: Any = pipeline.lora_state_dict(lora, **reading)  # type: ignore[attr-defined]
+    weights, alphas = (read[0], read[1]) if isinstance(read, tuple) else (read, None)
+    model = getattr(pipeline, denoiser_name(pipeline))
+    sliced = slice_lora(fold_alphas(weights, alphas or {}), model)
+    pipeline.load_lora_weights(sliced, **how)  # type: ignore[attr-defined]
+
+
+def fold_alphas(
+    weights: Mapping[str, Tensor], alphas: Mapping[str, float | None]
+) -> dict[str, Tensor]:
+    """The same LoRA without alphas: the upper factor is scaled by alpha / rank."""
+    folded = dict(weights)
+    for key, alpha in alphas.items():
+        stem = key.removesuffix(".alpha")
+        for name in [k for k in folded if k.startswith(f"{stem}.") and _UP.search(k)]:
+            if alpha is not None and folded[name].ndim > 1:
+                folded[name] = folded[name] * (alpha / folded[name].shape[1])
+    return folded
+
+
+def slice_lora(weights: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
+    """A LoRA's state dict with the neurons that `model` still has; other keys as they are.
+
+    Keys of diffusers and PEFT are understood. Raises InputError where sizes do not fit the base.
+    """
+    result = dict(weights)
+    for path, site in find_sites(model).items():
+        kept = getattr(site.block, KEPT, None)
+        if kept is not None:
+            if (kept == UNKNOWN).any():
+                raise InputError(
+                    f"{path}: which neurons it kept is unknown (built from a config, without the "
+                    "weights), so no LoRA can be sliced for it"
+                )
+            for key in weights:
+                result[key] = _sliced(key, result[key], path, site, kept.cpu())
+    return result
+
+
+def _sliced(key: str, weight: Tensor, path: str, site: Site, kept: Tensor) -> Tensor:
+    layout = site.layout
+    up, down = _UP.search(key), _DOWN.search(key)
+    match = up or down
+    stem = key[: match.start()] if match else key
+    for expansion in layout.expansions:
+        if _names(stem, f"{path}.{expansion.linear}"):
+            _check_kind(key, match)
+            if up:
+                neurons = (weight.shape[0] - expansion.start) // expansion.halves
+                _check_size(key, neurons, kept)
+                rows = positions(weight.shape[0], neurons, kept, expansion.start, expansion.halves)
+                return weight[rows].contiguous()
+    if _names(stem, f"{path}.{layout.contraction}"):
+        _check_kind(key, match)
+        if down:
+            neurons = weight.shape[1] - layout.offset
+            _check_size(key, neurons, kept)
+            return weight[
+                :, positions(weight.shape[1], neurons, kept, layout.offset, 1)
+            ].contiguous()
+    return weight
+
+
+def _names(stem: str, module: str) -> bool:
+    return f".{module}." in f".{stem}."
+
+
+def _check_kind(key: str, match: re.Match[str] | None) -> None:
+    if match is None and not key.endswith(".alpha"):
+        raise InputError(f"lora: {key} is of another kind than LoRA or DoRA and cannot be sliced")
+
+
+def _check_size(key: str, neurons: int, kept: Tensor) -> None:
+    if len(kept) and int(kept.max()) >= neurons:
+        raise InputError(
+            f"lora: {key} has {neurons} neurons; this model's base has more than {int(kept.max())}"
+        )
