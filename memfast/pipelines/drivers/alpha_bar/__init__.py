@@ -1,0 +1,1 @@
+"""Kinds trained on noise by alpha-bar, one a file."""

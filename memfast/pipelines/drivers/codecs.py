@@ -1,0 +1,87 @@
+"""Images to latents and back, in the VAE's own dtype."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Images = Float[Tensor, "images 3 height width"]
+Maps = Float[Tensor, "images channels latent_height latent_width"]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Images in [0, 1] [images, 3, height, width] and the latents that a path adds noise to."""
+
+    def encode(self, images: Images) -> Tensor:
+        """Latents (the posterior's mean)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Images:
+        """Images."""
+        ...
+
+
+class Scaled:
+    """(z - shift) · scale, or by each channel's mean and deviation where the config has them."""
+
+    def __init__(self, vae: Any):
+        self.vae = vae
+
+    def encode(self, images: Images) -> Maps:
+        with upcast(self.vae):
+            coded = self.vae.encode(2 * images.to(self.vae.device, self.vae.dtype) - 1)
+            held = getattr(coded, "latent_dist", None)
+            latents = coded.latent if held is None else held.mean
+        return self.normalised(latents)
+
+    def decode(self, latents: Maps) -> Images:
+        with upcast(self.vae):
+            raw = self.restored(latents).to(self.vae.device, self.vae.dtype)
+            images = self.vae.decode(raw).sample
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def normalised(self, raw: Maps) -> Maps:
+        """What the denoiser sees of raw VAE latents."""
+        config = self.vae.config
+        if getattr(config, "latents_mean", None) is not None:
+            mean = channels_of(config, "latents_mean", raw)
+            std = channels_of(config, "latents_std", raw)
+            return (raw - mean) * config.scaling_factor / std
+        shift = getattr(config, "shift_factor", None)
+        return (raw - shift if shift else raw) * config.scaling_factor
+
+    def restored(self, latents: Maps) -> Maps:
+        """The inverse of `normalised`."""
+        config = self.vae.config
+        if getattr(config, "latents_mean", None) is not None:
+            mean = channels_of(config, "latents_mean", latents)
+            std = channels_of(config, "latents_std", latents)
+            return latents * std / config.scaling_factor + mean
+        shift = getattr(config, "shift_factor", None)
+        raw = latents / config.scaling_factor
+        return raw + shift if shift else raw
+
+
+def channels_of(config: Any, name: str, like: Tensor) -> Tensor:
+    """A config's list of one number a channel, shaped to scale `like` [rows, channels, ...]."""
+    values = torch.tensor(getattr(config, name), dtype=like.dtype, device=like.device)
+    return values.view(1, -1, *(1,) * (like.ndim - 2))
+
+
+class upcast:
+    """Within the context a VAE whose config asks for it computes in float32."""
+
+    def __init__(self, vae: Any):
+        self.vae, self.dtype = vae, vae.dtype
+        forced = getattr(vae.config, "force_upcast", False)
+        self.needed = bool(forced) and self.dtype == torch.float16
+
+    def __enter__(self) -> None:
+        if self.needed:
+            self.vae.to(torch.float32)
+
+    def __exit__(self, *_: object) -> None:
+        if self.needed:
+            self.vae.to(self.dtype)

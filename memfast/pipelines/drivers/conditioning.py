@@ -1,0 +1,86 @@
+"""What a denoiser is told besides the noisy latents and their time: a frozen bundle of tensors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
+
+Index = slice | Tensor | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Arguments of a denoiser's forward pass, by name ("a.b" stands for b in the dict a).
+
+    leaves: tensors with one row a prompt. shared: what is the same for every prompt.
+    searched: the leaves that an attacker may search. text_rows: which of a prompt's rows in the
+    text stream are its own, False on padding; None where no text passes a feed-forward.
+    """
+
+    leaves: Mapping[str, Tensor]
+    searched: tuple[str, ...]
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    text_rows: Bool[Tensor, "prompts tokens"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.leaves[self.searched[0]])
+
+    def __getitem__(self, rows: Index) -> "Conditioning":
+        """The prompts at these rows."""
+        return self._each(lambda leaf: leaf[rows])
+
+    def expand(self, prompts: int) -> "Conditioning":
+        """A single prompt's, for so many."""
+        return self._each(lambda leaf: leaf.expand(prompts, *leaf.shape[1:]))
+
+    def repeat_interleave(self, times: int) -> "Conditioning":
+        """Each prompt so many times, one after another."""
+        return self._each(lambda leaf: leaf.repeat_interleave(times, 0))
+
+    def to(self, *to: Any, **how: Any) -> "Conditioning":
+        """All leaves on another device; floating leaves in another dtype."""
+        return self._each(lambda leaf: leaf.to(*to, **how))
+
+    def searching(self) -> dict[str, Tensor]:
+        """The leaves that an attacker may search."""
+        return {name: self.leaves[name] for name in self.searched}
+
+    def told(self, leaves: Mapping[str, Tensor]) -> "Conditioning":
+        """The same with other tensors in place of some leaves."""
+        return replace(self, leaves={**self.leaves, **leaves})
+
+    def searched_by(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """The same with `change` applied to every leaf that may be searched."""
+        return self.told({name: change(leaf) for name, leaf in self.searching().items()})
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        leaves = {name: change(leaf) for name, leaf in self.leaves.items()}
+        rows = None if self.text_rows is None else change(self.text_rows)
+        return replace(self, leaves=leaves, text_rows=rows)
+
+    @staticmethod
+    def cat(parts: "Sequence[Conditioning]") -> "Conditioning":
+        """Several prompts' as one; leaves of fewer tokens are padded with zeros."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        leaves = {name: cat_padded([part.leaves[name] for part in parts]) for name in first.leaves}
+        rows = None
+        if first.text_rows is not None:
+            rows = cat_padded([part.text_rows for part in parts if part.text_rows is not None])
+        return replace(first, leaves=leaves, text_rows=rows)
+
+
+def cat_padded(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors [rows, tokens, ...] as one, padded with zeros (False) to the most tokens."""
+    tokens = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
+    return torch.cat([_padded(part, tokens) for part in parts])
+
+
+def _padded(part: Tensor, tokens: int) -> Tensor:
+    missing = tokens - part.shape[1] if part.ndim > 1 else 0
+    return F.pad(part, (0, 0) * (part.ndim - 2) + (0, missing)) if missing else part

@@ -1,0 +1,212 @@
+"""A pipeline's denoiser as plain tensors: encode, add noise, predict, judge, generate.
+
+What every kind shares. A kind's file says how its pipelines differ; see `Driver`.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from memfast.pipelines.drivers.calls import Arguments, nested, run, watched
+from memfast.pipelines.drivers.codecs import Codec, Images, Scaled
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
+from memfast.pipelines.drivers.kind import Kind
+from memfast.pipelines.drivers.paths import Latents, Times, several
+from memfast.pipelines.noise import generator
+from memfast.pipelines.schedule import Schedule, Wanted
+
+
+class Driver(Kind):
+    """Plain-tensor access to one pipeline's parts; changes none of them.
+
+    A kind is a subclass that says, by the attributes of `Kind`, how its pipelines differ, and
+    overrides a method where a word is not enough. Latents are what the pipeline takes as `latents`.
+    """
+
+    # ------------------------------------------------------------------ conditioning
+
+    def prepare(self, texts: Sequence[str]) -> Any:
+        """What `embed` takes, for any number of texts; may be indexed by lists of rows."""
+        return Texts(texts)
+
+    def embed(self, prepared: Any) -> Conditioning:
+        """The conditioning of what `prepare` made."""
+        return self.encode(list(prepared))
+
+    def encode(self, texts: Sequence[str]) -> Conditioning:
+        """What the denoiser is told of the texts, as the pipeline itself tells it."""
+        (seen,) = self._first_calls(texts, self._unguided)
+        return self.conditioning(texts, seen)
+
+    @cached_property
+    def no_prompt(self) -> Conditioning:
+        """What the denoiser is told without a prompt: one row."""
+        if self.guidance is None or self.embedded:
+            return self.encode([self.null])
+        guided = Schedule(self._unguided.num_inference_steps, 2.0)
+        seen = self._first_calls([self.null], guided, 1 if self.together else 2)
+        place = self.halves.index(UNCONDITIONAL)
+        if not self.together:
+            return self.conditioning([self.null], seen[place])
+        return self.conditioning([self.null] * 2, seen[0])[place : place + 1]
+
+    def conditioning(self, texts: Sequence[str], seen: Arguments) -> Conditioning:
+        """The conditioning in a call of the denoiser for these texts."""
+        aside = (self.latents_argument, self.time_argument, "return_dict")
+        leaves = {n: seen[n] for n in (*self.leaves, *self.own) if seen.get(n) is not None}
+        shared = {n: v for n, v in seen.items() if n not in (*aside, *leaves)}
+        return Conditioning(leaves, self.searched, shared, self.text_rows(texts, seen))
+
+    def text_rows(
+        self, texts: Sequence[str], seen: Arguments
+    ) -> Bool[Tensor, "prompts tokens"] | None:
+        """Which rows of the text stream are no padding; None where no text passes there."""
+        return None
+
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        """Which texts are longer than the pipeline reads."""
+        tokenizer = self.pipeline.tokenizer
+        limit = tokenizer.model_max_length
+        ids = tokenizer(list(texts), verbose=False).input_ids
+        return torch.tensor([len(tokens) > limit for tokens in ids], dtype=torch.bool)
+
+    # ------------------------------------------------------------------ latents
+
+    def initial_noise(self, ids: Sequence[str], seed: int) -> Latents:
+        """The latents that generation starts from: one image's depend on its id and seed alone."""
+        return self.noise_of([generator(i, seed) for i in ids])
+
+    def noise_of(self, sources: Sequence[torch.Generator]) -> Latents:
+        """Pure noise, one image's from each generator, drawn as the pipeline draws it."""
+        noise = torch.stack([torch.randn(self.noise_shape, generator=s) for s in sources])
+        return self.pack(noise).to(self.device, self.dtype)
+
+    def pack(self, maps: Tensor) -> Latents:
+        """Latents [images, channels, height, width] as the pipeline takes them."""
+        return maps
+
+    def unpack(self, latents: Latents) -> Tensor:
+        """The inverse of `pack`."""
+        return latents
+
+    # ------------------------------------------------------------------ predicting
+
+    def predict(self, latents: Latents, time: Times, conditioning: Conditioning) -> Latents:
+        """The denoiser's output, as the noise path reads it. Differentiable.
+
+        latents: as the path's `add` makes them, whatever the scheduler. time: the scheduler's own.
+        """
+        arguments = self.arguments(latents, time, conditioning)
+        return self.raw(self.denoising(time)(**nested(arguments), return_dict=False)[0])
+
+    def arguments(self, latents: Latents, time: Times, conditioning: Conditioning) -> Arguments:
+        """All arguments of one call of the denoiser, flat."""
+        told = {**conditioning.shared, **conditioning.leaves}
+        when = self.model_time(several(time, len(latents), latents.device))
+        return {**told, self.latents_argument: latents, self.time_argument: when}
+
+    def denoising(self, time: Times) -> nn.Module:
+        """The model for a time, where there are several."""
+        return self.model
+
+    def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
+        """What the denoiser calls the scheduler's times."""
+        return times
+
+    def raw(self, output: Any) -> Latents:
+        """The denoiser's output in the sign and channels of the noise path."""
+        return output
+
+    def loss(
+        self, clean: Latents, conditioning: Conditioning, noise: Latents, time: Times
+    ) -> Float[Tensor, " images"]:
+        """Mean squared error of the prediction, per image. Differentiable."""
+        output = self.predict(self.path.add(clean, noise, time), time, conditioning)
+        return (output - self.path.target(clean, noise, time)).square().flatten(1).mean(1)
+
+    # ------------------------------------------------------------------ pictures
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The VAE."""
+        return Scaled(self.pipeline.vae)
+
+    @torch.no_grad()
+    def encode_images(self, images: Images) -> Latents:
+        """Latents (the posterior's mean) of images in [0, 1]."""
+        return self.pack(self.codec.encode(images)).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Images:
+        """Images in [0, 1] of latents."""
+        return self.codec.decode(self.unpack(latents))
+
+    def pictures(self, output: Any) -> Images:
+        """What the pipeline returns as `output_type="pt"`, as images in [0, 1]."""
+        return output
+
+    def generate(
+        self,
+        conditioning: Conditioning,
+        ids: Sequence[str],
+        seed: int,
+        schedule: Wanted = None,
+        *,
+        batch_size: int = 48,
+    ) -> Images:
+        """Images in [0, 1] by the pipeline's own run, told `conditioning` in place of a prompt.
+
+        An image depends on its conditioning, its id and the seed alone.
+        """
+        schedule = self.schedule(schedule)
+        images = []
+        for start in range(0, len(ids), batch_size):
+            part = slice(start, start + batch_size)
+            images.append(self.decode(self._sampled(conditioning[part], ids[part], seed, schedule)))
+        return torch.cat(images)
+
+    def _sampled(
+        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+    ) -> Latents:
+        """The clean latents of one batch."""
+        sources = [generator(i, seed) for i in ids]
+        noise = self.noise_of(sources)
+        with watched(
+            self.models,
+            Telling(conditioning, self.own, self.halves, self.together, self.guided(schedule)),
+        ):
+            (latents, *_) = run(
+                self.pipeline,
+                prompt=[self.null] * len(ids),
+                latents=noise,
+                generator=sources,
+                output_type="latent",
+                return_dict=False,
+                **self.call(len(ids), schedule),
+            )
+        return latents
+
+    # ------------------------------------------------------------------ which rows are whose
+
+    def stream(self, path: str) -> str:
+        """Which rows pass a site: "image", "text", "text+image" or "image+text"."""
+        words = path.split(".")
+        return next((rows for word, rows in self.streams.items() if word in words), "image")
+
+    def counted(
+        self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int
+    ) -> Bool[Tensor, "images rows"] | None:
+        """Which of the `length` rows of each image at a site are no padding; None for all."""
+        stream = self.stream(path)
+        if text_rows is None or stream == "image":
+            return None
+        if stream == "text":
+            return text_rows
+        others = text_rows.new_ones(len(text_rows), length - text_rows.shape[1])
+        first = stream.startswith("text")
+        return torch.cat([text_rows, others] if first else [others, text_rows], 1)

@@ -1,0 +1,1 @@
+"""Kinds trained on rectified flow, one a file."""

@@ -1,0 +1,173 @@
+"""What a kind of pipelines says of itself: its parts, its schedules, its own run."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from memfast.errors import InputError
+from memfast.pipelines.drivers.calls import Arguments, passed
+from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
+from memfast.pipelines.drivers.paths import Latents, path_of
+from memfast.pipelines.schedule import Schedule, Wanted, own_schedule
+
+
+class Kind:
+    """What one kind of pipelines is made of, and how it is run; changes none of its parts.
+
+    kind: its name. pipelines: the classes it drives. siblings: classes of the same kind that need
+    an image or a control, driven as the first of `pipelines`.
+    needs: the other components that it cannot do without.
+    denoisers: components that denoise. latents_argument, time_argument, leaves: what the denoiser
+    calls them; leaves have a row a prompt. searched: those that an attacker may search. own: leaves
+    that follow from the schedule, not from the prompt.
+    halves: the order of rows with and without the prompt under guidance; together: in one call.
+    guidance: what the pipeline's call names its scale, None where there is none; embedded: the
+    denoiser is told the scale, and there are no rows without the prompt.
+    null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
+    "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
+    enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
+    """
+
+    kind: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    siblings: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ("vae", "tokenizer", "text_encoder", "scheduler")
+    denoisers: ClassVar[tuple[str, ...]] = ("transformer",)
+    latents_argument: ClassVar[str] = "hidden_states"
+    time_argument: ClassVar[str] = "timestep"
+    leaves: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
+    searched: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
+    own: ClassVar[tuple[str, ...]] = ()
+    halves: ClassVar[tuple[str, str]] = (UNCONDITIONAL, CONDITIONAL)
+    together: ClassVar[bool] = True
+    guidance: ClassVar[str | None] = "guidance_scale"
+    embedded: ClassVar[bool] = False
+    null: ClassVar[str] = ""
+    streams: ClassVar[Mapping[str, str]] = {}
+    enters_by_attention: ClassVar[bool] = False
+
+    def __init__(self, pipeline: DiffusionPipeline, owner: DiffusionPipeline | None = None):
+        """owner: the pipeline that was given, where `pipeline` is its text-to-image sibling."""
+        self.pipeline: Any = pipeline
+        self.owner: Any = owner or pipeline
+        self.check()
+        self.models: dict[str, nn.Module] = {
+            name: model for name in self.denoisers if (model := getattr(pipeline, name, None))
+        }
+        self.scheduler = pipeline.scheduler  # type: ignore[attr-defined]
+        self.path = path_of(self.scheduler)
+
+    def check(self) -> None:
+        """Raise InputError for a pipeline that lacks a part, or whose denoiser takes more."""
+        lacking = [part for part in self.needs if getattr(self.pipeline, part, None) is None]
+        if lacking or not any(getattr(self.pipeline, name, None) for name in self.denoisers):
+            names = ", ".join(lacking or self.denoisers)
+            raise InputError(
+                f"{type(self.owner).__name__} has no {names}; driving it as {self.kind} needs "
+                f"{', '.join((*self.denoisers[:1], *self.needs))}"
+            )
+
+    # ------------------------------------------------------------------ the model
+
+    @property
+    def model(self) -> nn.Module:
+        """What denoises."""
+        return next(iter(self.models.values()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        return torch.device(self.pipeline._execution_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's."""
+        return self.model.dtype  # type: ignore[return-value]
+
+    def with_model(self, model: nn.Module) -> Any:
+        """The same pipeline around another denoising model; the given one stays as it is."""
+        return type(self)(
+            replaced(self.pipeline, {self.denoisers[0]: model}),
+            replaced(self.owner, {self.denoisers[0]: model}),
+        )
+
+    # ------------------------------------------------------------------ schedules and sizes
+
+    def schedule(self, wanted: Wanted = None, /, **given: Any) -> Schedule:
+        """A schedule as it takes effect: what is asked for, else the pipeline's own."""
+        if isinstance(wanted, Schedule):
+            return wanted
+        asked = {k: v for k, v in {**(wanted or {}), **given}.items() if v is not None}
+        found = own_schedule(self.pipeline, self.guidance) | asked
+        scale = found["guidance_scale"] if self.guidance else 1.0
+        return Schedule(found["num_inference_steps"], float(scale or 1.0))
+
+    def guided(self, schedule: Schedule) -> bool:
+        """Whether there are rows without the prompt."""
+        return self.guidance is not None and not self.embedded and schedule.guidance_scale > 1
+
+    def call(self, prompts: int, schedule: Schedule) -> Arguments:
+        """What the pipeline's own call is given for a schedule."""
+        scale = {self.guidance: schedule.guidance_scale} if self.guidance else {}
+        return {"num_inference_steps": schedule.num_inference_steps, **scale}
+
+    def times(self, schedule: Schedule) -> list[float]:
+        """The schedule's times, from the noisiest, as the pipeline makes them."""
+        self._first_calls([self.null], schedule)
+        return self.scheduler.timesteps.detach().cpu().tolist()
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, ...]:
+        """One image's latents, as the denoiser sees them, at the pipeline's own size."""
+        call = self.call(1, self._unguided)
+        (seen,) = passed(self.pipeline, self.models, prompt=[self.null], **call, **_quiet())
+        return tuple(self.latents_of(seen).shape[1:])
+
+    def latents_of(self, seen: Arguments) -> Latents:
+        """The latents in a call of the denoiser."""
+        return seen[self.latents_argument]
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """One image's latents as the pipeline draws them: before any packing."""
+        return self.latent_shape
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the pipeline's own images."""
+        height, width = self.noise_shape[-2:]
+        scale = self.pipeline.vae_scale_factor
+        return height * scale, width * scale
+
+    # ------------------------------------------------------------------ the pipeline's own run
+
+    @cached_property
+    def _unguided(self) -> Schedule:
+        """A short schedule in which every row has its prompt."""
+        own = own_schedule(self.pipeline, self.guidance)["guidance_scale"]
+        return Schedule(2, float(own) if self.embedded and own else 1.0)
+
+    def _first_calls(
+        self, texts: Sequence[str], schedule: Schedule, calls: int = 1
+    ) -> list[Arguments]:
+        latents = torch.zeros(len(texts), *self.latent_shape, device=self.device, dtype=self.dtype)
+        call = self.call(len(texts), schedule) | {"latents": latents}
+        return passed(self.pipeline, self.models, calls, prompt=list(texts), **call, **_quiet())
+
+
+def replaced(pipeline: Any, components: Mapping[str, nn.Module]) -> Any:
+    """A copy of the pipeline around other components; the rest is shared."""
+    result = copy(pipeline)
+    for name, component in components.items():
+        setattr(result, name, component)
+    return result
+
+
+def _quiet() -> Arguments:
+    """A run that no random draw of the caller's notices."""
+    return {"generator": torch.Generator().manual_seed(0), "output_type": "latent"}

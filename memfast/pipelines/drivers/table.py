@@ -1,0 +1,59 @@
+"""The table of drivers: which class of pipelines is driven by which kind. Add a kind here."""
+
+from typing import Any
+
+import diffusers
+from diffusers import DiffusionPipeline
+
+from memfast.errors import InputError
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
+from memfast.pipelines.drivers.driver import Driver
+
+DRIVERS: tuple[type[Driver], ...] = (StableDiffusion,)
+
+
+def driver_of(pipeline: DiffusionPipeline) -> Driver:
+    """Plain-tensor access to a pipeline, by its class.
+
+    Pipelines that need an image or a control are driven as their text-to-image sibling, around the
+    same components. Raises InputError for a class that no driver knows, and for missing parts.
+    """
+    names = [base.__name__ for base in type(pipeline).__mro__]
+    for driver in DRIVERS:
+        if set(names) & set(driver.pipelines):
+            return driver(pipeline)
+        if set(names) & set(driver.siblings):
+            return driver(text_to_image(pipeline, driver.pipelines[0]), pipeline)
+    known = ", ".join(name for driver in DRIVERS for name in driver.pipelines)
+    raise InputError(
+        f"{names[0]}: no driver knows this pipeline; known: {known}; another kind is one file "
+        "beside memfast/pipelines/drivers/flow/sd3.py, entered in drivers/table.py"
+    )
+
+
+def text_to_image(pipeline: Any, name: str) -> DiffusionPipeline:
+    """The pipeline of that class around the components of its sibling."""
+    kind = getattr(diffusers, name)
+    own = kind._get_signature_keys(kind)
+    wanted = own[0] | own[1]
+    given = {**pipeline.components, **_settings(pipeline)}
+    made = kind(**{key: value for key, value in given.items() if key in wanted})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def as_sibling(pipeline: DiffusionPipeline) -> str | None:
+    """What a pipeline is driven as, in a sentence, where it is not what it is."""
+    driver = driver_of(pipeline)
+    if driver.owner is driver.pipeline:
+        return None
+    return (
+        f"{type(driver.owner).__name__} is run from text alone, as "
+        f"{type(driver.pipeline).__name__}: images, masks and controls are left out"
+    )
+
+
+def _settings(pipeline: Any) -> dict[str, Any]:
+    """What a pipeline was configured with beside its components."""
+    config = {key: value for key, value in pipeline.config.items() if key[0] != "_"}
+    return {key: value for key, value in config.items() if key not in pipeline.components}

@@ -1,0 +1,48 @@
+"""How a pipeline is sampled: steps and guidance, its own unless asked otherwise."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from inspect import signature
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from memfast.errors import InputError
+
+KEY = "_memfast"  # in the scheduler's config, which save_pretrained and reloading keep
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """num_inference_steps and guidance_scale (1 where there is no guidance) of a run."""
+
+    num_inference_steps: int
+    guidance_scale: float
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise InputError(f"num_inference_steps: at least 1, not {self.num_inference_steps}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def own_schedule(pipeline: DiffusionPipeline, argument: str | None) -> dict[str, Any]:
+    """What a pipeline is sampled with when nobody says otherwise.
+
+    What its folder says (see `remember`), else the defaults of its own call; argument: what that
+    calls its guidance scale.
+    """
+    call = signature(type(pipeline).__call__).parameters
+    found = {"num_inference_steps": call["num_inference_steps"].default}
+    found["guidance_scale"] = call[argument].default if argument and argument in call else 1.0
+    return found | dict(pipeline.scheduler.config.get(KEY) or {})
+
+
+def remember(pipeline: DiffusionPipeline, schedule: Schedule) -> None:
+    """Make `schedule` the pipeline's own, also in every folder that it is saved to."""
+    pipeline.scheduler.register_to_config(**{KEY: schedule.as_dict()})
+
+
+Wanted = Schedule | Mapping[str, Any] | None  # a whole schedule, or what of it is not the own

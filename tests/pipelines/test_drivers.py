@@ -1,0 +1,190 @@
+"""Every driver against its pipeline's own run: what that passes, predicts, draws and paints."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from memfast.pipelines.drivers.calls import passed, run, watched
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.guidance import CONDITIONAL
+from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.noise import generator
+from tests.support.tiny.table import TINY, build
+
+TEXTS = ("a red cat", "b", "a dog on a blue background")
+IDS = ("one", "two", "three")
+
+
+@pytest.fixture(scope="module", params=TINY)
+def driver(request: Any) -> Driver:
+    return driver_of(build(request.param))
+
+
+def own_run(driver: Driver, texts: Any, steps: int = 2, scale: float = 1.0, **rest: Any) -> Any:
+    """The pipeline's own run from the driver's noise."""
+    schedule = driver.schedule(num_inference_steps=steps, guidance_scale=scale)
+    sources = [generator(i, 3) for i in IDS[: len(texts)]]
+    noise = driver.noise_of(sources)
+    return run(
+        driver.pipeline,
+        prompt=list(texts),
+        latents=noise,
+        generator=sources,
+        return_dict=False,
+        **driver.call(len(texts), schedule),
+        **rest,
+    )
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
+    if isinstance(a, list):
+        for one, other in zip(a, b, strict=True):
+            close(one, other, tolerance)
+        return
+    torch.testing.assert_close(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS], ids=["one", "three"])
+def test_predicts_as_the_pipeline_s_own_run(driver: Driver, texts: Any) -> None:
+    """At every step of an unguided run: the same output for the same latents, time and text."""
+    conditioning = driver.encode(texts)
+    seen: list[tuple[Tensor, Any]] = []
+    outputs: list[Any] = []
+
+    def before(arguments: Any) -> None:
+        seen.append((driver.latents_of(arguments), driver.scheduler.timesteps[len(seen)]))
+
+    hooks = [
+        model.register_forward_hook(lambda _, args, output: outputs.append(output))
+        for model in driver.models.values()
+    ]
+    with watched(driver.models, before):
+        own_run(driver, texts, scale=driver._unguided.guidance_scale, output_type="latent")
+    for hook in hooks:
+        hook.remove()
+    for (latents, time), output in zip(seen, outputs, strict=True):
+        with torch.no_grad():
+            own = driver.raw(output[0])
+            close(driver.predict(latents, time, conditioning), own)
+
+
+def test_a_prompt_s_conditioning_does_not_depend_on_its_batch(driver: Driver) -> None:
+    together = driver.encode(TEXTS)
+    noise = driver.initial_noise(IDS, 0)
+    time = driver.path.time_of(0.5)
+    with torch.no_grad():
+        batched = driver.predict(noise, time, together)
+        for row, text in enumerate(TEXTS):
+            alone = driver.predict(noise[row : row + 1], time, driver.encode([text]))
+            close(alone[0], batched[row])
+        joined = Conditioning.cat([driver.encode([text]) for text in TEXTS])
+        close(driver.predict(noise, time, joined), batched)
+        close(driver.predict(noise[[2, 0]], time, together[[2, 0]]), batched[[2, 0]])
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_generates_what_the_pipeline_generates(driver: Driver, scale: float) -> None:
+    (own,) = own_run(driver, TEXTS, scale=scale, output_type="pt")[:1]
+    schedule = driver.schedule(num_inference_steps=2, guidance_scale=scale)
+    made = driver.generate(driver.encode(TEXTS), IDS, 3, schedule, batch_size=2)
+    close(made, driver.pictures(own), 1e-4)
+    assert made.shape[-2:] == driver.size
+
+
+def test_draws_the_noise_that_the_pipeline_draws(driver: Driver) -> None:
+    call = driver.call(2, driver.schedule(num_inference_steps=2))
+    sources = [generator(i, 5) for i in IDS[:2]]
+    (seen,) = passed(
+        driver.pipeline, driver.models, prompt=list(TEXTS[:2]), generator=sources, **call
+    )
+    (ours,) = passed(
+        driver.pipeline,
+        driver.models,
+        prompt=list(TEXTS[:2]),
+        generator=sources,
+        latents=driver.initial_noise(IDS[:2], 5),
+        **call,
+    )
+    close(driver.latents_of(ours), driver.latents_of(seen))
+
+
+def test_without_a_prompt_is_the_pipeline_s_unconditional_half(driver: Driver) -> None:
+    schedule = driver.schedule(num_inference_steps=2, guidance_scale=3.0)
+    if not driver.guided(schedule):
+        pytest.skip(f"{driver.kind}: no rows without the prompt")
+    halves: dict[str, Any] = {}
+
+    def after(arguments: Any) -> None:
+        halves.setdefault("first" if "first" not in halves else "second", arguments)
+
+    with watched(driver.models, after=after):
+        own_run(driver, TEXTS[:2], scale=3.0, output_type="latent")
+    place = driver.halves.index(CONDITIONAL)
+    for name, leaf in driver.no_prompt.leaves.items():
+        if name in driver.own:
+            continue
+        if driver.together:
+            both = driver.conditioning([*TEXTS[:2]] * 2, halves["first"]).leaves[name]
+            own = both.split(2)[1 - place]
+        else:
+            own = driver.conditioning(TEXTS[:2], halves["second"]).leaves[name]
+        close(leaf.expand(2, *leaf.shape[1:]), own[:, : leaf.shape[1]] if leaf.ndim > 1 else own)
+
+
+def test_times_are_the_pipeline_s(driver: Driver) -> None:
+    schedule = driver.schedule(num_inference_steps=3)
+    times = driver.times(schedule)
+    own_run(driver, TEXTS[:1], steps=3, output_type="latent")
+    assert times == pytest.approx(driver.scheduler.timesteps.tolist())
+
+
+def test_path_inverts_itself(driver: Driver) -> None:
+    clean, noise = driver.initial_noise(["clean"], 0), driver.initial_noise(["noise"], 0)
+    for level in (0.1, 0.5, 0.9):
+        time = driver.path.time_of(level)
+        noisy = driver.path.add(clean, noise, time)
+        output = driver.path.target(clean, noise, time)
+        close(driver.path.clean(output, noisy, time), clean, 1e-4)
+        close(driver.path.noise(output, noisy, time), noise, 1e-4)
+
+
+def test_pictures_round_trip(driver: Driver) -> None:
+    latents = driver.initial_noise(IDS[:2], 0)
+    close(driver.pack(driver.unpack(latents)), latents)
+    images = driver.decode(latents)
+    assert images.shape == (2, 3, *driver.size)
+    again = driver.encode_images(images)
+    assert again.shape == latents.shape
+    raw = driver.codec.restored(driver.unpack(latents))
+    close(driver.codec.normalised(raw), driver.unpack(latents))
+
+
+def test_searched_leaves_have_gradients(driver: Driver) -> None:
+    conditioning = driver.encode(TEXTS[:2])
+    leaves = {n: leaf.clone().requires_grad_() for n, leaf in conditioning.searching().items()}
+    clean, noise = driver.initial_noise(IDS[:2], 0), driver.initial_noise(IDS[:2], 1)
+    times = driver.path.drawn(2, torch.Generator().manual_seed(0))
+    with torch.enable_grad():
+        loss = driver.loss(clean, conditioning.told(leaves), noise, times).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+    assert all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
+
+
+def test_nothing_of_the_caller_s_is_changed(driver: Driver) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in driver.models.values()]
+    driver.encode(TEXTS[:1])
+    driver.times(driver.schedule())
+    driver.generate(driver.no_prompt, ["x"], 0, driver.schedule(num_inference_steps=1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert hooks == [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) for m in driver.models.values()
+    ]
+
+
+def test_truncated_texts_are_told(driver: Driver) -> None:
+    assert driver.truncated(["a", "word " * 600]).tolist() == [False, True]

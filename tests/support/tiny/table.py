@@ -1,0 +1,26 @@
+"""Every kind of pipeline, tiny. Add a builder here: tests are parametrised over the table."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from tests.support.tiny import unets
+
+TINY: dict[str, Callable[[], Any]] = {
+    "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
+    "sd-v": partial(unets.stable_diffusion, "v_prediction"),
+    "sd-sample": partial(unets.stable_diffusion, "sample"),
+}
+
+
+def build(name: str, seed: int = 0) -> Any:
+    """The pipeline of that name, always with the same random weights, ready to run."""
+    torch.manual_seed(seed)
+    pipeline = TINY[name]()
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
