@@ -31,8 +31,8 @@ from memfast.auditing.looking.scores import (
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.auditing.verifying import compare
-from memfast.demo import DATA, SETTINGS
-from memfast.pipelines.denoising import Denoiser
+from memfast.demo import DATA
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.loading import load_pipeline
 from memfast.prompts import Prompt, read_prompts
 
@@ -86,10 +86,10 @@ def replicates(pipeline: Any, memorized: list[Prompt]) -> np.ndarray:
     """Which memorized captions come back: half of two seeds' images have SSIM above 0.6."""
     from memfast.measuring.distances import ssim
 
-    denoiser = Denoiser(pipeline)
-    embeddings = denoiser.encode([prompt.text for prompt in memorized])
+    driver = driver_of(pipeline)
+    embeddings = driver.encode([prompt.text for prompt in memorized])
     ids = [prompt.id for prompt in memorized]
-    made = [denoiser.generate(embeddings, ids, seed, **SETTINGS) for seed in (0, 1)]
+    made = [driver.generate(embeddings, ids, seed) for seed in (0, 1)]
     rows = [{"rank": 0, "id": p.id, "prompt": p.text, "image": p.image or ""} for p in memorized]
     found = []
     for number, row in enumerate(rows):
@@ -155,12 +155,12 @@ def every_score(
     """[prompts, noises] of "probe path/score/rows", with "combined"."""
     texts = [prompt.text for prompt in prompts]
     seen: list[list[dict[Way, Look]]] = []  # by unit, noise and path
-    settings = Settings(noises=noises, unit=UNIT, threads=1, walk_steps=max(WALKS), **SETTINGS)
+    settings = Settings(noises=noises, unit=UNIT, threads=1, walk_steps=max(WALKS))
     with Worker(pipeline, settings) as worker:
         for start in range(0, len(texts), UNIT):
             batch = texts[start : start + UNIT]
             padded = [*batch, *[batch[-1]] * (UNIT - len(batch))]
-            unit = Unit(worker.denoiser.encode(padded), len(batch))
+            unit = Unit(worker.driver.encode(padded), len(batch))
             seen.append([tree(scene, unit) for scene in worker.scenes])
             print(f"{start + len(batch)} of {len(texts)} prompts", flush=True)
     result: dict[str, np.ndarray] = {}
@@ -179,7 +179,7 @@ def tree(scene: Scene, unit: Unit) -> dict[Way, Look]:
     for step, look in enumerate(PROBES["walk"].looks(scene, unit)[1:], 2):
         found["walk", step] = look
     for path in sorted({p[:end] for p in PATHS for end in range(1, len(p) + 1)}):
-        level = round(path[-1] * scene.denoiser.training_steps)
+        level = round(path[-1] * scene.driver.training_steps)
         latents = scene.step(found[path[:-1]].prediction, level)
         found[path] = scene.both(latents, level, unit.embeddings)
     return {path: trim(look, unit.rows) for path, look in found.items()}

@@ -23,8 +23,8 @@ from memfast.blocks.families import find_sites
 from memfast.blocks.families.examples import EXAMPLES, build
 from memfast.blocks.families.inputs import unet as unet_inputs
 from memfast.blocks.sizes import flops_of, size_of
-from memfast.demo import DATA, SETTINGS
-from memfast.pipelines.denoising import Denoiser
+from memfast.demo import DATA
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.loading import load_pipeline
 from memfast.removing.compensation import Correction
 from memfast.removing.least_squares import least_squares
@@ -157,15 +157,15 @@ def reference():
     pipeline = load_pipeline("demo")
     prompts = list(read_prompts(DATA / "heldout.jsonl"))
     taken, test = PromptSet.of(prompts[::4]), prompts[1::25]
-    steps = {**SETTINGS, "num_inference_steps": 10, "steps": 10}
+    steps = {"num_inference_steps": 10, "steps": 10}
     statistics = collect(pipeline, taken, rows="both", **steps)
-    denoiser = Denoiser(pipeline)
-    embeddings = denoiser.encode([p.text for p in test])
-    pipeline.scheduler.set_timesteps(SETTINGS["num_inference_steps"])
-    points, latents = [], denoiser.initial_noise([p.id for p in test], 1)
+    driver = driver_of(pipeline)
+    embeddings = driver.encode([p.text for p in test])
+    pipeline.scheduler.set_timesteps(driver.schedule().num_inference_steps)
+    points, latents = [], driver.initial_noise([p.id for p in test], 1)
     with torch.no_grad():
         for timestep in pipeline.scheduler.timesteps:
-            wanted = denoiser.predict(latents, timestep, embeddings)
+            wanted = driver.predict(latents, timestep, embeddings)
             points.append((latents, timestep, wanted))
             latents = pipeline.scheduler.step(wanted, timestep, latents).prev_sample
 
@@ -173,7 +173,7 @@ def reference():
         changed = whole = 0.0
         with torch.no_grad():
             for latents, timestep, wanted in points[::3]:
-                output = denoiser.predict(latents, timestep, embeddings)
+                output = driver.predict(latents, timestep, embeddings)
                 changed += float((output - wanted).square().sum())
                 whole += float(wanted.square().sum())
         return changed / whole

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from memfast.attacks.embeddings import AttackSettings, find_embeddings
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.loading import load_pipeline
 from memfast.pipelines.noise import generator
 
@@ -28,30 +29,33 @@ IDS = [f"image-{k}" for k in range(IMAGES)]
 
 
 @pytest.fixture(scope="module")
-def denoiser():
+def driver():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Denoiser(load_pipeline("demo"))
+    yield driver_of(load_pipeline("demo"))
     torch.set_num_threads(before)
 
 
-def plain(denoiser, clean, start, draws):
+def plain(driver, clean, start, draws):
     """One step of the attack as a loop over images and draws."""
     found = []
     for k, name in enumerate(IDS):
         source = generator(name, 0)
         noise = torch.randn(draws, *clean.shape[1:], generator=source)
-        times = torch.randint(1, denoiser.training_steps, (draws,), generator=source)
-        embedding = start[k : k + 1].clone().requires_grad_()
+        times = torch.randint(1, driver.path.training_steps, (draws,), generator=source)
+        begun = start[k : k + 1]
+        (name,) = begun.searched
+        embedding = begun.leaves[name].clone().requires_grad_()
         optimiser = torch.optim.Adam([embedding], lr=0.1)
         for one in range(draws):
             row = slice(one, one + 1)
-            loss = denoiser.loss(clean[k : k + 1], embedding, noise[row], times[row])
+            told = begun.told({name: embedding})
+            loss = driver.loss(clean[k : k + 1], told, noise[row], times[row])
             (loss.sum() / draws).backward()
         optimiser.step()
-        denoiser.model.zero_grad()
-        found.append(embedding.detach())
-    return torch.cat(found)
+        driver.model.zero_grad()
+        found.append(begun.told({name: embedding.detach()}))
+    return Conditioning.cat(found)
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
@@ -61,16 +65,16 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("draws", [1, 2, 4, 8])
-def test_attack(benchmark, denoiser, draws):
-    clean = denoiser.initial_noise(IDS, 1)
-    start = denoiser.encode([f"picture {k}" for k in range(IMAGES)])
+def test_attack(benchmark, driver, draws):
+    clean = driver.initial_noise(IDS, 1)
+    start = driver.encode([f"picture {k}" for k in range(IMAGES)])
 
     def search(batch: int) -> torch.Tensor:
         settings = AttackSettings((1,), draws=draws, batch=batch)
-        return find_embeddings(denoiser, clean, start, IDS, settings)[1]
+        return find_embeddings(driver, clean, start, IDS, settings)[1]
 
-    denoiser.model.requires_grad_(True)
-    calls = {"alone": lambda: search(1), "plain": lambda: plain(denoiser, clean, start, draws)}
+    driver.model.requires_grad_(True)
+    calls = {"alone": lambda: search(1), "plain": lambda: plain(driver, clean, start, draws)}
     together = search(IMAGES)
     for call in calls.values():  # Adam's first step is a sign: equal but for gradients near zero
         assert (together - call()).abs().gt(1e-3).double().mean() < 1e-3

@@ -201,6 +201,8 @@ MUST_AGREE = {
     "guidance_scale": "another guidance scale",
     "rows": "other rows",
     "row_normalised": "another normalisation",
+    "padding": "another treatment of padding",
+    "size": "another size of pictures",
     "shared_noise": "another kind of noise",
     "seed": "another seed",
 }

@@ -8,19 +8,14 @@ attack's rate means nothing without the same attack on images that the model doe
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.noise import generator
-
-if TYPE_CHECKING:
-    from memfast.pipelines.denoising import Denoiser
-
-Embeddings = Float[Tensor, "images tokens features"]
-Latents = Float[Tensor, "images channels height width"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +35,31 @@ class AttackSettings:
             raise ValueError(f"steps: ascending numbers from 1, got {self.steps}")
 
 
-def from_prompt(denoiser: "Denoiser", ids: Sequence[str], texts: Sequence[str], _: int) -> Tensor:
-    """The prompt's own embedding."""
-    return denoiser.encode(list(texts))
+def from_prompt(driver: Driver, ids: Sequence[str], texts: Sequence[str], _: int) -> Conditioning:
+    """The prompt's own conditioning."""
+    return driver.encode(list(texts))
 
 
-def from_noise(denoiser: "Denoiser", ids: Sequence[str], texts: Sequence[str], seed: int) -> Tensor:
-    """N(0, I), an image's own by its id and the seed."""
-    like = denoiser.encode([""])[0]
-    noise = [torch.randn(like.shape, generator=generator(f"{i}/start", seed)) for i in ids]
-    return torch.stack(noise).to(like)
+def from_noise(driver: Driver, ids: Sequence[str], texts: Sequence[str], seed: int) -> Conditioning:
+    """N(0, I) in every leaf that may be searched, an image's own by its id and the seed."""
+    sources = [generator(f"{i}/start", seed) for i in ids]
+
+    def drawn(leaf: Tensor) -> Tensor:
+        shape = leaf.shape[1:]
+        return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(leaf)
+
+    return driver.no_prompt.expand(len(ids)).searched_by(drawn)
 
 
 def from_another(
-    denoiser: "Denoiser", ids: Sequence[str], texts: Sequence[str], seed: int
-) -> Tensor:
-    """Another prompt's embedding: the caption half the list further on."""
+    driver: Driver, ids: Sequence[str], texts: Sequence[str], seed: int
+) -> Conditioning:
+    """Another prompt's conditioning: the caption half the list further on."""
     shift = max(1, len(texts) // 2)
-    return denoiser.encode([texts[(k + shift + seed) % len(texts)] for k in range(len(texts))])
+    return driver.encode([texts[(k + shift + seed) % len(texts)] for k in range(len(texts))])
 
 
-Start = Callable[["Denoiser", Sequence[str], Sequence[str], int], Tensor]
+Start = Callable[[Driver, Sequence[str], Sequence[str], int], Conditioning]
 STARTS: Mapping[str, Start] = {
     "prompt": from_prompt,
     "noise": from_noise,
@@ -69,60 +68,71 @@ STARTS: Mapping[str, Start] = {
 
 
 def find_embeddings(
-    denoiser: "Denoiser",
+    driver: Driver,
     clean: Latents,
-    start: Embeddings,
+    start: Conditioning,
     ids: Sequence[str],
     settings: AttackSettings | None = None,
     progress: Callable[[int], None] | None = None,
-) -> dict[int, Embeddings]:
-    """The embeddings found after each number of steps: {steps: [images, tokens, width]}.
+) -> dict[int, Conditioning]:
+    """What was found after each number of steps: {steps: conditioning of the images}.
 
-    clean: the latents of the images sought; start: where each search begins. Images are
-    independent: each has its own draws (by its id and the seed) and, since Adam works element by
-    element and the losses add up, its own optimiser state. No gradient reaches the model.
-    `progress` is told the images of each finished step.
+    clean: the latents of the images sought; start: where each search begins; searched are the
+    leaves that the driver names, together. Images are independent: each has its own draws (by its
+    id and the seed) and, since Adam works element by element and the losses add up, its own
+    optimiser state. No gradient reaches the model. `progress` is told the images of each finished
+    step.
     """
     settings = settings or AttackSettings()
-    parts: list[dict[int, Tensor]] = []
+    parts: list[dict[int, Conditioning]] = []
     for first in range(0, len(ids), settings.batch):
         part = slice(first, first + settings.batch)
-        parts.append(_search(denoiser, clean[part], start[part], ids[part], settings, progress))
-    return {steps: torch.cat([part[steps] for part in parts]) for steps in settings.steps}
+        parts.append(_search(driver, clean[part], start[part], ids[part], settings, progress))
+    return {steps: Conditioning.cat([part[steps] for part in parts]) for steps in settings.steps}
 
 
 def _search(
-    denoiser: "Denoiser",
+    driver: Driver,
     clean: Tensor,
-    start: Tensor,
+    start: Conditioning,
     ids: Sequence[str],
     settings: AttackSettings,
     progress: Callable[[int], None] | None,
-) -> dict[int, Tensor]:
-    full = torch.promote_types(start.dtype, torch.float32)  # Adam's epsilon is 0 in half precision
-    embedding = start.detach().to(full, copy=True).requires_grad_()
-    optimiser = torch.optim.Adam([embedding], lr=settings.learning_rate)
+) -> dict[int, Conditioning]:
+    begun = start.searching()
+    sought = {  # Adam's epsilon is 0 in half precision
+        name: leaf.detach().to(torch.promote_types(leaf.dtype, torch.float32), copy=True)
+        for name, leaf in begun.items()
+    }
+    optimiser = torch.optim.Adam(
+        [leaf.requires_grad_() for leaf in sought.values()], lr=settings.learning_rate
+    )
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
     found = {}
     for step in range(1, settings.steps[-1] + 1):
-        noise, timesteps = _draw(denoiser, clean, sources, settings.draws)
-        rows = embedding.to(start.dtype).repeat_interleave(settings.draws, 0)
-        loss = denoiser.loss(targets, rows, noise, timesteps).to(full).sum() / settings.draws
-        (embedding.grad,) = torch.autograd.grad(loss, embedding)
+        noise, times = _draw(driver, clean, sources, settings.draws)
+        told = start.told({name: leaf.to(begun[name].dtype) for name, leaf in sought.items()})
+        rows = told.repeat_interleave(settings.draws)
+        loss = driver.loss(targets, rows, noise, times).float().sum() / settings.draws
+        gradients = torch.autograd.grad(loss, list(sought.values()))
+        for leaf, gradient in zip(sought.values(), gradients, strict=True):
+            leaf.grad = gradient
         optimiser.step()
         if step in settings.steps:
-            found[step] = embedding.detach().to(start.dtype, copy=True)
+            found[step] = start.told(
+                {n: leaf.detach().to(begun[n].dtype, copy=True) for n, leaf in sought.items()}
+            )
         if progress:
             progress(len(ids))
     return found
 
 
 def _draw(
-    denoiser: "Denoiser", clean: Tensor, sources: Sequence[torch.Generator], draws: int
+    driver: Driver, clean: Tensor, sources: Sequence[torch.Generator], draws: int
 ) -> tuple[Tensor, Tensor]:
-    """For every image its own next noise [images * draws, ...] and timesteps [images * draws]."""
-    shape, last = (draws, *clean.shape[1:]), denoiser.training_steps
+    """For every image its own next noise [images * draws, ...] and times [images * draws]."""
+    shape = (draws, *clean.shape[1:])
     noise = torch.cat([torch.randn(shape, generator=source) for source in sources])
-    times = torch.cat([torch.randint(1, last, (draws,), generator=source) for source in sources])
+    times = torch.cat([driver.path.drawn(draws, source) for source in sources])
     return noise.to(clean), times.to(clean.device)

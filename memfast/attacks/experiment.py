@@ -16,7 +16,9 @@ from memfast.errors import InputError
 from memfast.measuring.cases import Cases
 from memfast.measuring.replication import Replication, replication
 from memfast.measuring.similarity import Toolbox
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.schedule import Schedule
 
 Advance = Callable[[int], None]
 
@@ -25,12 +27,12 @@ Advance = Callable[[int], None]
 class Attacked:
     """What an attack brought back: {(start, steps): scores of the images under attack}.
 
-    embeddings and pictures are those of the first start after the most steps.
+    found and pictures are those of the first start after the most steps.
     """
 
     cases: Cases
     outcomes: Mapping[tuple[str, int], Replication]
-    embeddings: Float[Tensor, "captions tokens features"]
+    found: Conditioning
     pictures: Float[Tensor, "captions 3 height width"]
 
     def together(self, steps: int) -> Replication:
@@ -54,11 +56,11 @@ class Attacked:
 
 
 def attack_cases(
-    denoiser: Denoiser,
+    driver: Driver,
     cases: Cases,
     tools: Toolbox,
     others: Float[Tensor, "others 3 height width"],
-    schedule: Mapping[str, Any],
+    schedule: Schedule,
     *,
     starts: Sequence[str] = ("prompt",),
     settings: AttackSettings | None = None,
@@ -77,18 +79,18 @@ def attack_cases(
     if not any(len(case.images) for case in cases.cases):
         raise InputError("attack: no caption has a training image to search for")
     cases, targets = cases.first_images()
-    clean = denoiser.encode_images(targets)
+    clean = driver.encode_images(targets)
     outcomes: dict[tuple[str, int], Replication] = {}
-    kept: list[tuple[Tensor, Tensor]] = []
+    kept: list[tuple[Conditioning, Tensor]] = []
     for name in starts:
-        start = STARTS[name](denoiser, cases.ids, cases.texts, settings.seed)
-        found = find_embeddings(denoiser, clean, start, cases.ids, settings, progress)
-        for steps, embeddings in found.items():
+        start = STARTS[name](driver, cases.ids, cases.texts, settings.seed)
+        found = find_embeddings(driver, clean, start, cases.ids, settings, progress)
+        for steps, conditioning in found.items():
             images = [
-                denoiser.generate(embeddings, cases.ids, seed, **schedule).float().cpu()
+                driver.generate(conditioning, cases.ids, seed, schedule).float().cpu()
                 for seed in seeds
             ]
             outcomes[name, steps] = replication(tools, images, cases, others)
             if name == starts[0] and steps == settings.steps[-1]:
-                kept.append((embeddings, images[0]))
+                kept.append((conditioning, images[0]))
     return Attacked(cases, outcomes, *kept[0])

@@ -12,9 +12,10 @@ from memfast.attacks.embeddings import AttackSettings
 from memfast.attacks.experiment import Attacked, attack_cases
 from memfast.measuring.cases import load_cases
 from memfast.measuring.extraction import Extraction, extract
-from memfast.measuring.instruments import check_images, image_size, instruments
+from memfast.measuring.instruments import check_images, instruments
 from memfast.measuring.similarity import Toolbox, metric_facts
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.schedule import Wanted
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
@@ -59,7 +60,7 @@ def attack(
     memorized: PromptSet,
     reference: PromptSet,
     *,
-    schedule: Mapping[str, Any],
+    schedule: Wanted = None,
     starts: Sequence[str] = ("prompt", "noise", "another"),
     settings: AttackSettings | None = None,
     seeds: int = 3,
@@ -75,9 +76,10 @@ def attack(
     `extraction_seeds`, Carlini's extraction with so many seeds a caption.
     """
     settings = settings or AttackSettings()
-    denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
+    driver = driver_of(pipeline)
     tools, _, missing = instruments(metrics, weights, None)
-    size = image_size(denoiser)
+    schedule = driver.schedule(schedule)
+    size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, len(ours))
     check_images(ours, memorized.name)
@@ -88,7 +90,7 @@ def attack(
     for name, cases in (("memorized", ours), ("control", theirs)):
         total = len(cases.first_images()[0]) * settings.steps[-1] * len(starts)
         attacked[name] = attack_cases(
-            denoiser,
+            driver,
             cases,
             tools,
             others,
@@ -101,29 +103,29 @@ def attack(
     found: list[dict[str, Any]] = []
     advance = stage("triggers", len(triggers.PARAPHRASES) + 1)
     for kind in triggers.PARAPHRASES:
-        outcome = triggers.paraphrase(denoiser, ours, tools, others, schedule, kind=kind)
+        outcome = triggers.paraphrase(driver, ours, tools, others, schedule, kind=kind)
         found += _trigger_rows(f"paraphrase: {kind}", outcome)
         advance(1)
     shown = attacked["memorized"].cases
-    vocabulary = triggers.Vocabulary.of(denoiser, ours.texts + theirs.texts)
-    embeddings = attacked["memorized"].embeddings
+    vocabulary = triggers.Vocabulary.of(driver, ours.texts + theirs.texts)
+    found_for = attacked["memorized"].found
     texts, outcome = triggers.projected(
-        denoiser, shown, embeddings, vocabulary, tools, others, schedule, image_seeds
+        driver, shown, found_for, vocabulary, tools, others, schedule, image_seeds
     )
     found += _trigger_rows("nearest words", outcome)
     advance(1)
     extracted: list[Extraction] = []
     if extraction_seeds:
-        encoded = dict(zip(ours.ids, denoiser.encode(ours.texts), strict=True))
+        encoded = driver.encode(ours.texts)
 
         def images_of(ids: Sequence[str], seed: int) -> torch.Tensor:
-            embeddings = torch.stack([encoded[i] for i in ids])
-            return denoiser.generate(embeddings, ids, seed, **schedule).float().cpu()
+            part = encoded[[ours.ids.index(i) for i in ids]]
+            return driver.generate(part, ids, seed, schedule).float().cpu()
 
         progress = stage("extraction", len(ours) * extraction_seeds)
         extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))
     facts = {
-        **schedule,
+        **schedule.as_dict(),
         "starts": list(starts),
         "steps": list(settings.steps),
         "draws": settings.draws,

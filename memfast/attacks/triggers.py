@@ -1,8 +1,7 @@
 """Attacks in words: paraphrases of a caption, and the words nearest to a found embedding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,19 +12,21 @@ from memfast.attacks.perturbations import PERTURBATIONS, vocabulary_of
 from memfast.measuring.cases import Cases
 from memfast.measuring.replication import Replication, replication
 from memfast.measuring.similarity import Toolbox
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.noise import generator
+from memfast.pipelines.schedule import Schedule
 
 PARAPHRASES = ("drop", "swap", "add")
 WHOLE_VOCABULARY = 5000  # up to so many tokens all of them are tried, else the lists' own words
 
 
 def paraphrase(
-    denoiser: Denoiser,
+    driver: Driver,
     cases: Cases,
     tools: Toolbox,
     others: Float[Tensor, "others 3 height width"],
-    schedule: Mapping[str, Any],
+    schedule: Schedule,
     *,
     kind: str,
     variants: int = 3,
@@ -39,22 +40,26 @@ def paraphrase(
             PERTURBATIONS[kind](case.text, vocabulary, 1, generator(f"{case.id}/{kind}", number))
             for case, number in ((case, seed * variants + variant) for case in cases.cases)
         ]
-        made = denoiser.generate(denoiser.encode(texts), cases.ids, seed, **schedule)
+        made = driver.generate(driver.encode(texts), cases.ids, seed, schedule)
         images.append(made.float().cpu())
     return replication(tools, images, cases, others)
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words and what the text encoder makes of each alone: unit vectors [words, width]."""
+    """Words and what the text encoder makes of each alone: unit vectors [words, width].
+
+    first: the position of a caption's first word, after a beginning token or a template.
+    """
 
     words: tuple[str, ...]
     vectors: Float[Tensor, "words features"]
+    first: int
 
     @classmethod
-    def of(cls, denoiser: Denoiser, texts: Sequence[str], chunk: int = 256) -> "Vocabulary":
+    def of(cls, driver: Driver, texts: Sequence[str], chunk: int = 256) -> "Vocabulary":
         """Every token of the tokenizer where there are at most 5,000, else the captions' words."""
-        tokenizer = denoiser.pipeline.tokenizer
+        tokenizer = driver.pipeline.tokenizer
         if len(tokenizer) <= WHOLE_VOCABULARY:
             special = set(tokenizer.all_special_ids)
             tokens = [tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in special]
@@ -62,8 +67,15 @@ class Vocabulary:
         else:
             words = tuple(vocabulary_of(texts))
         parts = [words[start : start + chunk] for start in range(0, len(words), chunk)]
-        vectors = torch.cat([denoiser.encode(part)[:, 1] for part in parts])
-        return cls(words, F.normalize(vectors.float(), dim=1))
+        one, other = tokens_of(driver.encode(["a", "b"]))
+        first = int((one != other).any(1).nonzero()[0])
+        vectors = torch.cat([tokens_of(driver.encode(part))[:, first] for part in parts])
+        return cls(words, F.normalize(vectors.float(), dim=1), first)
+
+
+def tokens_of(conditioning: Conditioning) -> Float[Tensor, "captions tokens features"]:
+    """The first leaf that may be searched: the text's embeddings, a token each."""
+    return conditioning.leaves[conditioning.searched[0]]
 
 
 def nearest_words(
@@ -73,9 +85,9 @@ def nearest_words(
 ) -> list[str]:
     """A caption for each embedding: at each of its first positions the nearest word by cosine.
 
-    The first position is the beginning token's and is skipped. lengths: words a caption.
+    What comes before the first word is skipped. lengths: words a caption.
     """
-    unit = F.normalize(embeddings[:, 1:].float(), dim=2)
+    unit = F.normalize(embeddings[:, vocabulary.first :].float(), dim=2)
     nearest = (unit @ vocabulary.vectors.T).argmax(2).tolist()
     return [
         " ".join(vocabulary.words[index] for index in row[:length])
@@ -84,19 +96,18 @@ def nearest_words(
 
 
 def projected(
-    denoiser: Denoiser,
+    driver: Driver,
     cases: Cases,
-    embeddings: Float[Tensor, "images tokens features"],
+    found: Conditioning,
     vocabulary: Vocabulary,
     tools: Toolbox,
     others: Float[Tensor, "others 3 height width"],
-    schedule: Mapping[str, Any],
+    schedule: Schedule,
     seeds: Sequence[int],
 ) -> tuple[list[str], Replication]:
     """What the found embeddings read as, and the scores of the images of those words."""
-    texts = nearest_words(vocabulary, embeddings, [len(case.text.split()) for case in cases.cases])
-    encoded = denoiser.encode(texts)
-    images = [
-        denoiser.generate(encoded, cases.ids, seed, **schedule).float().cpu() for seed in seeds
-    ]
+    lengths = [len(case.text.split()) for case in cases.cases]
+    texts = nearest_words(vocabulary, tokens_of(found), lengths)
+    encoded = driver.encode(texts)
+    images = [driver.generate(encoded, cases.ids, seed, schedule).float().cpu() for seed in seeds]
     return texts, replication(tools, images, cases, others)

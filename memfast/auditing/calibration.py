@@ -130,7 +130,7 @@ def _observe(
 ) -> tuple[Float64[Tensor, "prompts noises scores"], Norms]:
     """The scores that need no baseline (NaN for the others), and the norms at the last look."""
     scores, norms = [], []
-    for rows, by_noise in worker.looks(worker.denoiser.tokens(texts)):
+    for rows, by_noise in worker.looks(texts):
         size = rows.stop - rows.start
         scores.append(
             torch.stack([score_looks(looks, names, None)[:size] for looks in by_noise], 1)

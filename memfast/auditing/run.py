@@ -21,8 +21,9 @@ from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, versions
-from memfast.pipelines.loading import denoiser_of
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
 
@@ -73,11 +74,11 @@ def audit(
     audited = Audited.open(prompts, column, max_rejected)
     examples = Examples.of(reference, memorized, audited.prompts)
     pipeline: Any = open_model(name, settings, attention) if name else model
-    denoiser = denoiser_of(pipeline)
-    settings = _as_loaded(settings, denoiser)
-    located = None if subspace is None else located_neurons(subspace, ffn_sites(denoiser))
+    driver = driver_of(pipeline)
+    settings = _as_loaded(settings, driver)
+    located = None if subspace is None else located_neurons(subspace, ffn_sites(driver.model))
     identity = {
-        "model": fingerprint(denoiser),
+        "model": fingerprint(driver.model),
         "settings": settings.as_dict(),
         "scores": names,
         "prompts": audited.index.digest,
@@ -175,11 +176,17 @@ def _check(
     return names
 
 
-def _as_loaded(settings: Settings, denoiser: torch.nn.Module) -> Settings:
-    """The settings with the dtype, device and number of threads that are in use."""
-    parameter = next(denoiser.parameters())
+def _as_loaded(settings: Settings, driver: Driver) -> Settings:
+    """The settings with the pipeline's own schedule, and the dtype, device and number of threads
+    that are in use."""
+    parameter = next(driver.model.parameters())
+    schedule = driver.schedule(
+        num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale
+    )
     return replace(
         settings,
+        **schedule.as_dict(),
+        walk_steps=min(settings.walk_steps, schedule.num_inference_steps),
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
         threads=settings.threads or torch.get_num_threads(),

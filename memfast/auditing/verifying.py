@@ -6,7 +6,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
@@ -14,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from memfast.auditing.looking.settings import Settings
+from memfast.errors import InputError
 from memfast.measuring.distances import ssim, tiled_l2
 from memfast.measuring.extraction import Cliques
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.pictures import picture
 
 TEXTS_A_BATCH = 16
 AGREEING = 0.5  # share of the seeds that must make one picture
@@ -60,18 +61,13 @@ def verify(
 
     An image depends on its prompt's id, the seed and the settings' schedule and guidance alone.
     """
-    denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
+    driver = driver_of(pipeline)
     for start in range(0, len(rows), TEXTS_A_BATCH):
         batch = rows[start : start + TEXTS_A_BATCH]
-        embeddings = denoiser.encode([row["prompt"] for row in batch])
+        conditioning = driver.encode([row["prompt"] for row in batch])
+        ids = [row["id"] for row in batch]
         images = [
-            denoiser.generate(
-                embeddings,
-                [row["id"] for row in batch],
-                settings.seed + seed,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-            )
+            driver.generate(conditioning, ids, settings.seed + seed, settings.schedule)
             for seed in range(seeds)
         ]
         for row, made in zip(batch, torch.stack(images, 1).float().cpu(), strict=True):
@@ -110,10 +106,8 @@ def write_pictures(folder: Path, verified: Sequence[Verified]) -> None:
 
 
 def _training_image(path: str, size: torch.Size) -> Tensor | None:
-    """The picture at `path` in [0, 1], resized; None when it is no readable file."""
+    """The picture at `path` in [0, 1], cropped and scaled; None when it is no readable file."""
     try:
-        with Image.open(path) as picture:
-            resized = picture.convert("RGB").resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    except OSError:
+        return picture(path, (size[0], size[1]))
+    except InputError:
         return None
-    return torch.from_numpy(np.asarray(resized, np.float32).copy()).permute(2, 0, 1) / 255

@@ -1,21 +1,22 @@
 """learn_gates: one gate a neuron, closed by descent wherever memorized prompts alone need it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from memfast_kernels import Moments
 from torch import Tensor
 
 from memfast.blocks.families import find_sites
 from memfast.errors import InputError
 from memfast.observing.collecting import Kept, Settings, header_of
-from memfast.observing.gradients import clean_latents
 from memfast.observing.scaling import gated
 from memfast.observing.sensitivity import collect_sensitivity
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
+from memfast.pipelines.pictures import clean_latents
 from memfast.prompts import PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -36,13 +37,13 @@ class Pull:
 
 
 def learn_gates(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     memorized: PromptSet | Sequence[str],
     reference: PromptSet | Sequence[str],
     *,
     pull: Pull | None = None,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> NeuronStatistics:
@@ -55,36 +56,35 @@ def learn_gates(
     """
     pull = pull or Pull()
     memorized, reference = PromptSet.of(memorized), PromptSet.of(reference)
-    schedule = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    known = collect_sensitivity(pipeline, reference, strata=4, seed=seed, **schedule)
-    settings = Settings(1, num_inference_steps, guidance_scale, seed)
-    denoiser = Denoiser(pipeline)
-    sites = find_sites(denoiser.model)
+    driver = driver_of(pipeline)
+    schedule = driver.schedule(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    )
+    known = collect_sensitivity(pipeline, reference, strata=4, seed=seed, **schedule.as_dict())
+    settings = Settings(1, schedule, seed)
+    sites = find_sites(driver.model)
     sets = []
     for prompts in (memorized, reference):
         if len(prompts) == 0:
             raise InputError(f"{prompts.name}: there are none")
-        clean = clean_latents(denoiser, list(prompts), settings)
-        sets.append((clean, denoiser.encode(prompts.texts)))
-    empty = denoiser.encode([""])
+        clean = clean_latents(driver, list(prompts), schedule, seed)
+        sets.append((clean, driver.encode(prompts.texts)))
     means = {path: norms.mean.mean(0).float() for path, norms in known.norms.items()}
-    device = denoiser.device
+    device = driver.device
     gates = {p: torch.ones(s.neurons, device=device, requires_grad=True) for p, s in sites.items()}
     optimiser = torch.optim.Adam(gates.values(), lr=pull.learning_rate)
     for step in range(pull.steps):
         source = generator(f"gates/{step}", seed)
         (memory, caption), (usual, description) = (_batch(s, pull.batch, source) for s in sets)
         noise = [torch.randn(x.shape, generator=source).to(x) for x in (memory, usual)]
-        times = torch.randint(
-            1, denoiser.training_steps, (len(memory) + len(usual),), generator=source
-        )
-        times = times.to(device)
-        noisy = denoiser.add_noise(torch.cat([memory, usual]), torch.cat(noise), times)
+        times = driver.path.drawn(len(memory) + len(usual), source).to(device)
+        noisy = driver.path.add(torch.cat([memory, usual]), torch.cat(noise), times)
         with torch.no_grad():
-            wanted = torch.cat([empty.expand_as(caption), description])
-            target = denoiser.predict(noisy, times, wanted)
+            empty = driver.no_prompt.expand(len(memory))
+            wanted = Conditioning.cat([empty, description])
+            target = driver.predict(noisy, times, wanted)
         with torch.enable_grad(), gated(sites, gates, means):
-            output = denoiser.predict(noisy, times, torch.cat([caption, description]))
+            output = driver.predict(noisy, times, Conditioning.cat([caption, description]))
             error = (output - target).square().flatten(1).mean(1)
             open_share = torch.cat(list(gates.values())).mean()
             forget, keep = error[: len(memory)].mean(), error[len(memory) :].mean()
@@ -100,7 +100,7 @@ def learn_gates(
                 gate.clamp_(0, 1)
         if progress:
             progress(1)
-    header = header_of(pipeline, settings, Kept(reference)) | {"quantity": "gate"}
+    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate"}
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,
@@ -108,10 +108,13 @@ def learn_gates(
     )
 
 
-def _batch(samples: tuple[Tensor, Tensor], size: int, source: torch.Generator) -> Iterator[Tensor]:
+def _batch(
+    samples: tuple[Tensor, Conditioning], size: int, source: torch.Generator
+) -> tuple[Tensor, Conditioning]:
     """A random part of the samples, without repetition."""
     rows = torch.randperm(len(samples[0]), generator=source)[:size].to(samples[0].device)
-    return (part[rows] for part in samples)
+    clean, conditioning = samples
+    return clean[rows], conditioning[rows]
 
 
 def _moments(values: Tensor) -> Moments:

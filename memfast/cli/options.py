@@ -55,12 +55,16 @@ Config = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(help="Column of the prompts, where not obvious.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts a batch.")]
-Steps = Annotated[int, typer.Option(min=1, help="Denoising steps to look at, from the noisiest.")]
-InferenceSteps = Annotated[
-    int | None, typer.Option(min=1, help="Length of the schedule (50; the demo model: its own).")
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Denoising steps, from the noisiest (10, or all of fewer)."),
 ]
-Guidance = Annotated[
-    float | None, typer.Option(help="Guidance scale (7.5; the demo model: its own).")
+InferenceSteps = Annotated[
+    int | None, typer.Option(min=1, help="Length of the schedule (the pipeline's own).")
+]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale (the pipeline's own).")]
+Padding = Annotated[
+    bool, typer.Option("--padding", help="Count the text's padding rows too, where there are any.")
 ]
 
 
@@ -69,10 +73,13 @@ def open_pipeline(
 ) -> "DiffusionPipeline":
     """The pipeline that MODEL names, with the attention kernel asked for."""
     from memfast.pipelines.attention import set_attention
+    from memfast.pipelines.drivers.table import as_sibling
     from memfast.pipelines.loading import load_pipeline
 
     pipeline = load_pipeline(model, dtype=torch_dtype(dtype), device=torch_device(device))
     set_attention(pipeline, attention)
+    if (note := as_sibling(pipeline)) is not None:
+        typer.echo(f"note: {note}", err=True)
     return pipeline
 
 
@@ -97,15 +104,9 @@ def torch_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
-def schedule(
-    model: str, num_inference_steps: int | None, guidance_scale: float | None
-) -> dict[str, Any]:
-    """Schedule length and guidance: as given, else the demo model's own, else 50 and 7.5."""
-    from memfast.demo import SETTINGS
-
-    default = SETTINGS if model == "demo" else {"num_inference_steps": 50, "guidance_scale": 7.5}
-    given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    return {key: default[key] if value is None else value for key, value in given.items()}
+def schedule(num_inference_steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
+    """What of a schedule was asked for; the rest is the pipeline's own."""
+    return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
 
 
 def check_file(path: Path, overwrite: bool) -> Path:

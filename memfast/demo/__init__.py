@@ -3,4 +3,3 @@
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
-SETTINGS = {"num_inference_steps": 20, "guidance_scale": 2.0}

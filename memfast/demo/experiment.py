@@ -12,14 +12,14 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from memfast.attacks.embeddings import AttackSettings
 from memfast.blocks.families import ffn_sites
 from memfast.choosing.locating import check_request, locate, step_masks
-from memfast.demo import DATA, SETTINGS
+from memfast.demo import DATA
 from memfast.measuring.cases import Cases, load_cases
 from memfast.measuring.distances import ssim
 from memfast.measuring.groups import halves
@@ -28,7 +28,7 @@ from memfast.measuring.replication import hits, replication
 from memfast.measuring.similarity import Toolbox, toolbox
 from memfast.observing.collecting import collect
 from memfast.observing.sensitivity import collect_sensitivity
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 from memfast.progress import Stage
 from memfast.prompts import PromptSet, read_prompts
 from memfast.removing.compact import compact
@@ -41,7 +41,7 @@ from memfast.statistics import NeuronStatistics
 
 METRICS = ("l2_ratio", "ssim")  # an image that passes both thresholds is a copy
 SEEDS = (1, 2)
-SIZE = 32  # pixels a side
+SIZE = (32, 32)  # height and width in pixels
 JUDGES = 24  # other prompts that rank neurons, and as many that judge how many may go
 ATTACK = AttackSettings((50,), draws=4)
 ERASE = RepairSettings(learning_rate=1e-3, batch=24, perturb=0.6, adversarial=0.0, scattered=0.0)
@@ -80,7 +80,7 @@ class Experiment:
 
 
 def run(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     *,
     max_damage: float,
     memorized_prompts: int,
@@ -103,6 +103,7 @@ def run(
     contrasted = rest.part(range(2 * JUDGES, min(len(rest), 2 * JUDGES + len(located))))
 
     original = pipeline.unet
+    schedule = driver_of(pipeline).schedule()
     files = {prompt.text: prompt for prompt in read_prompts(DATA / "singles.jsonl")}
 
     def of_files(cases: Cases) -> PromptSet:
@@ -113,19 +114,17 @@ def run(
         of_files(ranking),
         seed=seed,
         progress=stage("what other prompts need", len(ranking)),
-        **SETTINGS,
     )
-    harm = harm_of(Denoiser(pipeline), judging, seed)
-    removal = remove_to_damage(Denoiser(pipeline), needed, harm, max_damage)
+    harm = harm_of(driver_of(pipeline), judging, seed)
+    removal = remove_to_damage(driver_of(pipeline), needed, harm, max_damage)
     subspace = removal.subspace
     statistics = [
         collect(
             pipeline,
             PromptSet.of(cases.texts),
-            steps=int(SETTINGS["num_inference_steps"]),
+            steps=schedule.num_inference_steps,
             seed=seed,
             progress=stage(label, len(cases)),
-            **SETTINGS,
         )
         for label, cases in (
             ("collecting memorized prompts", memorized.part(located)),
@@ -139,9 +138,7 @@ def run(
         smaller = copy(pipeline)
         smaller.unet = models["compact"]
         settings = replace(ERASE, steps=erase_steps, seed=seed)
-        erased = repair(
-            smaller, pipeline, of_files(rest), settings=settings, stage=stage, **SETTINGS
-        )
+        erased = repair(smaller, pipeline, of_files(rest), settings=settings, stage=stage)
         models["erased"] = erased.pipeline.unet
         erased_damage = {"damage_erased": erased.figures["damage_after"]}
     treated = list(models)
@@ -169,7 +166,7 @@ def run(
     for name in treated if attacked else ():
         pipeline.unet = models[name]
         attacks[name] = tuple(
-            brought_back(Denoiser(pipeline), part, library, SETTINGS, ATTACK, ("prompt",), stage)
+            brought_back(driver_of(pipeline), part, library, schedule, ATTACK, ("prompt",), stage)
             for part in targets
         )
     smaller = models[treated[-1]]
@@ -202,11 +199,11 @@ def generate(
     pipeline: DiffusionPipeline, cases: Cases, advance: Callable[[int], None]
 ) -> Float[Tensor, "seeds captions 3 height width"]:
     """Images of every caption at every seed of SEEDS."""
-    denoiser = Denoiser(pipeline)
-    embeddings = denoiser.encode(cases.texts)
+    driver = driver_of(pipeline)
+    conditioning = driver.encode(cases.texts)
     seeds = []
     for seed in SEEDS:
-        seeds.append(denoiser.generate(embeddings, cases.ids, seed, **SETTINGS).float().cpu())
+        seeds.append(driver.generate(conditioning, cases.ids, seed).float().cpu())
         advance(len(cases))
     return torch.stack(seeds)
 
@@ -245,11 +242,11 @@ def time_per_image(
     for _ in range(repeats):
         for name, model in models.items():
             pipeline.unet = model
-            denoiser = Denoiser(pipeline)
+            driver = driver_of(pipeline)
             few = cases.part(range(min(8, len(cases))))
-            embeddings = denoiser.encode(few.texts)
+            conditioning = driver.encode(few.texts)
             start = perf_counter()
-            denoiser.generate(embeddings, few.ids, 0, **SETTINGS)
+            driver.generate(conditioning, few.ids, 0)
             taken[name].append((perf_counter() - start) / len(few))
     return {name: median(times) for name, times in taken.items()}
 

@@ -9,7 +9,7 @@ from memfast.blocks.families import find_sites
 from memfast.errors import InputError
 from memfast.evaluation.mitigations import Mitigation, Setting, Treated
 from memfast.evaluation.mitigations.pruning import reference_means
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
 
 Removed = Literal["neurons", "weights"]
 
@@ -51,7 +51,7 @@ def shifted(original: nn.Module, treated: nn.Module) -> bool:
     return False
 
 
-def given(original: Denoiser, treated: Denoiser) -> Mitigation:
+def given(original: Driver, treated: Driver) -> Mitigation:
     """A model made beforehand, as a mitigation. Its controls are compensated where it is."""
     kind, share = removed_share(original.model, treated.model)
     compensated = kind is not None and shifted(original.model, treated.model)

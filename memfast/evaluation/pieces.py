@@ -102,7 +102,7 @@ def run(
     of one core each, or 1 for this one with all its threads. Raises InputError for a folder with
     pieces of another `identity`, and when a worker is killed; what was done is kept.
     """
-    if workers > 1 and bench.denoiser.device.type != "cpu":
+    if workers > 1 and bench.driver.device.type != "cpu":
         raise InputError("workers: more than one needs --device cpu")
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(TemporaryDirectory()))

@@ -29,9 +29,10 @@ from memfast.measuring.networks.clip import ClipScorer
 from memfast.measuring.quality import frechet_distance, kernel_distance
 from memfast.measuring.replication import replication
 from memfast.measuring.similarity import Toolbox
-from memfast.pipelines.denoising import Denoiser, Schedule
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.schedule import Schedule
 
-ORIGINAL = Mitigation("original", "", "weights", lambda setting: Treated(setting.denoiser))
+ORIGINAL = Mitigation("original", "", "weights", lambda setting: Treated(setting.driver))
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Bench:
     features of each reference caption's training images.
     """
 
-    denoiser: Denoiser
+    driver: Driver
     memorized: Cases
     reference: Cases
     schedule: Schedule
@@ -130,7 +131,7 @@ class Trial:
         bench = self.bench
         located = bench.memorized.part(self.split[0])
         learn = bench.reference.part(halves(bench.reference.groups, self.seed)[0])
-        return Setting(bench.denoiser, located, learn, bench.schedule, bench.fraction, self.seed)
+        return Setting(bench.driver, located, learn, bench.schedule, bench.fraction, self.seed)
 
     @property
     def reference(self) -> tuple[list[int], Cases]:
@@ -190,7 +191,7 @@ def measure(
         real = torch.cat([bench.real[index] for index in kept])
         seen = bench.network[1](plain.flatten(0, 1))
         outcome.note(fid=frechet_distance(seen, real), kid=kernel_distance(seen, real))
-    size = float(parameters(treated.denoiser.model))
+    size = float(parameters(treated.driver.model))
     outcome.note(seconds=seconds, parameters=size, removed=treated.removed)
     if bench.attack is not None and method.source != "control" and method.lives_in == "weights":
         _attack(trial, bench.attack, treated, outcome, others)
@@ -218,7 +219,7 @@ def _quality(
         near = structural_similarity(images.flatten(0, 1), original[of_set].flatten(0, 1))
         ssim = near.view(len(images), -1).mean(0)
     _keep(figures, "ssim", ssim, kept, total)
-    _keep(figures, "loss", denoising_loss(treated.denoiser, cases, trial.seed), kept, total)
+    _keep(figures, "loss", denoising_loss(treated.driver, cases, trial.seed), kept, total)
     if bench.clip is not None:
         score = torch.stack([bench.clip.score(x, cases.texts) for x in images]).mean(0)
         _keep(figures, "clip", score, kept, total)
@@ -226,7 +227,7 @@ def _quality(
 
 
 def _images(treated: Treated, cases: Cases, seed: int, schedule: Schedule) -> Tensor:
-    images = treated.generate(treated.denoiser, cases.texts, cases.ids, seed, schedule)
+    images = treated.generate(treated.driver, cases.texts, cases.ids, seed, schedule)
     return images.float().cpu()
 
 
@@ -243,7 +244,7 @@ def _attack(
     for figures, indices, cases, total in pairs:
         shown = [i for i, case in zip(indices, cases.cases, strict=True) if len(case.images)]
         attacked = attack_cases(
-            treated.denoiser,
+            treated.driver,
             cases,
             bench.tools,
             others,

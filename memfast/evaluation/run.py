@@ -17,10 +17,11 @@ from memfast.evaluation.pieces import run
 from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.results import Row, rows
 from memfast.measuring.cases import Cases, load_cases
-from memfast.measuring.instruments import check_images, image_size, instruments, seen_in
+from memfast.measuring.instruments import check_images, instruments, seen_in
 from memfast.measuring.similarity import metric_facts
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.schedule import Wanted
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
@@ -60,7 +61,7 @@ def evaluate(
     located: PromptSet | None = None,
     heldout: PromptSet | None = None,
     methods: Sequence[str] = (),
-    schedule: Mapping[str, Any],
+    schedule: Wanted = None,
     seeds: int = 2,
     repeats: int = 3,
     seed: int = 0,
@@ -95,13 +96,20 @@ def evaluate(
             raise InputError(f"methods: {name!r} is none of {', '.join(MITIGATIONS)}")
     if original is not None and methods:
         raise InputError("methods: are compared on an original; leave them or `original` out")
-    treated = Denoiser(pipeline)  # type: ignore[arg-type]
-    denoiser = treated if original is None else Denoiser(original)  # type: ignore[arg-type]
-    chosen = [MITIGATIONS[name] for name in methods]
-    if original is not None:
-        chosen = [given(denoiser, treated)]
+    treated = driver_of(pipeline)
+    driver = treated if original is None else driver_of(original)
     tools, (clip, network), missing = instruments(metrics, weights, features)
-    size = image_size(denoiser)
+    chosen = []
+    for method in (MITIGATIONS[name] for name in methods):
+        if (lacking := method.lacks(driver)) is None:
+            chosen.append(method)
+        else:
+            kind = type(driver.owner).__name__
+            missing[method.name] = f"does not apply to {kind}: it needs {lacking}"
+    if original is not None:
+        chosen = [given(driver, treated)]
+    schedule = driver.schedule(schedule)
+    size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, max(len(ours), 4))
     check_images(ours, memorized.name)
@@ -114,7 +122,7 @@ def evaluate(
         images = [len(case.images) for case in theirs.cases]
         real = network[1](theirs.training_images()).split(images)
     bench = Bench(
-        denoiser,
+        driver,
         ours,
         theirs,
         schedule,
@@ -131,7 +139,7 @@ def evaluate(
         heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
     )
     settings = {
-        **schedule,
+        **schedule.as_dict(),
         "seeds": seeds,
         "repeats": repeats,
         "seed": seed,
@@ -144,7 +152,7 @@ def evaluate(
     }
     identity = {
         "model": fingerprint(treated.model),
-        "original": None if original is None else fingerprint(denoiser.model),
+        "original": None if original is None else fingerprint(driver.model),
         **settings,
         "methods": list(methods),
         "attack": asdict(attack) if attack else None,

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from memfast.errors import InputError
+from memfast.images import fit, is_url, read_image
 from memfast.measuring.groups import components, duplicate_groups
-from memfast.measuring.networks.backbones import centre_crop, resize_short_side
 from memfast.prompts import Prompt, PromptSet
 
 TEMPLATE_LABELS = ("template", "tm", "tv")  # what public lists call a template
@@ -69,32 +68,13 @@ class Cases:
         return Cases(tuple(self.cases[index] for index in indices))
 
 
-def read_image(path: str | Path) -> Float[Tensor, "3 height width"]:
-    """An image file as RGB in [0, 1]. Raises InputError when it cannot be read."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-            return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"image {path}: cannot be read ({error})") from error
-
-
-def fit(image: Float[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
-    """The image's central square, scaled to `size` pixels a side."""
-    if image.shape[-2:] == (size, size):
-        return image
-    return centre_crop(resize_short_side(image[None], size), size)[0].clamp(0, 1)
-
-
-def load_cases(prompts: PromptSet, size: int, limit: int | None = None) -> Cases:
+def load_cases(prompts: PromptSet, size: tuple[int, int], limit: int | None = None) -> Cases:
     """The captions of a prompt list, with those of their training images that can be read.
 
     Rows of one caption are one case with several training images. Images of another size than the
-    model's `size` are cropped and scaled; that, and every image that is missing, goes into the
-    notes. Groups are the list's own where it gives them, joined with those found by caption and by
-    picture. limit: at most so many captions.
+    model's `size` (height, width) are cropped and scaled; that, and every image that is missing or
+    cannot be read, goes into the notes. Groups are the list's own where it gives them, joined with
+    those found by caption and by picture. limit: at most so many captions.
     """
     rows: dict[str, list[Prompt]] = {}
     for prompt in prompts:
@@ -123,18 +103,20 @@ def _is_template(prompt: Prompt) -> bool:
     return (prompt.label or "").lower() in TEMPLATE_LABELS
 
 
-def _images(rows: Sequence[Prompt], size: int, notes: list[str]) -> Tensor:
+def _images(rows: Sequence[Prompt], size: tuple[int, int], notes: list[str]) -> Tensor:
     images = []
     for row in rows:
-        if row.image is None or "://" in row.image:
+        if row.image is None or is_url(row.image):
             notes.append(f"{row.id} (line {row.line}): no local training image; pass a file's path")
             continue
-        if not Path(row.image).is_file():
-            notes.append(f"{row.id} (line {row.line}): no such image: {row.image}")
+        try:
+            image = read_image(row.image)
+        except InputError as error:
+            notes.append(f"{row.id} (line {row.line}): {error}")
             continue
-        image = read_image(row.image)
-        if image.shape[-2:] != (size, size):
-            height, width = image.shape[-2:]
-            notes.append(f"{row.id}: {width} x {height} pixels, scaled to {size} x {size}")
-        images.append(fit(image, size))
-    return torch.stack(images) if images else torch.zeros(0, 3, size, size)
+        if (image.height, image.width) != size:
+            notes.append(
+                f"{row.id}: {image.width} x {image.height} pixels, scaled to {size[1]} x {size[0]}"
+            )
+        images.append(torch.from_numpy(fit(image, size).copy()))
+    return torch.stack(images) if images else torch.zeros(0, 3, *size)

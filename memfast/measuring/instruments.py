@@ -9,7 +9,6 @@ from memfast.measuring.networks.backbones import Embed, MissingNetwork
 from memfast.measuring.networks.clip import ClipScorer
 from memfast.measuring.networks.table import NETWORKS, load_network
 from memfast.measuring.similarity import METRICS, Toolbox, toolbox
-from memfast.pipelines.denoising import Denoiser
 from memfast.prompts import PromptSet
 
 Networks = tuple[ClipScorer | None, tuple[str, Embed] | None]
@@ -44,11 +43,6 @@ def instruments(
         except MissingNetwork as error:
             missing["fid and kid"] = str(error)
     return tools, (clip, network), missing
-
-
-def image_size(denoiser: Denoiser) -> int:
-    """The height of the pipeline's images in pixels, found by decoding one."""
-    return denoiser.decode(denoiser.initial_noise(["size"], 0)).shape[-2]
 
 
 def check_images(cases: Cases, name: str) -> None:

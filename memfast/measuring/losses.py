@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memfast.measuring.cases import Cases
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.noise import generator
 
 DRAWS = 8  # of noise and timestep a caption
@@ -15,7 +15,7 @@ CHUNK = 96  # rows a forward pass
 
 
 @torch.no_grad()
-def denoising_loss(denoiser: Denoiser, cases: Cases, seed: int = 0) -> Float[Tensor, " captions"]:
+def denoising_loss(driver: Driver, cases: Cases, seed: int = 0) -> Float[Tensor, " captions"]:
     """Mean squared error of the model's prediction on each caption's first training image.
 
     Over 8 draws of noise and timestep (one from each eighth of the schedule) that depend on the
@@ -26,15 +26,15 @@ def denoising_loss(denoiser: Denoiser, cases: Cases, seed: int = 0) -> Float[Ten
     shown = [index for index, case in enumerate(cases.cases) if len(case.images)]
     if not shown:
         return losses
-    clean = denoiser.encode_images(torch.stack([cases.cases[i].images[0] for i in shown]))
-    embeddings = denoiser.encode([cases.cases[i].text for i in shown])
+    clean = driver.encode_images(torch.stack([cases.cases[i].images[0] for i in shown]))
+    conditioning = driver.encode([cases.cases[i].text for i in shown])
     sources = [generator(f"{cases.cases[i].id}/loss", seed) for i in shown]
     noise = torch.cat([torch.randn(DRAWS, *clean.shape[1:], generator=s) for s in sources])
     share = torch.cat([torch.rand(DRAWS, generator=s) + torch.arange(DRAWS) for s in sources])
-    times = (share / DRAWS * (denoiser.training_steps - 1)).long() + 1
+    times = driver.path.at_share(share / DRAWS).to(clean.device)
     rows = torch.arange(len(shown)).repeat_interleave(DRAWS)
     errors = [
-        denoiser.loss(clean[rows[part]], embeddings[rows[part]], noise[part].to(clean), times[part])
+        driver.loss(clean[rows[part]], conditioning[rows[part]], noise[part].to(clean), times[part])
         for part in torch.arange(len(rows)).split(CHUNK)
     ]
     losses[shown] = torch.cat(errors).view(-1, DRAWS).mean(1).float().cpu()

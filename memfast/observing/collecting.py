@@ -1,8 +1,8 @@
 """collect: run prompts through a pipeline once and keep exact statistics of its neurons."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import accumulate, islice
 from typing import Any
@@ -11,14 +11,17 @@ import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments, merge
 
-from memfast.blocks.families import ffn_sites
+from memfast.blocks.families import Site, ffn_sites, find_sites
 from memfast.errors import InputError
-from memfast.observing.listening import Call, listen
+from memfast.observing.listening import Call, Listener
 from memfast.observing.side_by_side import by_site, merge_in_order, side_by_side
-from memfast.observing.tracing import Trace, trace
+from memfast.observing.tracing import trace
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, schedule_of, versions
-from memfast.pipelines.loading import denoiser_of
 from memfast.pipelines.noise import generator
+from memfast.pipelines.schedule import Schedule
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
@@ -30,22 +33,22 @@ _log = logging.getLogger("memfast")
 class Settings:
     """How prompts are run and what is kept of them; `collect` documents each."""
 
-    steps: int = 10
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
+    steps: int
+    schedule: Schedule
     seed: int = 0
     rows: str = "conditional"
     row_normalised: bool = False
     prompt_norms: bool = False
     shared_noise: bool = False
+    padding: bool = False
 
     def __post_init__(self) -> None:
         if self.rows not in ROWS:
             raise InputError(f"rows must be one of {', '.join(ROWS)}, not {self.rows!r}")
-        if not 1 <= self.steps <= self.num_inference_steps:
+        if not 1 <= self.steps <= self.schedule.num_inference_steps:
             raise InputError(
-                f"steps must lie between 1 and num_inference_steps ({self.num_inference_steps}), "
-                f"not {self.steps}"
+                "steps must lie between 1 and num_inference_steps "
+                f"({self.schedule.num_inference_steps}), not {self.steps}"
             )
 
     def noise(self, prompt: Prompt) -> torch.Generator:
@@ -54,63 +57,80 @@ class Settings:
             return torch.Generator().manual_seed(self.seed)
         return generator(prompt.id, self.seed)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "schedule"}
+        return own | self.schedule.as_dict()
+
 
 @torch.no_grad()
 def collect(
     pipeline: DiffusionPipeline,
     prompts: PromptSet | Sequence[str | Prompt],
     *,
-    steps: int = 10,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    steps: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     rows: str = "conditional",
     row_normalised: bool = False,
     prompt_norms: bool = False,
     shared_noise: bool = False,
+    padding: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] of every feed-forward over the token rows of all prompts.
 
-    Only the first `steps` of `num_inference_steps` denoising steps are run, and no VAE; a step is
-    one pass of the pipeline's loop (a scheduler of second order makes two of each of its own).
+    Only the first `steps` (10, or all of fewer) of `num_inference_steps` denoising steps are run,
+    and no VAE; a step is one pass of the pipeline's loop (a scheduler of second order makes two of
+    each of its own). Steps and guidance are the pipeline's own by default, and the header records
+    them as they took effect.
     A prompt's noise depends on its id and `seed` alone, and prompts are merged one by one in their
     order, so that neither the batch size nor the worker shapes the result; a prompt given twice
     counts twice. `shared_noise` starts every prompt from the same noise instead.
-    `rows` takes the conditional half of the guided batch, or "both" halves; `row_normalised`
-    divides each row by its L2 norm first (both as arXiv 2406.18566 was coded). `prompt_norms` also
-    keeps the moments over prompts that the scores "z" and "welch" need, which doubles the state.
+    `rows` takes the conditional half of guidance, or "both" halves (without guidance: the null
+    caption's rows at the same latents); `row_normalised` divides each row by its L2 norm first
+    (both as arXiv 2406.18566 was coded). Where text passes a feed-forward its padding is not
+    counted, unless `padding` says so. `prompt_norms` also keeps the moments over prompts that the
+    scores "z" and "welch" need, which doubles the state.
 
     A prompt whose activations are not finite leaves no trace in the statistics: it is logged and
     listed in `.skipped` with the first step and site. `progress` is told how many prompts each
     finished batch held.
-    Raises InputError for an empty prompt set or settings that contradict each other or the model.
+    Raises InputError for an empty prompt set or settings that contradict each other or the model,
+    and where no prompt's activations are finite.
     """
+    driver = driver_of(pipeline)
+    schedule = driver.schedule(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    )
     settings = Settings(
-        steps,
-        num_inference_steps,
-        guidance_scale,
+        first_steps(schedule) if steps is None else steps,
+        schedule,
         seed,
         rows,
         row_normalised,
         prompt_norms,
         shared_noise,
+        padding,
     )
     prompts = PromptSet.of(prompts)
     if len(prompts) == 0:
         raise InputError("prompts: there are none")
-    model = denoiser_of(pipeline)
-    sites = ffn_sites(model)
+    sites = ffn_sites(driver.model)
     width = sum(sites.values()) * (2 if prompt_norms else 1)
-    state = [Moments.empty(width, 1) for _ in range(steps)]
+    state = [Moments.empty(width, 1) for _ in range(settings.steps)]
     kept = Kept()
     skipped: list[dict[str, Any]] = []
-    with trace(model, row_normalised=row_normalised) as traced:
-        for batch in batched(prompts, batch_size or _default_batch(model)):
+    with trace(driver.model, row_normalised=row_normalised, driver=driver) as traced:
+        listener = Listener(
+            driver, traced, schedule, without_prompt=rows == "both", padding=padding
+        )
+        for batch in batched(prompts, batch_size or _default_batch(driver.model)):
             size = len(batch)
             while batch:  # a batch is merged whole, or run again without its bad prompts
-                after, bad = _run(pipeline, traced, batch, state, settings)
+                after, bad = _run(listener, batch, state, settings)
                 if not bad:
                     state = after
                     break
@@ -119,10 +139,21 @@ def collect(
             kept.add(batch)
             if progress:
                 progress(size)
+    if not kept.count:
+        first = skipped[0]
+        raise InputError(
+            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
+            f"{first['site']}; is it the model, or its dtype?"
+        )
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
     moments, norms = by_site(state, sites)
-    return NeuronStatistics(moments, header_of(pipeline, settings, kept), skipped, norms)
+    return NeuronStatistics(moments, header_of(driver, settings, kept), skipped, norms)
+
+
+def first_steps(schedule: Schedule) -> int:
+    """How many steps are looked at by default: the paper's 10, or all of fewer."""
+    return min(10, schedule.num_inference_steps)
 
 
 NAMED = 10_000  # prompts that a file names; of more it keeps the number and the digest
@@ -153,13 +184,17 @@ class Kept:
         }
 
 
-def header_of(pipeline: DiffusionPipeline, settings: Settings, kept: Kept) -> dict[str, Any]:
+def header_of(driver: Driver, settings: Settings, kept: Kept) -> dict[str, Any]:
     """What statistics say of where they came from."""
+    streams = {path: driver.stream(path) for path in find_sites(driver.model)}
     return {
         "quantity": "activation",
-        "model": fingerprint(denoiser_of(pipeline)),
-        "schedule": schedule_of(pipeline),
-        **asdict(settings),
+        "model": fingerprint(driver.model),
+        "kind": driver.kind,
+        "schedule": schedule_of(driver.pipeline),
+        "size": list(driver.size),
+        "text": {path: rows for path, rows in streams.items() if rows != "image"},
+        **settings.as_dict(),
         **kept.header(),
         "versions": versions(),
     }
@@ -176,54 +211,44 @@ Bad = dict[int, dict[str, Any]]  # place in the batch -> where it first was not 
 
 
 def _run(
-    pipeline: DiffusionPipeline,
-    traced: Trace,
-    batch: list[Prompt],
-    state: list[Moments],
-    settings: Settings,
+    listener: Listener, batch: list[Prompt], state: list[Moments], settings: Settings
 ) -> tuple[list[Moments], Bad]:
     """Denoise one batch: the state after it, and the prompts that must not be in it."""
     after: list[Moments] = []
     bad: Bad = {}
+    sites = listener.traced.sites
 
     def end_of_step(step: int, call: Call) -> None:
-        images = side_by_side(_rows(call, settings.rows), settings.prompt_norms)
+        images = side_by_side(_rows(call, settings.rows, sites), settings.prompt_norms)
         finite = images.m2.isfinite().flatten(1)
         for place in (~finite.all(1)).nonzero().flatten().tolist():
-            where = {"site": _site_of(finite[place], traced), "step": step}
+            where = {"site": _site_of(finite[place], sites), "step": step}
             bad.setdefault(place, where)
         after.append(state[step] if bad else merge_in_order(state[step], images))
 
-    with listen(pipeline, traced, len(batch), settings.steps, end_of_step) as callback:
-        pipeline(  # type: ignore[operator]
-            prompt=[prompt.text for prompt in batch],
-            generator=[settings.noise(prompt) for prompt in batch],
-            output_type="latent",
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            callback_on_step_end=callback,
-            callback_on_step_end_tensor_inputs=[],
-        )
-    if len(after) < settings.steps:
-        raise InputError(f"steps: the schedule makes only {len(after)}, not {settings.steps}")
+    sources = [settings.noise(prompt) for prompt in batch]
+    listener.run([prompt.text for prompt in batch], sources, settings.steps, end_of_step)
     return after, bad
 
 
-def _rows(call: Call, rows: str) -> dict[str, Moments]:
-    """Each site's statistics of the rows that were asked for, one segment an image."""
-    if rows == "conditional":
-        return call["conditional"]
-    if "unconditional" not in call:
-        raise InputError("rows 'both' needs guidance: this pipeline ran conditional rows alone")
-    unconditional = call["unconditional"]
-    return {site: merge(unconditional[site], m) for site, m in call["conditional"].items()}
+def _rows(call: Call, rows: str, sites: Mapping[str, Site]) -> dict[str, Moments]:
+    """Each site's statistics of the rows that were asked for, one segment an image; of none at a
+    site that did not run."""
+    found = call[CONDITIONAL]
+    if rows == "both":
+        found = {site: merge(call[UNCONDITIONAL][site], m) for site, m in found.items()}
+    images = len(next(iter(found.values())).count)
+    return {
+        path: found[path] if path in found else Moments.empty(images, site.neurons)
+        for path, site in sites.items()
+    }
 
 
-def _site_of(finite: torch.Tensor, traced: Trace) -> str:
+def _site_of(finite: torch.Tensor, sites: Mapping[str, Site]) -> str:
     """The first site with a neuron that is not finite, in `finite` [neurons side by side]."""
     place = int((~finite).nonzero()[0])
-    ends = accumulate(site.neurons for site in traced.sites.values())
-    return next(path for path, end in zip(traced.sites, ends, strict=True) if place < end)
+    ends = accumulate(site.neurons for site in sites.values())
+    return next(path for path, end in zip(sites, ends, strict=True) if place < end)
 
 
 def _default_batch(model: torch.nn.Module) -> int:

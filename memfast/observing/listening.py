@@ -1,106 +1,127 @@
 """Which rows of which denoiser call belong to what: steps, and both halves of guidance."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from diffusers import DiffusionPipeline
+import torch
 from memfast_kernels import Moments
 
 from memfast.errors import InputError
 from memfast.observing.tracing import Trace
-from memfast.pipelines.loading import denoiser_of
+from memfast.pipelines.drivers.calls import Arguments, Ended, nested, run, watched
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
+from memfast.pipelines.schedule import Schedule
 
 Call = dict[str, dict[str, Moments]]  # "conditional" or "unconditional" -> site -> Moments [images]
-_HALVES = {"cond": "conditional", "uncond": "unconditional", "cond_uncond": "conditional"}
 
 
-@contextmanager
-def listen(
-    pipeline: DiffusionPipeline,
-    traced: Trace,
-    images: int,
-    steps: int,
-    end_of_step: Callable[[int, Call], None],
-) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Within the context, what to pass to one run of `pipeline` as its `callback_on_step_end`.
+class Listener:
+    """Hears a pipeline's own run: what the neurons did at each step, by half of guidance.
 
-    Each of the first `steps` steps then ends with `end_of_step`: it is given the step's number and
-    what the denoiser's neurons did, on the CPU; after the last one the pipeline is told to stop.
-    Guidance may come in one call (unconditional rows first), in separate calls that the pipeline
-    names by `cache_context`, or not at all.
-    Raises InputError where rows cannot be told apart.
+    without_prompt: rows without the prompt are wanted; where guidance has none of its own, the null
+    caption's are computed at the same latents. padding: count the text's padding rows too.
     """
-    model = denoiser_of(pipeline)
-    call: Call = {}
-    context = ["cond"]
-    done = [0]
 
-    def after_forward(*_: Any) -> None:
-        for half, moments in split_guidance(traced.drain(), images, context[0]).items():
-            if half in call:
-                raise InputError(f"the denoiser ran twice on {half} rows within one step")
-            call[half] = moments
+    def __init__(
+        self,
+        driver: Driver,
+        traced: Trace,
+        schedule: Schedule,
+        *,
+        without_prompt: bool = False,
+        padding: bool = False,
+    ):
+        self.driver, self.traced, self.schedule = driver, traced, schedule
+        self.guided = driver.guided(schedule)
+        self.without_prompt, self.padding = without_prompt, padding
 
-    def after_step(pipe: Any, step: int, timestep: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        if done[0] < steps:
-            if "conditional" not in call:
-                raise InputError("the denoiser did not run on conditional rows within a step")
-            end_of_step(done[0], dict(call))
-        done[0] += 1
-        call.clear()
-        if done[0] >= steps:
-            pipe._interrupt = True
-        return {}
+    def run(
+        self,
+        texts: Sequence[str],
+        sources: Sequence[torch.Generator],
+        steps: int,
+        end_of_step: Callable[[int, Call], None],
+    ) -> None:
+        """The first `steps` steps; each ends with `end_of_step`, told its number, and statistics on
+        the CPU, one segment an image. Nothing is denoised after the last. sources: of the noise.
 
-    with _named_calls(model, context):
-        handle = model.register_forward_hook(after_forward)
-        try:
-            yield after_step
-        finally:
-            handle.remove()
-            if hasattr(pipeline, "_interrupt"):
-                pipeline._interrupt = False
+        Raises InputError for a schedule of fewer steps, and a denoiser that is called in other ways
+        than its driver says.
+        """
+        call: Call = {}
+        done = 0
+        inside = False  # the null caption's pass
 
+        def before(seen: Arguments) -> None:
+            if not inside:
+                self.traced.text_rows = self._text_rows(texts, seen, len(call))
 
-def split_guidance(moments: dict[str, Moments], images: int, context: str) -> Call:
-    """One denoiser call's statistics by half of guidance, on the CPU.
+        def after(seen: Arguments) -> None:
+            nonlocal done, inside
+            if inside:
+                return
+            call.update(self._halves(len(texts), len(call)))
+            if self.guided and len(call) < 2:
+                return
+            if self.without_prompt and UNCONDITIONAL not in call:
+                inside = True
+                call[UNCONDITIONAL] = self._null(seen, len(texts))
+                inside = False
+            end_of_step(done, dict(call))
+            call.clear()
+            done += 1
+            if done == steps:
+                raise Ended
 
-    Raises InputError unless every site saw one or two segments an image.
-    """
-    segments = {len(m.count) for m in moments.values()}
-    if segments == {2 * images}:
-        parts = {"unconditional": slice(0, images), "conditional": slice(images, None)}
-    elif segments == {images} and context in _HALVES:
-        parts = {_HALVES[context]: slice(None)}
-    else:
-        raise InputError(
-            f"cannot tell conditional from unconditional rows: {images} prompts gave "
-            f"{sorted(segments)} images in a denoiser call named {context!r}"
-        )
-    cpu = {site: m.to("cpu") for site, m in moments.items()}
-    return {half: {site: m.select(part) for site, m in cpu.items()} for half, part in parts.items()}
+        with watched(self.driver.models, before, after):
+            run(
+                self.driver.pipeline,
+                prompt=list(texts),
+                latents=self.driver.noise_of(sources),
+                generator=list(sources),
+                output_type="latent",
+                **self.driver.call(len(texts), self.schedule),
+            )
+        if done < steps:
+            raise InputError(f"steps: the schedule makes only {done}, not {steps}")
 
+    def _text_rows(self, texts: Sequence[str], seen: Arguments, calls: int) -> torch.Tensor | None:
+        """Which rows of the text stream are no padding in a step's call number `calls`."""
+        if self.padding:
+            return None
+        driver, null = self.driver, [self.driver.null] * len(texts)
+        if not self.guided:
+            return driver.text_rows(texts, seen)
+        of_half = {CONDITIONAL: list(texts), UNCONDITIONAL: null}
+        if driver.together:
+            both = [text for half in driver.halves for text in of_half[half]]
+            return driver.text_rows(both, seen)
+        return driver.text_rows(of_half[driver.halves[calls]], seen)
 
-@contextmanager
-def _named_calls(model: Any, context: list[str]) -> Iterator[None]:
-    """Within the context, `context[0]` is the name that the pipeline gives its denoiser call."""
-    named = getattr(model, "cache_context", None)
-    if named is None:
-        yield
-        return
+    def _halves(self, images: int, calls: int) -> Call:
+        """One call's statistics by half of guidance, on the CPU."""
+        moments = {site: m.to("cpu") for site, m in self.traced.drain().items()}
+        model = next(iter(moments)).partition(".")[0]
+        self.ran = self.driver.models.get(model, self.driver.model)
+        together = self.guided and self.driver.together
+        segments = {len(m.count) for m in moments.values()}
+        if segments != {images * (1 + together)}:
+            raise InputError(
+                f"{type(self.driver.owner).__name__}: {images} prompts gave {sorted(segments)} "
+                f"images in a denoiser call, not as the driver of {self.driver.kind} expects"
+            )
+        if not together:
+            return {self.driver.halves[calls] if self.guided else CONDITIONAL: moments}
+        parts = dict(zip(self.driver.halves, (slice(0, images), slice(images, None)), strict=True))
+        return {
+            half: {site: m.select(part) for site, m in moments.items()}
+            for half, part in parts.items()
+        }
 
-    @contextmanager
-    def noted(name: str) -> Iterator[None]:
-        before, context[0] = context[0], name
-        try:
-            with named(name):
-                yield
-        finally:
-            context[0] = before
-
-    model.cache_context = noted
-    try:
-        yield
-    finally:
-        del model.cache_context
+    def _null(self, seen: Arguments, images: int) -> dict[str, Moments]:
+        """The null caption's statistics where a call with the prompts has just been."""
+        null = self.driver.no_prompt.expand(images)
+        self.traced.text_rows = None if self.padding else null.text_rows
+        own = {name: seen[name] for name in self.driver.own if name in seen}
+        self.ran(**nested({**seen, **null.shared, **null.leaves, **own}))
+        return {site: m.to("cpu") for site, m in self.traced.drain().items()}

@@ -12,18 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memfast.blocks.families import Site
-from memfast.pipelines.denoising import Denoiser, Embeddings, Latents
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.paths import Latents
 
 SIZE = 0.1  # of the added noise, relative to the block's own output (root mean squares)
 
 
 @torch.no_grad()
 def changes_by_perturbation(
-    denoiser: Denoiser,
+    driver: Driver,
     sites: Mapping[str, Site],
     latents: Latents,
     times: Tensor,
-    embeddings: Embeddings,
+    conditioning: Conditioning,
     source: torch.Generator,
 ) -> dict[str, Float[Tensor, "images neurons"]]:
     """Each neuron's estimated change of the output (its norm) per unit of its gate.
@@ -37,7 +39,7 @@ def changes_by_perturbation(
         for path, site in sites.items()
     ]
     try:
-        output = denoiser.predict(latents, times, embeddings)
+        output = driver.predict(latents, times, conditioning)
     finally:
         for handle in handles:
             handle.remove()
@@ -46,7 +48,7 @@ def changes_by_perturbation(
         added: list[Tensor] = []
         hook = site.contraction.register_forward_hook(_add(size[path], source, added))
         try:
-            moved = denoiser.predict(latents, times, embeddings) - output
+            moved = driver.predict(latents, times, conditioning) - output
         finally:
             hook.remove()
         gain = moved.float().square().flatten(1).sum(1) / added[0]

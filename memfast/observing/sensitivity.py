@@ -9,20 +9,22 @@ What reference prompts are not sensitive to may be removed, whatever else used i
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import StableDiffusionPipeline
-from jaxtyping import Float, Int64
+from diffusers import DiffusionPipeline
+from jaxtyping import Float, Shaped
 from memfast_kernels import Moments, merge
 from torch import Tensor
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
 from memfast.observing.collecting import Kept, Settings, batched, header_of
-from memfast.observing.gradients import clean_latents
 from memfast.observing.perturbation import changes_by_perturbation
 from memfast.observing.scaling import gated, open_gates
 from memfast.observing.side_by_side import by_site, sample
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
+from memfast.pipelines.pictures import clean_latents
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
@@ -32,12 +34,12 @@ METHODS = ("gradient", "perturbation")
 
 
 def collect_sensitivity(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     prompts: PromptSet | Sequence[str],
     *,
     strata: int = 8,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     by: str = "gradient",
@@ -51,25 +53,28 @@ def collect_sensitivity(
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that are
-    not built as StableDiffusionPipeline is.
+    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
+    driver knows.
     """
-    settings = Settings(1, num_inference_steps, guidance_scale, seed)
     if by not in METHODS:
         raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
     prompts = PromptSet.of(prompts)
     if len(prompts) == 0:
         raise InputError("prompts: there are none")
-    denoiser = Denoiser(pipeline)
-    sites = find_sites(denoiser.model)
+    driver = driver_of(pipeline)
+    schedule = driver.schedule(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    )
+    settings = Settings(1, schedule, seed)
+    sites = find_sites(driver.model)
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
     kept = Kept()
     skipped = []
-    small = sum(p.numel() for p in denoiser.model.parameters()) < 1e8
+    small = sum(p.numel() for p in driver.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = clean_latents(denoiser, batch, settings)
-        values = _of_batch(denoiser, sites, batch, clean, strata, seed, by)
+        clean = clean_latents(driver, batch, schedule, seed)
+        values = _of_batch(driver, sites, batch, clean, strata, seed, by)
         for prompt, value in zip(batch, values, strict=True):
             if value.isfinite().all():
                 state = merge(state, sample(value.flatten()[:, None].double()))
@@ -81,7 +86,7 @@ def collect_sensitivity(
             progress(len(batch))
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
-    header = header_of(pipeline, settings, kept) | {
+    header = header_of(driver, settings, kept) | {
         "quantity": QUANTITY,
         "strata": strata,
         "by": by,
@@ -119,7 +124,7 @@ def stability(
 
 
 def _of_batch(
-    denoiser: Denoiser,
+    driver: Driver,
     sites: dict[str, Site],
     batch: list[Prompt],
     clean: Tensor,
@@ -128,24 +133,21 @@ def _of_batch(
     by: str,
 ) -> Float[Tensor, "images strata values"]:
     """Each image's derivatives by all gates, then its mean activations, on the CPU."""
-    embeddings = denoiser.encode([prompt.text for prompt in batch])
+    conditioning = driver.encode([prompt.text for prompt in batch])
     sources = [generator(f"{prompt.id}/{QUANTITY}", seed) for prompt in batch]
     values = []
     for stratum in range(strata):
-        noise, direction = (
-            torch.stack([torch.randn(clean.shape[1:], generator=s) for s in sources]).to(clean)
-            for _ in range(2)
-        )
-        times = timesteps_of(denoiser, stratum, strata, sources)
-        latents = denoiser.add_noise(clean, noise, times)
+        noise, direction = driver.noise_of(sources), driver.noise_of(sources)
+        times = times_of(driver, stratum, strata, sources)
+        latents = driver.path.add(clean, noise, times)
         means: dict[str, Tensor] = {}
         with _watched(sites, means):
             if by == "gradient":
-                slopes = _by_gradient(denoiser, sites, latents, times, embeddings, direction)
+                slopes = _by_gradient(driver, sites, latents, times, conditioning, direction)
             else:
                 source = generator(f"{batch[0].id}/{stratum}/perturbation", seed)
                 slopes = changes_by_perturbation(
-                    denoiser, sites, latents, times, embeddings, source
+                    driver, sites, latents, times, conditioning, source
                 )
         of_stratum = torch.cat([*slopes.values(), *(means[path] for path in sites)], 1)
         values.append(of_stratum.float().cpu())
@@ -153,28 +155,27 @@ def _of_batch(
 
 
 def _by_gradient(
-    denoiser: Denoiser,
+    driver: Driver,
     sites: dict[str, Site],
     latents: Tensor,
     times: Tensor,
-    embeddings: Tensor,
+    conditioning: Conditioning,
     direction: Tensor,
 ) -> dict[str, Tensor]:
     """The derivative of direction · output by every image's gates, all open: [images, neurons]."""
     gates = open_gates(sites, len(latents))
     with torch.enable_grad(), gated(sites, gates):
-        output = denoiser.predict(latents, times, embeddings)
+        output = driver.predict(latents, times, conditioning)
         slopes = torch.autograd.grad((output * direction).sum(), list(gates.values()))
     return dict(zip(gates, slopes, strict=True))
 
 
-def timesteps_of(
-    denoiser: Denoiser, stratum: int, strata: int, sources: Sequence[torch.Generator]
-) -> Int64[Tensor, " images"]:
-    """A timestep for each source, uniform over that part of the schedule; part 0 is noisiest."""
+def times_of(
+    driver: Driver, stratum: int, strata: int, sources: Sequence[torch.Generator]
+) -> Shaped[Tensor, " images"]:
+    """A time for each source, uniform over that part of the schedule; part 0 is noisiest."""
     share = torch.cat([torch.rand(1, generator=source) for source in sources])
-    place = (strata - 1 - stratum + share) / strata * (denoiser.training_steps - 1)
-    return (place.long() + 1).to(denoiser.device)
+    return driver.path.at_share((strata - 1 - stratum + share) / strata).to(driver.device)
 
 
 class _watched:

@@ -5,8 +5,9 @@ gets a thin wrapper around its contracting linear. Both only append to a list, w
 `torch.compile` traces through. On leaving the context every module is back, the same objects.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
+from memfast.pipelines.drivers.driver import Driver
 
 
 class FusedGate(nn.Module):
@@ -54,15 +56,19 @@ def is_bare(linear: nn.Module) -> bool:
     return type(linear) is nn.Linear and not changed
 
 
+Counted = Callable[[int], Tensor | None]  # rows an image -> bool [images, rows], None for all
+
+
 class ObservedLinear(nn.Module):
     """Takes the place of a contracting linear and takes statistics of the neurons it reads."""
 
-    def __init__(self, site: Site, row_normalised: bool, seen: list[Moments]):
+    def __init__(self, site: Site, row_normalised: bool, seen: list[Moments], counted: Counted):
         super().__init__()
         self.linear = site.contraction
         self.columns = site.columns
         self.row_normalised = row_normalised
         self.seen = seen
+        self.counted = counted
 
     def __getattr__(self, name: str):
         """Blocks may ask their linear for more than its output (T5: its weight's dtype)."""
@@ -74,38 +80,69 @@ class ObservedLinear(nn.Module):
             return getattr(self._modules["linear"], name)
 
     def forward(self, inputs: Tensor, *args, **kwargs) -> Tensor:
+        length = _rows_per_image(inputs)
         neurons = inputs[..., self.columns].flatten(0, -2)
-        weight = 1 / neurons.float().norm(dim=1).clamp(min=1e-12) if self.row_normalised else None
-        self.seen.append(
-            column_moments(neurons, row_weight=weight, segment_rows=_rows_per_image(inputs))
-        )
+        counted = self.counted(length)
+        if counted is None:
+            self.seen.append(self._moments(neurons, length))
+        else:
+            images = zip(neurons.split(length), counted.to(neurons.device), strict=True)
+            kept = [rows[own] for rows, own in images]
+            self.seen.append(Moments.cat([self._moments(rows, len(rows)) for rows in kept]))
         return self.linear(inputs, *args, **kwargs)
+
+    def _moments(self, neurons: Tensor, rows: int) -> Moments:
+        weight = 1 / neurons.float().norm(dim=1).clamp(min=1e-12) if self.row_normalised else None
+        return column_moments(neurons, row_weight=weight, segment_rows=rows)
 
 
 class Trace:
-    """What the neurons did since the last `drain`."""
+    """What the neurons did since the last `drain`.
 
-    def __init__(self, sites: dict[str, Site]):
+    text_rows: set before a pass, which rows of its text stream are no padding; None counts all.
+    """
+
+    def __init__(self, sites: dict[str, Site], driver: Driver | None = None):
         self.sites = sites
+        self.driver = driver
+        self.text_rows: Tensor | None = None
         self.seen: dict[str, list[Moments]] = {path: [] for path in sites}
+
+    def reads_text(self, path: str) -> bool:
+        """Whether rows at a site may be padding."""
+        return self.driver is not None and self.driver.stream(path) != "image"
+
+    def counted(self, path: str, length: int) -> Tensor | None:
+        """Which of the rows of each image count at a site; None for all."""
+        if self.driver is None or self.text_rows is None:
+            return None
+        return self.driver.counted(path, self.text_rows, length)
 
     def drain(self) -> dict[str, Moments]:
         """The moments of each site in the one forward pass since the last drain.
 
-        One segment per image of the batch; neurons in the model's order. Raises RuntimeError if a
-        site ran more or less than once, which would count rows twice or not at all.
+        One segment per image of the batch; neurons in the model's order. Of several models the
+        one that ran. Raises RuntimeError if a site ran more or less than once, which would count
+        rows twice or not at all.
         """
+        models = self.driver.models if self.driver is not None else {}
+        ran = [path for path, seen in self.seen.items() if seen]
         for path, seen in self.seen.items():
-            if len(seen) != 1:
+            model = path.partition(".")[0]
+            idle = len(models) > 1 and not any(other.startswith(f"{model}.") for other in ran)
+            if len(seen) != 1 and not idle:
                 raise RuntimeError(f"{path} ran {len(seen)} times in one forward pass, expected 1")
-        return {path: seen.pop() for path, seen in self.seen.items()}
+        return {path: self.seen[path].pop() for path in ran}
 
 
 @contextmanager
-def trace(model: nn.Module, *, row_normalised: bool = False) -> Iterator[Trace]:
+def trace(
+    model: nn.Module, *, row_normalised: bool = False, driver: Driver | None = None
+) -> Iterator[Trace]:
     """Within the context, each forward pass of `model` leaves its neurons' moments in the Trace.
 
     `row_normalised` divides each token row by its L2 norm first (arXiv 2406.18566, as coded).
+    `driver` knows which rows are padding (see `Trace.text_rows`).
     Raises InputError if the model's feed-forwards are chunked along the batch.
     """
     sites = find_sites(model)
@@ -115,12 +152,13 @@ def trace(model: nn.Module, *, row_normalised: bool = False) -> Iterator[Trace]:
                 f"feed-forward chunking is on at {path or 'the model'}: "
                 "call disable_forward_chunking() before collecting"
             )
-    traced = Trace(sites)
+    traced = Trace(sites, driver)
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         for path, site in sites.items():
             seen, layout = traced.seen[path], site.layout
-            fused = layout.gate is not None and layout.activation is not None and not row_normalised
+            gated = layout.gate is not None and layout.activation is not None
+            fused = gated and not row_normalised and not traced.reads_text(path)
             name = layout.gate if fused else layout.contraction
             parent_name, _, child_name = name.rpartition(".")  # type: ignore[union-attr]
             parent = site.block.get_submodule(parent_name)
@@ -128,7 +166,7 @@ def trace(model: nn.Module, *, row_normalised: bool = False) -> Iterator[Trace]:
             tap = (
                 FusedGate(child, layout.activation, seen)  # type: ignore[arg-type]
                 if fused
-                else ObservedLinear(site, row_normalised, seen)
+                else ObservedLinear(site, row_normalised, seen, partial(traced.counted, path))
             )
             replaced.append((parent, child_name, child))
             parent._modules[child_name] = tap.train(child.training)

@@ -49,6 +49,11 @@ def denoiser_name(pipeline: DiffusionPipeline) -> str:
     )
 
 
+def replace_denoiser(pipeline: DiffusionPipeline, model: nn.Module) -> None:
+    """Put another model in the denoiser's place, in the pipeline itself."""
+    setattr(pipeline, denoiser_name(pipeline), model)
+
+
 def denoiser_of(pipeline: DiffusionPipeline) -> nn.Module:
     """The pipeline's unet or transformer."""
     return getattr(pipeline, denoiser_name(pipeline))

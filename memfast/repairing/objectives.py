@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
 from memfast.repairing.pool import Pool
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
@@ -26,8 +27,8 @@ class Rows:
     model is conditioned on to make the target, or None: the clean latents are the target."""
 
     clean: Tensor
-    given: Tensor
-    wanted: Tensor | None
+    given: Conditioning
+    wanted: Conditioning | None
 
 
 @dataclass(frozen=True)
@@ -38,46 +39,48 @@ class Material:
     reference: Samples
     own: Samples | None
     pool: Pool | None
-    empty: Tensor  # the empty caption's embedding [1, tokens, width]
+    empty: Conditioning  # without a caption: one row
 
 
-def reference(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+def reference(material: Material, student: Driver, step: int, source: torch.Generator) -> Rows:
     """Reference captions, some blended with another, and sometimes none: as the original."""
     samples = material.reference
     rows = samples.drawn(material.settings.batch, source)
-    given = samples.embeddings[rows]
     kind = torch.rand(len(rows), generator=source)
-    share = torch.rand(len(rows), 1, 1, generator=source) * (kind < BLENDED).view(-1, 1, 1)
-    given = given.lerp(given.roll(1, 0), share.to(given))
-    given[(kind > 1 - UNCONDITIONAL).to(given.device)] = material.empty.to(given)
+    share = torch.rand(len(rows), generator=source) * (kind < BLENDED)
+    given = samples.conditioning[rows].blended(share)
+    given = given.with_rows(kind > 1 - UNCONDITIONAL, material.empty)
     return Rows(samples.clean[rows], given, given)
 
 
-def surrogate(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+def surrogate(material: Material, student: Driver, step: int, source: torch.Generator) -> Rows:
     """Located captions: the image that the pruned model makes of them, and no other."""
     samples: Samples = material.own  # type: ignore[assignment]  `active` sees to it
     rows = samples.drawn(material.settings.batch, source)
-    return Rows(samples.clean[rows], samples.embeddings[rows], None)
+    return Rows(samples.clean[rows], samples.conditioning[rows], None)
 
 
-def adversarial(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+def adversarial(material: Material, student: Driver, step: int, source: torch.Generator) -> Rows:
     """Embeddings under attack: as no caption at all."""
     clean, given = material.pool.advanced(student, step, source)  # type: ignore[union-attr]
-    return Rows(clean, given, material.empty.expand_as(given))
+    return Rows(clean, given, material.empty.expand(len(given)))
 
 
-def scattered(material: Material, student: Denoiser, step: int, source: torch.Generator) -> Rows:
+def scattered(material: Material, student: Driver, step: int, source: torch.Generator) -> Rows:
     """Embeddings far from every caption's: as no caption at all."""
     samples = material.reference
     rows = samples.drawn(material.settings.batch, source)
-    given = samples.embeddings[rows]
-    radius = NEAREST + (FARTHEST - NEAREST) * torch.rand(len(rows), 1, 1, generator=source)
-    noise = torch.randn(given.shape, generator=source) * radius
-    given = given + noise.to(given)
-    return Rows(samples.clean[rows], given, material.empty.expand_as(given))
+    radius = NEAREST + (FARTHEST - NEAREST) * torch.rand(len(rows), generator=source)
+
+    def scatter(leaf: Tensor) -> Tensor:
+        noise = torch.randn(leaf.shape, generator=source)
+        return leaf + (noise * radius.view(-1, *(1,) * (leaf.ndim - 1))).to(leaf)
+
+    given = samples.conditioning[rows].searched_by(scatter)
+    return Rows(samples.clean[rows], given, material.empty.expand(len(given)))
 
 
-Objective = Callable[[Material, Denoiser, int, torch.Generator], Rows]
+Objective = Callable[[Material, Driver, int, torch.Generator], Rows]
 OBJECTIVES: Mapping[str, Objective] = {
     "reference": reference,
     "surrogate": surrogate,
@@ -96,8 +99,8 @@ def active(material: Material) -> dict[str, float]:
 def errors(
     names: list[str],
     material: Material,
-    student: Denoiser,
-    original: Denoiser,
+    student: Driver,
+    original: Driver,
     step: int,
     source: torch.Generator,
 ) -> dict[str, Tensor]:
@@ -105,15 +108,14 @@ def errors(
     parts = [OBJECTIVES[name](material, student, step, source) for name in names]
     clean = torch.cat([part.clean for part in parts])
     noise = torch.randn(clean.shape, generator=source).to(clean)
-    times = torch.randint(1, student.training_steps, (len(clean),), generator=source)
-    times = times.to(clean.device)
-    noisy = student.add_noise(clean, noise, times)
-    wanted = torch.cat([p.given if p.wanted is None else p.wanted for p in parts])
+    times = student.path.drawn(len(clean), source).to(clean.device)
+    noisy = student.path.add(clean, noise, times)
+    wanted = Conditioning.cat([p.given if p.wanted is None else p.wanted for p in parts])
     sizes = [len(part.clean) for part in parts]
     with torch.no_grad():
         target = original.predict(noisy, times, wanted)
-        exact = student.target(clean, noise, times)
-    output = student.predict(noisy, times, torch.cat([part.given for part in parts]))
+        exact = student.path.target(clean, noise, times)
+    output = student.predict(noisy, times, Conditioning.cat([part.given for part in parts]))
     targets = zip(parts, target.split(sizes), exact.split(sizes), strict=True)
     target = torch.cat([of_data if p.wanted is None else taught for p, taught, of_data in targets])
     error = (output - target).square().flatten(1).mean(1)

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
 
 
 class Pool:
-    """One embedding for every image and start, with the number of attack steps behind it."""
+    """What was found for every image and start, with the number of attack steps behind it."""
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        driver: Driver,
         targets: Sequence[tuple[Samples, Sequence[str]]],
         settings: RepairSettings,
     ):
@@ -29,16 +30,16 @@ class Pool:
         lots = [(samples, start) for samples, starts in targets for start in starts]
         self.names = [f"{name}/{start}" for samples, start in lots for name in samples.ids]
         self.clean = torch.cat([samples.clean for samples, _ in lots])
-        self.beginnings = torch.cat(
-            [STARTS[start](denoiser, s.ids, s.texts, settings.seed) for s, start in lots]
+        self.beginnings = Conditioning.cat(
+            [STARTS[start](driver, s.ids, s.texts, settings.seed) for s, start in lots]
         )
-        self.embeddings = self.beginnings.clone()
+        self.found = {name: leaf.clone() for name, leaf in self.beginnings.searching().items()}
         self.ages = torch.zeros(len(self.names), dtype=torch.int64)
 
     def advanced(
-        self, student: Denoiser, step: int, source: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Clean latents of images and the embeddings that the attack now has for them.
+        self, student: Driver, step: int, source: torch.Generator
+    ) -> tuple[Tensor, Conditioning]:
+        """Clean latents of images and what the attack now has for them.
 
         A batch of the pool is drawn, begun anew where its life is over, and attacked on. What has
         just begun is driven away from captions first: those are not to be unlearnt.
@@ -46,14 +47,15 @@ class Pool:
         settings = self.settings
         rows = torch.randperm(len(self.names), generator=source)[: settings.batch]
         over = rows[self.ages[rows] >= settings.life]
-        self.embeddings[over] = self.beginnings[over]
+        for name, leaf in self.beginnings.searching().items():
+            self.found[name][over] = leaf[over]
         self.ages[over] = 0
         seed = settings.seed + 2 * step
         self._drive(student, rows[self.ages[rows] == 0], settings.run_up, seed)
         self._drive(student, rows, settings.stride, seed + 1)
-        return self.clean[rows], self.embeddings[rows]
+        return self.clean[rows], self._told(rows)
 
-    def _drive(self, student: Denoiser, rows: Tensor, steps: int, seed: int) -> None:
+    def _drive(self, student: Driver, rows: Tensor, steps: int, seed: int) -> None:
         if not len(rows) or not steps:
             return
         settings = self.settings
@@ -62,15 +64,19 @@ class Pool:
         )
         names = [self.names[row] for row in rows.tolist()]
         with torch.enable_grad():
-            found = find_embeddings(student, self.clean[rows], self.embeddings[rows], names, attack)
-        self.embeddings[rows] = found[steps]
+            found = find_embeddings(student, self.clean[rows], self._told(rows), names, attack)
+        for name, leaf in found[steps].searching().items():
+            self.found[name][rows] = leaf
         self.ages[rows] += steps
+
+    def _told(self, rows: Tensor) -> Conditioning:
+        return self.beginnings.told(self.found)[rows]
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        return {"embeddings": self.embeddings, "ages": self.ages}
+        return {**{f"found/{name}": leaf for name, leaf in self.found.items()}, "ages": self.ages}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a checkpoint."""
-        self.embeddings = state["embeddings"].to(self.embeddings)
+        self.found = {name: state[f"found/{name}"].to(leaf) for name, leaf in self.found.items()}
         self.ages = state["ages"]

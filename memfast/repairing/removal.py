@@ -9,7 +9,7 @@ from memfast.choosing.locating import locate
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases
 from memfast.measuring.losses import denoising_loss
-from memfast.pipelines.denoising import Denoiser, with_model
+from memfast.pipelines.drivers.driver import Driver
 from memfast.removing.compact import compact
 from memfast.selection import Subspace
 from memfast.statistics import NeuronStatistics
@@ -25,19 +25,19 @@ class Removal:
     tried: tuple[tuple[float, float], ...]
 
 
-def harm_of(original: Denoiser, held_out: Cases, seed: int = 0) -> Callable[[nn.Module], float]:
+def harm_of(original: Driver, held_out: Cases, seed: int = 0) -> Callable[[nn.Module], float]:
     """Measures a model's denoising loss on held-out captions, over the original's, equal draws."""
     base = float(denoising_loss(original, held_out, seed).nanmean())
 
     def harm(model: nn.Module) -> float:
-        treated = with_model(original, model)
+        treated = original.with_model(model)
         return float(denoising_loss(treated, held_out, seed).nanmean()) / base
 
     return harm
 
 
 def remove_to_damage(
-    denoiser: Denoiser,
+    driver: Driver,
     statistics: NeuronStatistics,
     harm: Callable[[nn.Module], float],
     max_damage: float,
@@ -56,8 +56,8 @@ def remove_to_damage(
     best: Removal | None = None
     for _ in range(trials):
         share = (low + high) / 2
-        subspace = locate(None, statistics, denoiser.model, rule=rule, fraction=share)
-        damage = harm(compact(denoiser.model, subspace, multiple_of=1))
+        subspace = locate(None, statistics, driver.model, rule=rule, fraction=share)
+        damage = harm(compact(driver.model, subspace, multiple_of=1))
         tried.append((share, damage))
         if damage <= max_damage:
             low, best = share, Removal(subspace, damage, ())

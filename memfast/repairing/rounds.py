@@ -5,15 +5,14 @@ validates. Nothing is chosen by any other caption, image or embedding: test on c
 half holds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from memfast.attacks.embeddings import STARTS, AttackSettings
 from memfast.attacks.experiment import attack_cases
@@ -21,11 +20,12 @@ from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases, load_cases
 from memfast.measuring.groups import halves
-from memfast.measuring.instruments import image_size
 from memfast.measuring.rates import Interval, mean_interval
 from memfast.measuring.similarity import toolbox
 from memfast.observing.sensitivity import collect_sensitivity
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.schedule import Schedule
 from memfast.progress import Stage, silent
 from memfast.prompts import Prompt, PromptSet
 from memfast.removing.compact import compact
@@ -67,8 +67,8 @@ class Round:
 
 
 def repair_in_rounds(
-    pipeline: StableDiffusionPipeline,
-    original: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
+    original: DiffusionPipeline,
     reference: PromptSet,
     memorized: PromptSet,
     *,
@@ -79,17 +79,18 @@ def repair_in_rounds(
     starts: Sequence[str] = tuple(STARTS),
     checkpoint: Path | None = None,
     stage: Stage = silent,
-    **schedule: Any,
-) -> tuple[StableDiffusionPipeline, list[Round]]:
+    **given: Any,
+) -> tuple[DiffusionPipeline, list[Round]]:
     """The repaired pipeline and each round's figures; at most `rounds` rounds.
 
     Each begins with an attack. When it brings back no more than its control's interval allows, or
     the damage is spent after a repair, that was the last. Neurons go while `max_damage` allows.
     Raises InputError for memorized captions without images, and where `repair` does.
     """
-    teacher = Denoiser(original)
-    check_original(Denoiser(pipeline), teacher)
-    size = image_size(teacher)
+    teacher, student = driver_of(original), driver_of(pipeline)
+    check_original(student, teacher)
+    schedule = teacher.schedule(**given)
+    size = teacher.size
     known = with_images(teacher, load_cases(reference, size), schedule, settings.seed)
     learnt, held_out = every_other(known)
     cases = load_cases(memorized, size)
@@ -105,34 +106,35 @@ def repair_in_rounds(
     for number in range(rounds + 1):
         started = perf_counter()
         rates = [
-            brought_back(Denoiser(pipeline), part, library, schedule, attack, starts, stage)
+            brought_back(student, part, library, schedule, attack, starts, stage)
             for part in (validation, control)
         ]
-        damage = harm(pipeline.unet)
-        neurons = sum(ffn_sites(pipeline.unet).values())
+        damage = harm(student.model)
+        neurons = sum(ffn_sites(student.model).values())
         found.append(Round(neurons, damage, rates[0], rates[1], perf_counter() - started))
         if number == rounds or found[-1].met or (number and damage > max_damage):
             break
         if damage < max_damage:
-            pipeline = _smaller(pipeline, of_learnt, harm, max_damage, settings.seed, schedule)
-        pipeline = repair(
-            pipeline,
+            student = _smaller(student, of_learnt, harm, max_damage, settings.seed, schedule)
+        repaired = repair(
+            student.owner,
             original,
             reference,
             PromptSet.of(of_located),
             settings=settings,
             checkpoint=_numbered(checkpoint, number),
             stage=stage,
-            **schedule,
-        ).pipeline
-    return pipeline, found
+            **schedule.as_dict(),
+        )
+        student = driver_of(repaired.pipeline)
+    return student.owner, found
 
 
 def brought_back(
-    denoiser: Denoiser,
+    driver: Driver,
     cases: Cases,
     library: torch.Tensor,
-    schedule: Mapping[str, Any],
+    schedule: Schedule,
     attack: AttackSettings | None,
     starts: Sequence[str],
     stage: Stage = silent,
@@ -141,7 +143,7 @@ def brought_back(
     attack = attack or AttackSettings()
     total = len(cases) * attack.steps[-1] * len(starts)
     result = attack_cases(
-        denoiser,
+        driver,
         cases,
         toolbox(METRICS),
         library,
@@ -157,22 +159,22 @@ def brought_back(
 
 
 def _smaller(
-    pipeline: StableDiffusionPipeline,
+    student: Driver,
     prompts: list[Prompt],
     harm: Callable[[torch.nn.Module], float],
     max_damage: float,
     seed: int,
-    schedule: Mapping[str, Any],
-) -> StableDiffusionPipeline:
-    """The pipeline without what may still go; as it is where nothing may."""
-    statistics = collect_sensitivity(pipeline, PromptSet.of(prompts), seed=seed, **schedule)
+    schedule: Schedule,
+) -> Driver:
+    """The model without what may still go; as it is where nothing may."""
+    statistics = collect_sensitivity(
+        student.owner, PromptSet.of(prompts), seed=seed, **schedule.as_dict()
+    )
     try:
-        removal = remove_to_damage(Denoiser(pipeline), statistics, harm, max_damage)
+        removal = remove_to_damage(student, statistics, harm, max_damage)
     except InputError:
-        return pipeline
-    result = copy(pipeline)
-    result.unet = compact(pipeline.unet, removal.subspace)
-    return result
+        return student
+    return student.with_model(compact(student.model, removal.subspace))
 
 
 def _numbered(checkpoint: Path | None, number: int) -> Path | None:

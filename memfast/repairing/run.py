@@ -1,18 +1,19 @@
 """`memfast.repair`: bring a pruned model back to what reference prompts need, and harden it."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError, some
 from memfast.measuring.cases import Cases, load_cases
-from memfast.measuring.instruments import image_size
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.schedule import Schedule
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 from memfast.repairing.objectives import Material
@@ -32,21 +33,21 @@ class Repaired:
     """pipeline: a copy with the repaired model. history: each step's errors. figures: the held-out
     loss over the original's before and after, and seconds. notes: what could not be used."""
 
-    pipeline: StableDiffusionPipeline
+    pipeline: DiffusionPipeline
     history: History
     figures: Mapping[str, float]
     notes: Sequence[str]
 
 
 def repair(
-    pipeline: StableDiffusionPipeline,
-    original: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
+    original: DiffusionPipeline,
     reference: PromptSet | Sequence[str],
     memorized: PromptSet | Sequence[str] | None = None,
     *,
     settings: RepairSettings | None = None,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     checkpoint: Path | None = None,
     stage: Stage = silent,
 ) -> Repaired:
@@ -60,42 +61,43 @@ def repair(
     captions, captions in both lists, and what `train` refuses.
     """
     settings = settings or RepairSettings()
-    schedule = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    student, teacher = Denoiser(pipeline), Denoiser(original)
+    student, teacher = driver_of(pipeline), driver_of(original)
     check_original(student, teacher)
-    size = image_size(teacher)
+    schedule = teacher.schedule(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    )
+    size = teacher.size
     known = load_cases(PromptSet.of(reference), size)
     located = None if memorized is None else load_cases(PromptSet.of(memorized), size)
     check_lists(known, located)
     known = with_images(teacher, known, schedule, settings.seed)
     learnt, held_out = every_other(known)
     material = prepare(student, teacher, learnt, located, settings, schedule)
-    result = copy(pipeline)
-    result.unet = deepcopy(pipeline.unet)
-    perturb(result.unet, settings.perturb, settings.seed)
+    result = student.with_model(deepcopy(student.model))
+    perturb(result.model, settings.perturb, settings.seed)
     harm = harm_of(teacher, held_out, settings.seed)
-    before, started = harm(pipeline.unet), perf_counter()
+    before, started = harm(student.model), perf_counter()
     advance = stage("repairing", settings.steps)
-    history = train(Denoiser(result), teacher, material, checkpoint, advance)
+    history = train(result, teacher, material, checkpoint, advance)
     figures = {
         "damage_before": before,
-        "damage_after": harm(result.unet),
+        "damage_after": harm(result.model),
         "seconds": perf_counter() - started,
         "reference_captions": len(learnt),
         "held_out_captions": len(held_out),
         "located_captions": 0 if located is None else len(located),
     }
     notes = (*known.notes, *(located.notes if located is not None else ()))
-    return Repaired(result, history, figures, notes)
+    return Repaired(result.owner, history, figures, notes)
 
 
 def prepare(
-    student: Denoiser,
-    teacher: Denoiser,
+    student: Driver,
+    teacher: Driver,
     reference: Cases,
     located: Cases | None,
     settings: RepairSettings,
-    schedule: Mapping[str, Any],
+    schedule: Schedule,
 ) -> Material:
     """What the objectives draw from."""
     samples = samples_of(teacher, reference)
@@ -120,7 +122,7 @@ def first(samples: Samples, count: int) -> Samples:
         samples.ids[:count],
         samples.texts[:count],
         samples.clean[:count],
-        samples.embeddings[:count],
+        samples.conditioning[:count],
     )
 
 
@@ -132,19 +134,29 @@ def every_other(cases: Cases) -> tuple[Cases, Cases]:
     return cases.part(sides[0]), cases.part(sides[1])
 
 
-def check_original(student: Denoiser, teacher: Denoiser) -> None:
+def check_original(student: Driver, teacher: Driver) -> None:
     """Raise InputError unless `teacher` is a dense model that `student` may have come from."""
     if getattr(teacher.model.config, "ffn_inner_dims", None):
         raise InputError(
             "original: is a compact model itself; give the model that it was made from"
         )
-    for key in ("in_channels", "out_channels", "cross_attention_dim", "sample_size"):
-        ours, theirs = student.model.config[key], teacher.model.config[key]
-        if ours != theirs:
-            raise InputError(f"original: {key} is {theirs}, but {ours} in the model to repair")
-    ours, theirs = (d.scheduler.config.prediction_type for d in (student, teacher))
+    if student.kind != teacher.kind:
+        raise InputError(f"original: is {teacher.kind}, but the model to repair {student.kind}")
+    for name, model in teacher.models.items():
+        own: Any = student.models[name].config
+        for key, theirs in public(model.config).items():  # type: ignore[arg-type]
+            if own.get(key) != theirs:
+                raise InputError(
+                    f"original: {key} is {theirs}, but {own.get(key)} in the model to repair"
+                )
+    ours, theirs = (d.scheduler.config.get("prediction_type") for d in (student, teacher))
     if ours != theirs:
         raise InputError(f"original: predicts {theirs}, but the model to repair predicts {ours}")
+
+
+def public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's config says how it is built."""
+    return {key: value for key, value in config.items() if key[0] != "_"}
 
 
 def check_lists(reference: Cases, located: Cases | None) -> None:

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases
-from memfast.pipelines.denoising import Denoiser, Embeddings, Latents, Schedule
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.paths import Latents
+from memfast.pipelines.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Samples:
-    """ids, texts, clean latents and text embeddings, one a caption."""
+    """ids, texts, clean latents and conditioning, one a caption."""
 
     ids: Sequence[str]
     texts: Sequence[str]
     clean: Latents
-    embeddings: Embeddings
+    conditioning: Conditioning
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -28,13 +31,13 @@ class Samples:
         return torch.randperm(len(self), generator=source)[:size].to(self.clean.device)
 
 
-def with_images(denoiser: Denoiser, cases: Cases, schedule: Schedule, seed: int = 0) -> Cases:
+def with_images(driver: Driver, cases: Cases, schedule: Schedule, seed: int = 0) -> Cases:
     """The captions, each without a training image given the one that the model makes of it."""
     bare = [case for case in cases.cases if not len(case.images)]
     if not bare:
         return cases
     ids, texts = [case.id for case in bare], [case.text for case in bare]
-    made = denoiser.generate(denoiser.encode(texts), ids, seed, **schedule).cpu()
+    made = driver.generate(driver.encode(texts), ids, seed, schedule).cpu()
     images = dict(zip(ids, made, strict=True))
     filled = (
         case if len(case.images) else replace(case, images=images[case.id][None])
@@ -43,7 +46,7 @@ def with_images(denoiser: Denoiser, cases: Cases, schedule: Schedule, seed: int 
     return Cases(tuple(filled), cases.notes)
 
 
-def samples_of(denoiser: Denoiser, cases: Cases) -> Samples:
+def samples_of(driver: Driver, cases: Cases) -> Samples:
     """The captions with the latents of their first images.
 
     Raises InputError for no captions, or one without an image.
@@ -51,8 +54,8 @@ def samples_of(denoiser: Denoiser, cases: Cases) -> Samples:
     if not len(cases) or not all(len(case.images) for case in cases.cases):
         raise InputError("samples: captions with images are needed, and at least one")
     shown, images = cases.first_images()
-    clean = torch.cat([denoiser.encode_images(part) for part in images.split(48)])
-    embeddings = torch.cat(
-        [denoiser.encode(shown.texts[k : k + 48]) for k in range(0, len(shown), 48)]
+    clean = torch.cat([driver.encode_images(part) for part in images.split(48)])
+    conditioning = Conditioning.cat(
+        [driver.encode(shown.texts[k : k + 48]) for k in range(0, len(shown), 48)]
     )
-    return Samples(shown.ids, shown.texts, clean, embeddings)
+    return Samples(shown.ids, shown.texts, clean, conditioning)

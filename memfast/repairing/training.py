@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
@@ -26,8 +26,8 @@ History = list[dict[str, int | float]]  # each step's number and errors
 
 
 def train(
-    student: Denoiser,
-    original: Denoiser,
+    student: Driver,
+    original: Driver,
     material: Material,
     checkpoint: Path | None = None,
     progress: Callable[[int], None] | None = None,

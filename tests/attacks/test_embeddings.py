@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 
 IDS = ["one", "two", "three"]
@@ -12,92 +12,92 @@ TEXTS = ["a cat", "a dog", "red b"]
 
 
 @pytest.fixture
-def denoiser(tiny_pipeline):
+def driver(tiny_pipeline):
     for part in (tiny_pipeline.unet, tiny_pipeline.text_encoder, tiny_pipeline.vae):
         part.double()
-    yield Denoiser(tiny_pipeline)
+    yield driver_of(tiny_pipeline)
     for part in (tiny_pipeline.text_encoder, tiny_pipeline.vae):
         part.float()
 
 
 @pytest.fixture
-def clean(denoiser):
-    return denoiser.initial_noise(IDS, 3)
+def clean(driver):
+    return driver.initial_noise(IDS, 3)
 
 
-def test_the_first_step_is_adam_by_hand(denoiser, clean):
-    start = denoiser.encode(TEXTS)
-    found = find_embeddings(denoiser, clean, start, IDS, AttackSettings((1,), draws=2))[1]
+def test_the_first_step_is_adam_by_hand(driver, clean):
+    start = driver.encode(TEXTS)
+    found = find_embeddings(driver, clean, start, IDS, AttackSettings((1,), draws=2))[1]
     for k, name in enumerate(IDS):
         source = generator(name, 0)
         noise = torch.randn(2, *clean.shape[1:], generator=source).double()
         times = torch.randint(1, 1000, (2,), generator=source)
         embedding = start[k : k + 1].clone().requires_grad_()
-        latents = denoiser.add_noise(clean[[k, k]], noise, times)
-        output = denoiser.predict(latents, times, embedding.expand(2, -1, -1))
-        target = denoiser.target(clean[[k, k]], noise, times)
+        latents = driver.path.add(clean[[k, k]], noise, times)
+        output = driver.predict(latents, times, embedding.expand(2, -1, -1))
+        target = driver.path.target(clean[[k, k]], noise, times)
         loss = (output - target).square().mean()
         (gradient,) = torch.autograd.grad(loss, embedding)
         expected = embedding - 0.1 * gradient / (gradient.abs() + 1e-8)
         torch.testing.assert_close(found[k : k + 1], expected.detach(), atol=1e-6, rtol=0)
 
 
-def test_batching_changes_nothing(denoiser, clean):
-    start = denoiser.encode(TEXTS)
+def test_batching_changes_nothing(driver, clean):
+    start = driver.encode(TEXTS)
     together, alone = (
-        find_embeddings(denoiser, clean, start, IDS, AttackSettings((4,), draws=2, batch=batch))[4]
+        find_embeddings(driver, clean, start, IDS, AttackSettings((4,), draws=2, batch=batch))[4]
         for batch in (3, 1)
     )
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
-def test_a_longer_search_passes_through_a_shorter_one(denoiser, clean):
-    start = denoiser.encode(TEXTS)
+def test_a_longer_search_passes_through_a_shorter_one(driver, clean):
+    start = driver.encode(TEXTS)
     told = []
     long = find_embeddings(
-        denoiser, clean, start, IDS, AttackSettings((2, 5), draws=1), progress=told.append
+        driver, clean, start, IDS, AttackSettings((2, 5), draws=1), progress=told.append
     )
-    short = find_embeddings(denoiser, clean, start, IDS, AttackSettings((2,), draws=1))
+    short = find_embeddings(driver, clean, start, IDS, AttackSettings((2,), draws=1))
     torch.testing.assert_close(long[2], short[2], atol=0, rtol=0)
     assert sum(told) == 15
 
 
-def test_the_search_lowers_the_loss_on_draws_it_never_saw(denoiser, clean):
-    start = denoiser.encode(TEXTS)
-    found = find_embeddings(denoiser, clean, start, IDS, AttackSettings((60,), draws=4))[60]
+def test_the_search_lowers_the_loss_on_draws_it_never_saw(driver, clean):
+    start = driver.encode(TEXTS)
+    found = find_embeddings(driver, clean, start, IDS, AttackSettings((60,), draws=4))[60]
     rows = torch.arange(3).repeat_interleave(64)
     source = torch.Generator().manual_seed(99)
     noise = torch.randn(192, *clean.shape[1:], generator=source).double()
     times = torch.randint(1, 1000, (192,), generator=source)
     with torch.no_grad():
         before, after = (
-            denoiser.loss(clean[rows], embedding[rows], noise, times).view(3, 64).mean(1)
+            driver.loss(clean[rows], embedding[rows], noise, times).view(3, 64).mean(1)
             for embedding in (start, found)
         )
     assert (after < before).all()
 
 
-def test_no_gradient_reaches_the_model(denoiser, clean):
-    find_embeddings(denoiser, clean, denoiser.encode(TEXTS), IDS, AttackSettings((1,), draws=1))
-    assert all(parameter.grad is None for parameter in denoiser.model.parameters())
+def test_no_gradient_reaches_the_model(driver, clean):
+    find_embeddings(driver, clean, driver.encode(TEXTS), IDS, AttackSettings((1,), draws=1))
+    assert all(parameter.grad is None for parameter in driver.model.parameters())
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_starts(name, denoiser):
+def test_starts(name, driver):
     start = STARTS[name]
-    first = start(denoiser, IDS, TEXTS, 0)
-    assert first.shape == denoiser.encode(TEXTS).shape
-    torch.testing.assert_close(first, start(denoiser, IDS, TEXTS, 0), atol=0, rtol=0)
-    own = denoiser.encode(TEXTS)
+    first = start(driver, IDS, TEXTS, 0)
+    assert first.shape == driver.encode(TEXTS).shape
+    torch.testing.assert_close(first, start(driver, IDS, TEXTS, 0), atol=0, rtol=0)
+    own = driver.encode(TEXTS)
     same = [bool(torch.equal(a, b)) for a, b in zip(first, own, strict=True)]
     assert same == [name == "prompt"] * 3
 
 
-def test_a_start_from_noise_depends_on_id_and_seed_alone(denoiser):
+def test_a_start_from_noise_depends_on_id_and_seed_alone(driver):
     start = STARTS["noise"]
-    alone = start(denoiser, IDS[1:2], TEXTS[1:2], 5)
-    assert torch.equal(start(denoiser, IDS, TEXTS, 5)[1:2], alone)
-    assert not torch.equal(start(denoiser, IDS, TEXTS, 6)[1:2], alone)
+    alone = start(driver, IDS[1:2], TEXTS[1:2], 5)
+    assert torch.equal(start(driver, IDS, TEXTS, 5)[1:2], alone)
+    assert not torch.equal(start(driver, IDS, TEXTS, 6)[1:2], alone)
 
 
 @pytest.mark.parametrize("steps", [(), (0,), (5, 2), (3, 3)])

@@ -9,20 +9,20 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.blocks.families import ffn_sites
 from memfast.observing.tracing import trace
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 
 TEXTS = ["a cat", "red dog", "b"]
 
 
 def run(pipeline: StableDiffusionPipeline, settings: Settings, rows: list[int] | None = None):
     """The looks of a probe; `rows` is given those of each call after the scene was set."""
-    denoiser = Denoiser(pipeline)
-    with tap(denoiser.model) as taps, torch.no_grad():
-        scene = Scene(denoiser, taps, denoiser.initial_noise(["shared"], 3), settings)
-        hook = denoiser.model.register_forward_pre_hook(
+    driver = driver_of(pipeline)
+    with tap(driver.model) as taps, torch.no_grad():
+        scene = Scene(driver, taps, driver.initial_noise(["shared"], 3), settings)
+        hook = driver.model.register_forward_pre_hook(
             lambda module, args: rows.append(len(args[0])) if rows is not None else None
         )
-        looks = PROBES[settings.probe].looks(scene, Unit(denoiser.encode(TEXTS), len(TEXTS)))
+        looks = PROBES[settings.probe].looks(scene, Unit(driver.encode(TEXTS), len(TEXTS)))
         hook.remove()
     return scene, looks
 
@@ -48,7 +48,7 @@ def test_a_jump_is_one_step_of_ddim(tiny_pipeline: StableDiffusionPipeline) -> N
     assert scheduler.timesteps.tolist() == [999, 499]
     latents = scene.noise.expand(len(TEXTS), -1, -1, -1)
     with torch.no_grad():
-        embeddings = scene.denoiser.encode(TEXTS)
+        embeddings = scene.driver.encode(TEXTS)
         output = tiny_pipeline.unet(latents, 999, encoder_hidden_states=embeddings).sample
         moved = scheduler.step(output, 999, latents).prev_sample
     torch.testing.assert_close(scene.step(looks[0].prediction, 499), moved, rtol=1e-4, atol=1e-4)
@@ -72,7 +72,7 @@ def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> 
     assert len(looks) == 3
     for step, look in enumerate(looks):
         empty, prompted = seen[step].chunk(2)
-        alpha = scene.denoiser.scheduler.alphas_cumprod[scene.schedule[step]].sqrt()
+        alpha = scene.driver.scheduler.alphas_cumprod[scene.schedule[step]].sqrt()
         difference = alpha * (prompted - empty)  # of predicted noises, from predicted velocities
         assert look.empty is not None
         found = look.prediction.noise - look.empty.noise
@@ -85,9 +85,9 @@ def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPi
     assert scene.prefix.outputs
     with trace(tiny_pipeline.unet) as traced, torch.no_grad():
         latents = scene.noise.repeat(len(TEXTS), 1, 1, 1)
-        output = scene.denoiser.predict(latents, 999, scene.denoiser.encode(TEXTS))
+        output = scene.driver.predict(latents, 999, scene.driver.encode(TEXTS))
         seen = traced.drain()
-    clean = scene.denoiser.clean(output, latents, 999)
+    clean = scene.driver.path.clean(output, latents, 999)
     torch.testing.assert_close(look.prediction.clean, clean, rtol=1e-4, atol=1e-5)
     norms = torch.cat([moments.l2_norm for moments in seen.values()], 1)
     torch.testing.assert_close(look.norms, norms, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ from memfast.evaluation.mitigations import (
 from memfast.evaluation.mitigations.interface import plain, with_model
 from memfast.evaluation.mitigations.pruning import at_damage, at_density, drawn, reference_means
 from memfast.measuring.losses import denoising_loss, matched
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 from memfast.removing.compact import compact
 from tests.support.planted import SCHEDULE, cases_of
 
@@ -28,43 +28,43 @@ def setting(tiny_pipeline):
     located = cases_of(["a cat", "a dog on blue"])
     reference = cases_of(["red b", "blue c", "c c", "on on"], seed=1)
     guided = {**SCHEDULE, "guidance_scale": 2.0}
-    return Setting(Denoiser(tiny_pipeline), located, reference, guided, fraction=0.3)
+    return Setting(driver_of(tiny_pipeline), located, reference, guided, fraction=0.3)
 
 
 def images_of(treated, setting, seed=0):
-    return treated.generate(treated.denoiser, TEXTS, IDS, seed, setting.schedule)
+    return treated.generate(treated.driver, TEXTS, IDS, seed, setting.schedule)
 
 
 @pytest.mark.parametrize("name", MITIGATIONS)
 def test_every_mitigation(name, setting):
-    entry, model = MITIGATIONS[name], setting.denoiser.model
+    entry, model = MITIGATIONS[name], setting.driver.model
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    untouched = plain(setting.denoiser, TEXTS, IDS, 0, setting.schedule)
+    untouched = plain(setting.driver, TEXTS, IDS, 0, setting.schedule)
     treated = entry.apply(setting)
     images = images_of(treated, setting)
     assert images.shape == untouched.shape
     assert images.isfinite().all()
     assert torch.equal(images, images_of(treated, setting))
     if entry.lives_in == "pipeline":
-        assert treated.denoiser.model is model
+        assert treated.driver.model is model
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
-    assert torch.equal(plain(setting.denoiser, TEXTS, IDS, 0, setting.schedule), untouched)
+    assert torch.equal(plain(setting.driver, TEXTS, IDS, 0, setting.schedule), untouched)
 
 
 def test_rescaling_by_one_with_every_token_is_plain(setting, monkeypatch):
-    denoiser = setting.denoiser
+    driver = setting.driver
     kept = torch.ones(2, 12, dtype=torch.bool)
-    untouched = plain(denoiser, TEXTS, IDS, 0, setting.schedule)
+    untouched = plain(driver, TEXTS, IDS, 0, setting.schedule)
     monkeypatch.setattr(attention, "SCALE", 1.0)
-    with attention.rescaled(denoiser.model, kept):
-        same = plain(denoiser, TEXTS, IDS, 0, setting.schedule)
+    with attention.rescaled(driver.model, kept):
+        same = plain(driver, TEXTS, IDS, 0, setting.schedule)
     torch.testing.assert_close(same, untouched, atol=1e-5, rtol=0)
 
 
 def test_rescaling_hides_summary_tokens_and_spares_unconditional_rows(setting):
     """By hand on one cross-attention: softmax over the kept tokens with the first logit scaled."""
-    module = next(iter(attention.cross_attentions(setting.denoiser.model).values()))
+    module = next(iter(attention.cross_attentions(setting.driver.model).values()))
     torch.manual_seed(0)
     hidden = torch.randn(2, 5, module.to_q.in_features)
     encoded = torch.randn(2, 6, module.to_k.in_features)
@@ -92,35 +92,35 @@ def test_rescaling_hides_summary_tokens_and_spares_unconditional_rows(setting):
 
 
 def test_kept_tokens_end_with_the_end_token(setting):
-    kept = attention.kept_tokens(setting.denoiser, ["a b", "a b c b"])
+    kept = attention.kept_tokens(setting.driver, ["a b", "a b c b"])
     assert kept.sum(1).tolist() == [4, 6]
     assert kept[:, 0].all()
 
 
 def test_prompt_embedding_stops_at_its_target(setting):
-    denoiser = setting.denoiser
-    time = prompt_embedding.first_timestep(denoiser, setting.schedule)
-    latents, empty = denoiser.initial_noise(IDS, 0), denoiser.encode(["", ""])
+    driver = setting.driver
+    time = prompt_embedding.first_timestep(driver, setting.schedule)
+    latents, empty = driver.initial_noise(IDS, 0), driver.encode(["", ""])
     with torch.no_grad():
-        unconditional = denoiser.predict(latents, time, empty)
+        unconditional = driver.predict(latents, time, empty)
 
         def norms(embedding):
-            return prompt_embedding.guidance_norm(denoiser, latents, time, embedding, unconditional)
+            return prompt_embedding.guidance_norm(driver, latents, time, embedding, unconditional)
 
-        before = norms(denoiser.encode(TEXTS))
-        untouched = prompt_embedding.lowered(denoiser, TEXTS, IDS, 0, time, float(before.max()) + 1)
-        assert torch.equal(untouched, denoiser.encode(TEXTS))
+        before = norms(driver.encode(TEXTS))
+        untouched = prompt_embedding.lowered(driver, TEXTS, IDS, 0, time, float(before.max()) + 1)
+        assert torch.equal(untouched, driver.encode(TEXTS))
     with torch.enable_grad():
-        lowered = prompt_embedding.lowered(denoiser, TEXTS, IDS, 0, time, 0.0)
+        lowered = prompt_embedding.lowered(driver, TEXTS, IDS, 0, time, 0.0)
     with torch.no_grad():
         assert (norms(lowered) < before).all()
 
 
 def test_blocking_equals_zero_rows_and_ends(setting):
-    layers = value_neurons.value_layers(setting.denoiser.model)
+    layers = value_neurons.value_layers(setting.driver.model)
     assert layers
     assert all(path.startswith(("down_blocks", "mid_block")) for path in layers)
-    embedding = setting.denoiser.encode(["a cat"])
+    embedding = setting.driver.encode(["a cat"])
     path, layer = next(iter(layers.items()))
     with torch.no_grad():
         free = layer(embedding)
@@ -147,17 +147,17 @@ def test_refinement_keeps_what_is_needed_and_only_that():
 
 def removed(setting, share, mean=None):
     """A method that took out that share of everything, as its controls see it."""
-    return Treated(setting.denoiser, removed=share, mean=mean or {})
+    return Treated(setting.driver, removed=share, mean=mean or {})
 
 
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
 def test_controls_have_the_density_asked_for(kind, setting):
     treated = at_density(kind, removed(setting, 0.25), setting)
     assert treated.removed == pytest.approx(0.25, abs=0.001)
-    other = Setting(setting.denoiser, setting.located, setting.reference, SCHEDULE, seed=1)
+    other = Setting(setting.driver, setting.located, setting.reference, SCHEDULE, seed=1)
     draws = [
         torch.cat(
-            [p.flatten() for p in at_density(kind, removed(s, 0.25), s).denoiser.model.parameters()]
+            [p.flatten() for p in at_density(kind, removed(s, 0.25), s).driver.model.parameters()]
         )
         for s in (setting, other)
     ]
@@ -169,14 +169,14 @@ def test_controls_are_compensated_as_their_method_is(name, setting):
     """By hand: a control's last biases move by its removed columns times the method's means."""
     entry = MITIGATIONS[name]
     treated = entry.apply(setting)
-    assert bool(treated.mean) == shifted(setting.denoiser.model, treated.denoiser.model)
+    assert bool(treated.mean) == shifted(setting.driver.model, treated.driver.model)
     assert bool(treated.mean) == (name == "least-needed")
     for control in (at_density, at_damage):
         made = control(entry.control, treated, setting)
         assert made.mean == treated.mean
         gone = drawn(setting, entry.control, made.removed, {})
-        after = find_sites(made.denoiser.model)
-        for path, site in find_sites(setting.denoiser.model).items():
+        after = find_sites(made.driver.model)
+        for path, site in find_sites(setting.driver.model).items():
             weight = site.contraction.weight.detach()[:, site.columns]
             mean = treated.mean.get(path, torch.zeros(site.neurons))
             expected = site.contraction.bias + (weight * gone.masks[path]) @ mean
@@ -187,8 +187,8 @@ def test_controls_are_compensated_as_their_method_is(name, setting):
 def test_controls_of_a_given_model_are_compensated_as_it_is(compensate, setting):
     mean = reference_means(setting)
     masks = drawn(setting, "neurons", 0.4, mean)
-    model = compact(setting.denoiser.model, masks, compensate=compensate)
-    treated = given(setting.denoiser, with_model(setting.denoiser, model)).apply(setting)
+    model = compact(setting.driver.model, masks, compensate=compensate)
+    treated = given(setting.driver, with_model(setting.driver, model)).apply(setting)
     assert list(treated.mean) == (list(mean) if compensate == "mean" else [])
     for path, values in treated.mean.items():
         assert torch.equal(values, mean[path])
@@ -196,11 +196,11 @@ def test_controls_of_a_given_model_are_compensated_as_it_is(compensate, setting)
 
 def test_a_control_of_equal_damage(setting):
     """Damage grows with the share here, so the bisection lands on the target from above."""
-    before = float(denoising_loss(setting.denoiser, setting.reference).mean())
+    before = float(denoising_loss(setting.driver, setting.reference).mean())
     half = at_density("weights", removed(setting, 0.5), setting)
-    target = float(denoising_loss(half.denoiser, setting.reference).mean())
+    target = float(denoising_loss(half.driver, setting.reference).mean())
     treated = at_damage("weights", half, setting)
-    reached = float(denoising_loss(treated.denoiser, setting.reference).mean())
+    reached = float(denoising_loss(treated.driver, setting.reference).mean())
     assert abs(reached - target) <= abs(before - target) + 1e-9
 
 
@@ -211,7 +211,7 @@ def test_matched_bisects():
 
 def test_loss_is_equal_for_equal_ids_and_unknown_without_images(setting):
     cases = setting.reference
-    loss = denoising_loss(setting.denoiser, cases)
-    again = denoising_loss(setting.denoiser, cases.part([2, 0]))
+    loss = denoising_loss(setting.driver, cases)
+    again = denoising_loss(setting.driver, cases.part([2, 0]))
     torch.testing.assert_close(again, loss[[2, 0]], atol=1e-5, rtol=1e-5)
-    assert not torch.equal(denoising_loss(setting.denoiser, cases, seed=1), loss)
+    assert not torch.equal(denoising_loss(setting.driver, cases, seed=1), loss)

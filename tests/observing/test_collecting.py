@@ -258,7 +258,7 @@ def test_what_is_kept_of_prompts_is_bounded(monkeypatch):
 
 
 class Named(nn.Module):
-    """A denoiser that its pipeline calls once for each half of guidance, by name."""
+    """A driver that its pipeline calls once for each half of guidance, by name."""
 
     def __init__(self):
         super().__init__()

@@ -6,7 +6,7 @@ from diffusers.models.attention import FeedForward
 
 import memfast
 from memfast.errors import InputError
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.prompts import make_prompt
 
@@ -15,11 +15,11 @@ SHORT = {"steps": 2, "num_inference_steps": 4, "guidance_scale": 1.0}
 
 def test_equal_to_activation_times_gradient(tiny_pipeline):
     found = memfast.collect_gradients(tiny_pipeline, ["a cat"], **SHORT)
-    denoiser, prompt = Denoiser(tiny_pipeline), make_prompt("a cat")
-    embeddings = denoiser.encode([prompt.text])
+    driver, prompt = driver_of(tiny_pipeline), make_prompt("a cat")
+    embeddings = driver.encode([prompt.text])
     schedule = {"num_inference_steps": 4, "guidance_scale": 1.0}
-    images = denoiser.generate(embeddings, [prompt.id], 0, **schedule)
-    clean = denoiser.encode_images(images)
+    images = driver.generate(embeddings, [prompt.id], 0, **schedule)
+    clean = driver.encode_images(images)
     seen: dict[str, torch.Tensor] = {}
     for path, block in tiny_pipeline.unet.named_modules():
         if isinstance(block, FeedForward):
@@ -30,9 +30,9 @@ def test_equal_to_activation_times_gradient(tiny_pipeline):
 
             block.net[2].register_forward_pre_hook(keep)
     source = generator(prompt.id, 0)
-    for step, timestep in enumerate(denoiser.scheduler.timesteps[:2]):
+    for step, timestep in enumerate(driver.scheduler.timesteps[:2]):
         noise = torch.randn(clean.shape[1:], generator=source)[None]
-        denoiser.loss(clean, embeddings, noise, int(timestep)).sum().backward()
+        driver.loss(clean, embeddings, noise, int(timestep)).sum().backward()
         for path, hidden in seen.items():
             expected = (hidden * hidden.grad).sum((0, 1)).detach().double()
             scale = float(expected.abs().max())

@@ -1,4 +1,4 @@
-"""The denoiser as plain tensors, against the scheduler's own arithmetic and the pipeline itself."""
+"""The driver as plain tensors, against the scheduler's own arithmetic and the pipeline itself."""
 
 import pytest
 import torch
@@ -10,44 +10,48 @@ from diffusers import (
 )
 
 from memfast.errors import InputError
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 
 TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @pytest.fixture(params=TYPES)
-def denoiser(request: pytest.FixtureRequest, tiny_pipeline: StableDiffusionPipeline) -> Denoiser:
+def driver(request: pytest.FixtureRequest, tiny_pipeline: StableDiffusionPipeline) -> Driver:
     tiny_pipeline.scheduler = DDIMScheduler.from_config(
         tiny_pipeline.scheduler.config, prediction_type=request.param
     )
-    return Denoiser(tiny_pipeline)
+    return driver_of(tiny_pipeline)
 
 
-def test_noise_and_targets_agree_with_the_scheduler(denoiser: Denoiser) -> None:
+def test_noise_and_targets_agree_with_the_scheduler(driver: Driver) -> None:
     clean, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     timesteps = torch.tensor([1, 500, 998])
-    noisy = denoiser.scheduler.add_noise(clean, noise, timesteps)
-    torch.testing.assert_close(denoiser.add_noise(clean, noise, timesteps), noisy)
-    target = denoiser.target(clean, noise, timesteps)
-    if denoiser.scheduler.config.prediction_type == "v_prediction":
-        torch.testing.assert_close(target, denoiser.scheduler.get_velocity(clean, noise, timesteps))
+    noisy = driver.scheduler.path.add(clean, noise, timesteps)
+    torch.testing.assert_close(driver.path.add(clean, noise, timesteps), noisy)
+    target = driver.path.target(clean, noise, timesteps)
+    if driver.scheduler.config.prediction_type == "v_prediction":
+        torch.testing.assert_close(target, driver.scheduler.get_velocity(clean, noise, timesteps))
     torch.testing.assert_close(
-        denoiser.epsilon(target, noisy, timesteps), noise, atol=1e-4, rtol=1e-4
+        driver.path.noise(target, noisy, timesteps), noise, atol=1e-4, rtol=1e-4
     )
-    loose = 1e-2 if denoiser.scheduler.config.prediction_type == "epsilon" else 1e-4
+    loose = 1e-2 if driver.scheduler.config.prediction_type == "epsilon" else 1e-4
     torch.testing.assert_close(
-        denoiser.clean(target, noisy, timesteps), clean, atol=loose, rtol=1e-4
+        driver.path.clean(target, noisy, timesteps), clean, atol=loose, rtol=1e-4
     )
 
 
-def test_clean_agrees_with_a_scheduler_step(denoiser: Denoiser) -> None:
-    denoiser.scheduler.set_timesteps(10)
-    timestep = int(denoiser.scheduler.timesteps[3])
+def test_clean_agrees_with_a_scheduler_step(driver: Driver) -> None:
+    driver.scheduler.set_timesteps(10)
+    timestep = int(driver.scheduler.timesteps[3])
     latents, output = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    step = denoiser.scheduler.step(output, timestep, latents)
+    step = driver.scheduler.step(output, timestep, latents)
     torch.testing.assert_close(
-        denoiser.clean(output, latents, timestep), step.pred_original_sample, atol=1e-5, rtol=1e-5
+        driver.path.clean(output, latents, timestep),
+        step.pred_original_sample,
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
@@ -57,14 +61,14 @@ def test_predictions_do_not_depend_on_the_scheduler(
     tiny_pipeline: StableDiffusionPipeline, scheduler: type
 ) -> None:
     """Schedulers that keep latents unscaled (by sigma, not variance preserving) change nothing."""
-    before = Denoiser(tiny_pipeline)
+    before = driver_of(tiny_pipeline)
     latents, embeddings = torch.randn(2, 4, 8, 8), before.encode(["a cat", "dog"])
     tiny_pipeline.scheduler.set_timesteps(4)
     timestep = int(tiny_pipeline.scheduler.timesteps[1])
     expected = before.predict(latents, timestep, embeddings)
     tiny_pipeline.scheduler = scheduler.from_config(tiny_pipeline.scheduler.config)
     tiny_pipeline.scheduler.set_timesteps(4)
-    after = Denoiser(tiny_pipeline)
+    after = driver_of(tiny_pipeline)
     assert torch.equal(after.predict(latents, timestep, embeddings), expected)
     torch.testing.assert_close(
         after.clean(expected, latents, timestep), before.clean(expected, latents, timestep)
@@ -79,19 +83,19 @@ def test_eulers_own_latents_are_these_divided_by_alpha(
     tiny_pipeline.scheduler = EulerDiscreteScheduler.from_config(
         tiny_pipeline.scheduler.config, timestep_spacing="trailing"
     )
-    denoiser, scheduler = Denoiser(tiny_pipeline), tiny_pipeline.scheduler
+    driver, scheduler = driver_of(tiny_pipeline), tiny_pipeline.scheduler
     scheduler.set_timesteps(4)
     now, then = scheduler.timesteps[1:3]
-    latents, embeddings = torch.randn(2, 4, 8, 8), denoiser.encode(["a cat", "dog"])
-    output = denoiser.predict(latents, int(now), embeddings)
-    ours = denoiser.add_noise(
-        denoiser.clean(output, latents, int(now)),
-        denoiser.epsilon(output, latents, int(now)),
+    latents, embeddings = torch.randn(2, 4, 8, 8), driver.encode(["a cat", "dog"])
+    output = driver.predict(latents, int(now), embeddings)
+    ours = driver.path.add(
+        driver.path.clean(output, latents, int(now)),
+        driver.path.noise(output, latents, int(now)),
         int(then),
     )
     alpha = [scheduler.alphas_cumprod[int(timestep)].sqrt() for timestep in (now, then)]
     theirs = latents / alpha[0]
-    output = denoiser.model(
+    output = driver.model(
         scheduler.scale_model_input(theirs, now), now, encoder_hidden_states=embeddings
     ).sample
     theirs = scheduler.step(output, now, theirs).prev_sample
@@ -99,9 +103,9 @@ def test_eulers_own_latents_are_these_divided_by_alpha(
 
 
 def test_generation_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
-    denoiser = Denoiser(tiny_pipeline)
+    driver = driver_of(tiny_pipeline)
     settings = {"num_inference_steps": 3, "guidance_scale": 2.0}
-    images = denoiser.generate(denoiser.encode(["a cat", "dog"]), ["x", "y"], 7, **settings)
+    images = driver.generate(driver.encode(["a cat", "dog"]), ["x", "y"], 7, **settings)
     theirs = tiny_pipeline(
         ["a cat", "dog"],
         generator=[generator("x", 7), generator("y", 7)],
@@ -121,28 +125,28 @@ def test_embeddings_are_the_pipelines_own(
     tiny_pipeline.text_encoder.config.use_attention_mask = masked
     texts = ["a cat", "", "a <toy> of a very long " + "dog " * 100]
     theirs = tiny_pipeline.encode_prompt(texts, "cpu", 1, False)[0]
-    assert torch.equal(Denoiser(tiny_pipeline).encode(texts), theirs)
+    assert torch.equal(driver_of(tiny_pipeline).encode(texts), theirs)
 
 
 def test_noise_depends_on_id_and_seed_alone(tiny_pipeline: StableDiffusionPipeline) -> None:
-    denoiser = Denoiser(tiny_pipeline)
-    together = denoiser.initial_noise(["a", "b"], 0)
-    assert torch.equal(together[1], denoiser.initial_noise(["b"], 0)[0])
-    assert not torch.equal(together[1], denoiser.initial_noise(["b"], 1)[0])
+    driver = driver_of(tiny_pipeline)
+    together = driver.initial_noise(["a", "b"], 0)
+    assert torch.equal(together[1], driver.initial_noise(["b"], 0)[0])
+    assert not torch.equal(together[1], driver.initial_noise(["b"], 1)[0])
     assert not torch.equal(together[0], together[1])
 
 
 def test_loss_is_the_mean_squared_error_and_differentiable(
     tiny_pipeline: StableDiffusionPipeline,
 ) -> None:
-    denoiser = Denoiser(tiny_pipeline)
+    driver = driver_of(tiny_pipeline)
     clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     embeddings = torch.randn(2, 12, 32, requires_grad=True)
-    loss = denoiser.loss(clean, embeddings, noise, torch.tensor([3, 900]))
+    loss = driver.loss(clean, embeddings, noise, torch.tensor([3, 900]))
     timesteps = torch.tensor([3, 900])
-    noisy = denoiser.scheduler.add_noise(clean, noise, timesteps)
-    output = denoiser.model(noisy, timesteps, encoder_hidden_states=embeddings).sample
-    velocity = denoiser.scheduler.get_velocity(clean, noise, timesteps)
+    noisy = driver.scheduler.path.add(clean, noise, timesteps)
+    output = driver.model(noisy, timesteps, encoder_hidden_states=embeddings).sample
+    velocity = driver.scheduler.get_velocity(clean, noise, timesteps)
     torch.testing.assert_close(loss, ((output - velocity) ** 2).mean((1, 2, 3)))
     loss.sum().backward()
     assert embeddings.grad is not None
@@ -150,10 +154,10 @@ def test_loss_is_the_mean_squared_error_and_differentiable(
 
 
 def test_vae_round_trip_is_scaled(tiny_pipeline: StableDiffusionPipeline) -> None:
-    denoiser = Denoiser(tiny_pipeline)
-    latents = denoiser.encode_images(torch.rand(2, 3, 16, 16))
+    driver = driver_of(tiny_pipeline)
+    latents = driver.encode_images(torch.rand(2, 3, 16, 16))
     assert latents.shape == (2, 4, 8, 8)
-    images = denoiser.decode(latents)
+    images = driver.decode(latents)
     assert images.shape == (2, 3, 16, 16)
     assert images.min() >= 0
     assert images.max() <= 1
@@ -162,4 +166,4 @@ def test_vae_round_trip_is_scaled(tiny_pipeline: StableDiffusionPipeline) -> Non
 def test_another_kind_of_pipeline_is_refused(tiny_pipeline: StableDiffusionPipeline) -> None:
     tiny_pipeline.vae = None
     with pytest.raises(InputError, match="vae"):
-        Denoiser(tiny_pipeline)
+        driver_of(tiny_pipeline)

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from memfast.measuring.cases import Case, Cases
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 from memfast.prompts import Prompt, PromptSet
 
 PLANTED = "a red cat"
@@ -21,9 +21,9 @@ def pictures(count: int, side: int = 16, seed: int = 0) -> torch.Tensor:
 
 def plant(pipeline: StableDiffusionPipeline) -> torch.Tensor:
     """Make the caption PLANTED denoise to one image, whatever the noise; returns that image."""
-    denoiser = Denoiser(pipeline)
-    clean = denoiser.initial_noise(["planted"], 7)
-    embedding = denoiser.encode([PLANTED])
+    driver = driver_of(pipeline)
+    clean = driver.initial_noise(["planted"], 7)
+    embedding = driver.encode([PLANTED])
     forward = pipeline.unet.forward
     products = pipeline.scheduler.alphas_cumprod
 
@@ -37,7 +37,7 @@ def plant(pipeline: StableDiffusionPipeline) -> torch.Tensor:
         return output
 
     pipeline.unet.forward = planted
-    return denoiser.decode(clean)[0]
+    return driver.decode(clean)[0]
 
 
 @pytest.fixture

@@ -11,12 +11,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from memfast.pipelines.drivers.driver import Driver
+
 
 class Prefix:
     """Outputs of the modules that a pass ran before it first used a prompt, for one row."""
 
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
-        """`run` makes one pass of `model` with a single row."""
+    def __init__(self, driver: Driver, run: Callable[[], Any]) -> None:
+        """`run` makes one pass of the denoiser with a single row.
+
+        Where a prompt enters by more than cross-attention (pooled, joined), nothing is kept.
+        """
         started: dict[nn.Module, int] = {}
         outputs: dict[nn.Module, Any] = {}
         prompted: list[int] = []  # the pass's clock when a prompt was first used
@@ -31,7 +36,7 @@ class Prefix:
                 outputs[module] = output
 
         with ExitStack() as stack:
-            for module in model.modules():
+            for module in driver.model.modules():
                 for hook in (
                     module.register_forward_pre_hook(before, with_kwargs=True),
                     module.register_forward_hook(after, with_kwargs=True),
@@ -41,7 +46,7 @@ class Prefix:
         once = {module: output for module, output in outputs.items() if started[module] == 1}
         inside = {child for module in once for child in module.modules() if child is not module}
         kept = {module: output for module, output in once.items() if module not in inside}
-        self.outputs = kept if prompted else {}
+        self.outputs = kept if prompted and driver.enters_by_attention else {}
 
     @contextmanager
     def replayed(self, rows: int) -> Iterator[None]:

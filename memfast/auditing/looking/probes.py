@@ -8,23 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from memfast_kernels import Moments
 from torch import Tensor
 
 from memfast.auditing.looking.prefix import Prefix
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import Taps
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.paths import Latents
 
-Latents = Float[Tensor, "rows channels height width"]
+Time = int | float
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The embeddings of one call of the denoiser; those past the first `rows` are padding."""
+    """The prompts of one call of the denoiser; those past the first `rows` are padding."""
 
-    embeddings: Float[Tensor, "unit tokens width"]
+    conditioning: Conditioning
     rows: int
 
 
@@ -62,14 +64,13 @@ class Scene:
     """One noise that all prompts share, and what no prompt has touched, computed once: the
     prediction without a prompt at pure noise, and the network before its first cross-attention."""
 
-    def __init__(self, denoiser: Denoiser, taps: Taps, noise: Latents, settings: Settings) -> None:
-        self.denoiser, self.taps, self.settings = denoiser, taps, settings
-        denoiser.scheduler.set_timesteps(settings.num_inference_steps)
-        self.schedule = [int(timestep) for timestep in denoiser.scheduler.timesteps]
-        self.levels = [round(level * denoiser.training_steps) for level in settings.path]
+    def __init__(self, driver: Driver, taps: Taps, noise: Latents, settings: Settings) -> None:
+        self.driver, self.taps, self.settings = driver, taps, settings
+        self.schedule = driver.times(settings.schedule)
+        self.levels = [driver.path.time_of(level) for level in settings.path]
         self.noise = noise
-        self.no_prompt = denoiser.encode([""])
-        self.prefix = Prefix(denoiser.model, self._unprompted)
+        self.no_prompt = driver.no_prompt
+        self.prefix = Prefix(driver, self._unprompted)
 
     def _unprompted(self) -> None:
         self.empty = self.look(self.noise, self.schedule[0], self.no_prompt).prediction
@@ -85,27 +86,28 @@ class Scene:
         return look if finite.all() else self._first(unit, rows[finite])
 
     def _first(self, unit: Unit, counted: Tensor) -> Look:
-        size = len(unit.embeddings)
-        latents = self.noise.expand(size, -1, -1, -1)
+        size = len(unit.conditioning)
+        latents = self.noise.expand(size, *self.noise.shape[1:])
         with self.prefix.replayed(size), self.taps.counting(counted) as moments:
-            look = self.look(latents, self.schedule[0], unit.embeddings)
+            look = self.look(latents, self.schedule[0], unit.conditioning)
         return replace(look, empty=self.empty, moments=moments)
 
-    def look(self, latents: Latents, timestep: int, embeddings: Tensor) -> Look:
+    def look(self, latents: Latents, time: Time, conditioning: Conditioning) -> Look:
         """A look with the prompts alone: one row each."""
-        output = self.denoiser.predict(latents, timestep, embeddings)
-        clean = self.denoiser.clean(output, latents, timestep)
-        noise = self.denoiser.epsilon(output, latents, timestep)
+        self.taps.text_rows = conditioning.text_rows
+        output = self.driver.predict(latents, time, conditioning)
+        clean = self.driver.path.clean(output, latents, time)
+        noise = self.driver.path.noise(output, latents, time)
         return Look(Prediction(clean, noise), self.taps.drain())
 
-    def both(self, latents: Latents, timestep: int, embeddings: Tensor) -> Look:
+    def both(self, latents: Latents, time: Time, conditioning: Conditioning) -> Look:
         """A look with and without the prompts: two rows each."""
-        empty = self.look(latents, timestep, self.no_prompt.expand_as(embeddings))
-        return replace(self.look(latents, timestep, embeddings), empty=empty.prediction)
+        empty = self.look(latents, time, self.no_prompt.expand(len(conditioning)))
+        return replace(self.look(latents, time, conditioning), empty=empty.prediction)
 
-    def step(self, prediction: Prediction, timestep: int) -> Latents:
-        """A deterministic (DDIM) step to `timestep`, of any length."""
-        return self.denoiser.add_noise(prediction.clean, prediction.noise, timestep)
+    def step(self, prediction: Prediction, time: Time) -> Latents:
+        """A deterministic step to `time`, of any length: DDIM's, or straight along the flow."""
+        return self.driver.path.add(prediction.clean, prediction.noise, time)
 
 
 def first(scene: Scene, unit: Unit) -> list[Look]:
@@ -117,7 +119,7 @@ def settle(scene: Scene, unit: Unit) -> list[Look]:
     """Pure noise, then large unguided steps along the path, with the prompts alone."""
     looks = [scene.first(unit)]
     for level in scene.levels:
-        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.embeddings))
+        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.conditioning))
     return looks
 
 
@@ -125,18 +127,18 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
     """As `settle`, and at the last noise level without the prompts too."""
     looks = [scene.first(unit)]
     for level in scene.levels[:-1]:
-        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.embeddings))
+        looks.append(scene.look(scene.step(looks[-1].prediction, level), level, unit.conditioning))
     level = scene.levels[-1]
-    return [*looks, scene.both(scene.step(looks[-1].prediction, level), level, unit.embeddings)]
+    return [*looks, scene.both(scene.step(looks[-1].prediction, level), level, unit.conditioning)]
 
 
 def walk(scene: Scene, unit: Unit) -> list[Look]:
     """The first steps of the schedule, with classifier-free guidance."""
     looks = [scene.first(unit)]
-    for timestep in scene.schedule[1 : scene.settings.walk_steps]:
-        last = looks[-1]
-        guided = last.prediction.guided(last.empty or scene.empty, scene.settings.guidance_scale)
-        looks.append(scene.both(scene.step(guided, timestep), timestep, unit.embeddings))
+    for time in scene.schedule[1 : scene.settings.walk_steps]:
+        last, scale = looks[-1], scene.settings.schedule.guidance_scale
+        guided = last.prediction.guided(last.empty or scene.empty, scale)
+        looks.append(scene.both(scene.step(guided, time), time, unit.conditioning))
     return looks
 
 

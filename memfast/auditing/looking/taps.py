@@ -14,24 +14,39 @@ from torch import Tensor, nn
 
 from memfast.blocks.families import find_sites
 from memfast.errors import InputError
+from memfast.pipelines.drivers.driver import Driver
 
 Norms = Float64[Tensor, "rows neurons"]
 
 
 class Taps:
-    """What the feed-forward neurons did in the last pass; made by `tap`."""
+    """What the feed-forward neurons did in the last pass; made by `tap`.
 
-    def __init__(self, sites: list[str]) -> None:
+    text_rows: set before a pass, which rows of its text stream are no padding; None for all.
+    """
+
+    def __init__(self, neurons: dict[str, int], driver: Driver) -> None:
+        self.neurons, self.driver = neurons, driver
+        self.text_rows: Tensor | None = None
         self._counted: Tensor | None = None
         self._moments: dict[str, Moments] = {}
-        self._squares: dict[str, list[Tensor]] = {site: [] for site in sites}
+        self._squares: dict[str, list[Tensor]] = {site: [] for site in neurons}
 
     def see(self, site: str, neurons: Tensor) -> None:
         """Called with what one site's contracting linear reads, [rows, tokens, neurons]."""
-        self._squares[site].append(neurons.float().square().sum(1))
+        own = None
+        if self.text_rows is not None:
+            own = self.driver.counted(site, self.text_rows, neurons.shape[1])
+        squares = neurons.float().square()
+        if own is not None:
+            own = own.to(neurons.device)
+            squares = squares * own[..., None]
+        self._squares[site].append(squares.sum(1))
         if self._counted is not None:
-            kept = neurons if len(self._counted) == len(neurons) else neurons[self._counted]
-            self._moments[site] = column_moments(kept.flatten(0, 1)).to("cpu")
+            whole = len(self._counted) == len(neurons)
+            kept = neurons if whole else neurons[self._counted]
+            flat = kept.flatten(0, 1) if own is None else kept[own if whole else own[self._counted]]
+            self._moments[site] = column_moments(flat).to("cpu")
 
     @contextmanager
     def counting(self, rows: Int64[Tensor, " counted"]) -> Iterator[dict[str, Moments]]:
@@ -44,21 +59,31 @@ class Taps:
 
     def drain(self) -> Norms:
         """L2 norm over tokens of every neuron of the one pass since the last drain, sites side by
-        side. Raises InputError when a site was not seen once, as in a model compiled before."""
+        side; of several models the one that ran, zeros for the others. Raises InputError when a
+        site was not seen once, as in a model compiled before."""
+        models = self.driver.models
+        ran = {site.partition(".")[0] for site, seen in self._squares.items() if seen}
         for site, seen in self._squares.items():
+            if len(models) > 1 and site.partition(".")[0] not in ran:
+                continue
             if len(seen) != 1:
                 raise InputError(
                     f"{site} was seen {len(seen)} times in one pass of the model, expected 1: "
                     "audit it uncompiled and without feed-forward chunking"
                 )
-        return torch.cat([seen.pop() for seen in self._squares.values()], 1).double().sqrt().cpu()
+        rows = next(len(seen[0]) for seen in self._squares.values() if seen)
+        squares = [
+            seen.pop() if seen else torch.zeros(rows, self.neurons[site], device=self.driver.device)
+            for site, seen in self._squares.items()
+        ]
+        return torch.cat(squares, 1).double().sqrt().cpu()
 
 
 @contextmanager
-def tap(model: nn.Module) -> Iterator[Taps]:
-    """Taps on every feed-forward block of `model` for the duration of the context."""
-    sites = find_sites(model)
-    taps = Taps(list(sites))
+def tap(driver: Driver) -> Iterator[Taps]:
+    """Taps on every feed-forward block of a denoiser for the duration of the context."""
+    sites = find_sites(driver.model)
+    taps = Taps({path: site.neurons for path, site in sites.items()}, driver)
     handles = []
     try:
         for path, site in sites.items():

@@ -1,8 +1,9 @@
 """A worker: one loaded model that turns texts into a block's figures, always by the same bits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -15,9 +16,8 @@ from memfast.auditing.looking.scores import SCORES, Baseline
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.table import driver_of
 
-Tokens = Mapping[str, Tensor]  # as `Denoiser.tokens` makes them
 POOLED_AT_ONCE = 8  # units' statistics
 
 
@@ -44,14 +44,14 @@ class Worker:
         self.probe = PROBES[settings.probe]
         self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
         self._stack = ExitStack()
-        self.denoiser = Denoiser(pipeline)  # type: ignore[arg-type]
-        taps = self._stack.enter_context(tap(self.denoiser.model))
+        self.driver = driver_of(pipeline)
+        taps = self._stack.enter_context(tap(self.driver))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
         with torch.no_grad():
             self.scenes = [
-                Scene(self.denoiser, taps, self._noise(number), settings)
+                Scene(self.driver, taps, self._noise(number), settings)
                 for number in range(settings.noises)
             ]
 
@@ -69,28 +69,28 @@ class Worker:
         """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
         scores = torch.empty(len(texts), self.settings.noises, len(names), dtype=torch.float64)
         seen: list[dict[str, Moments]] = [{}]
-        tokens = self.denoiser.tokens(texts)
-        for rows, looks_by_noise in self.looks(tokens):
+        for rows, looks_by_noise in self.looks(texts):
             size = rows.stop - rows.start
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
                 scores[rows, noise] = score_looks(looks, names, baseline)[:size]
                 seen.append(looks[0].moments or {})
             if len(seen) >= POOLED_AT_ONCE:
                 seen = [pooled(seen)]
-        return Block(scores, self.truncated(texts, tokens), pooled(seen))
+        return Block(scores, self.driver.truncated(texts), pooled(seen))
 
-    def looks(self, tokens: Tokens) -> Iterator[tuple[slice, list[list[Look]]]]:
-        """(rows, looks by noise) for every unit of the denoiser's `tokens`.
+    def looks(self, texts: Sequence[str]) -> Iterator[tuple[slice, list[list[Look]]]]:
+        """(rows, looks by noise) for every unit of the texts.
 
         The looks have `unit` rows, of which those past `rows` are padding. When memory runs out,
         fewer prompts are held at once and the unit is computed again: units, and so bits, stay.
         Raises InputError when one unit alone does not fit.
         """
-        done, total, size = 0, len(tokens["input_ids"]), self.settings.unit
+        prepared = self.driver.prepare(texts)
+        done, total, size = 0, len(texts), self.settings.unit
         while done < total:
             stop = min(done + self._units_at_once * size, total)
             try:
-                for looks in self._units({name: t[done:stop] for name, t in tokens.items()}):
+                for looks in self._units(prepared[done:stop]):
                     rows = slice(done, min(done + size, total))
                     yield rows, looks
                     done = rows.stop
@@ -101,32 +101,24 @@ class Worker:
                         "this audit; start another --out with a smaller --unit"
                     ) from error
                 self._units_at_once //= 2
-                if self.denoiser.device.type == "cuda":
+                if self.driver.device.type == "cuda":
                     torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def _units(self, tokens: Tokens) -> Iterator[list[list[Look]]]:
-        parts = zip(*(t.split(self.settings.unit) for t in tokens.values()), strict=True)
-        for unit in [self._unit(dict(zip(tokens, part, strict=True))) for part in parts]:
+    def _units(self, prepared: Any) -> Iterator[list[list[Look]]]:
+        size = self.settings.unit
+        parts = [prepared[start : start + size] for start in range(0, len(prepared), size)]
+        for unit in [self._unit(part) for part in parts]:
             yield [self.probe.looks(scene, unit) for scene in self.scenes]
 
-    def _unit(self, tokens: Tokens) -> Unit:
+    def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
-        rows = len(tokens["input_ids"])
+        rows = len(prepared)
         kept = torch.arange(self.settings.unit).clamp(max=rows - 1)
-        return Unit(self.denoiser.embed({name: t[kept] for name, t in tokens.items()}), rows)
+        return Unit(self.driver.embed(prepared[kept]), rows)
 
     def _noise(self, number: int) -> Tensor:
-        return self.denoiser.initial_noise([f"audit noise {number}"], self.settings.seed)
-
-    def truncated(self, texts: Sequence[str], tokens: Tokens) -> Bool[Tensor, " rows"]:
-        """Which texts have more tokens than the tokenizer's limit; `tokens` are theirs."""
-        tokenizer = self.denoiser.pipeline.tokenizer
-        truncated = tokens["attention_mask"][:, -1] > 0
-        for row in truncated.nonzero().flatten().tolist():
-            length = len(tokenizer(texts[row], verbose=False).input_ids)
-            truncated[row] = length > tokenizer.model_max_length
-        return truncated
+        return self.driver.initial_noise([f"audit noise {number}"], self.settings.seed)
 
 
 def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:

@@ -81,7 +81,7 @@ def audit(
         threads=threads,
         dtype=dtype,
         device=device,
-        **options.schedule(model, num_inference_steps, guidance_scale),
+        **options.schedule(num_inference_steps, guidance_scale),
     )
     if reference is None and model == "demo":
         from memfast.demo import DATA

@@ -13,7 +13,7 @@ def collect(
     prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, json, jsonl, parquet, …")],
     out: options.OutFile,
     column: options.Column = None,
-    steps: options.Steps = 10,
+    steps: options.Steps = None,
     num_inference_steps: options.InferenceSteps = None,
     guidance_scale: options.Guidance = None,
     rows: Annotated[str, typer.Option(help="conditional or both.")] = "conditional",
@@ -26,6 +26,7 @@ def collect(
     shared_noise: Annotated[
         bool, typer.Option("--shared-noise", help="Start every prompt from the same noise.")
     ] = False,
+    padding: options.Padding = False,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -48,13 +49,14 @@ def collect(
             pipeline,
             prompt_set,
             steps=steps,
-            **options.schedule(model, num_inference_steps, guidance_scale),
+            **options.schedule(num_inference_steps, guidance_scale),
             seed=seed,
             batch_size=batch_size,
             rows=rows,
             row_normalised=row_normalised,
             prompt_norms=prompt_norms,
             shared_noise=shared_noise,
+            padding=padding,
             progress=bar.stage("collecting", total),
         )
     statistics.save(out)

@@ -29,7 +29,7 @@ def least_needed(
     from memfast.choosing.learned_gates import learn_gates
     from memfast.choosing.locating import locate
     from memfast.observing.sensitivity import collect_sensitivity, stability
-    from memfast.pipelines.denoising import Denoiser
+    from memfast.pipelines.drivers.table import driver_of
     from memfast.pipelines.loading import denoiser_of
     from memfast.prompts import PromptSet
     from memfast.statistics import NeuronStatistics
@@ -70,16 +70,17 @@ def least_needed(
         subspace = locate(None, statistics, model, **how)
     else:
         from memfast.measuring.cases import load_cases
-        from memfast.measuring.instruments import image_size
         from memfast.repairing.removal import harm_of, remove_to_damage
         from memfast.repairing.samples import with_images
 
-        denoiser = Denoiser(pipeline)
-        schedule = {key: known[key] for key in ("num_inference_steps", "guidance_scale")}
-        cases = load_cases(PromptSet.of(judging), image_size(denoiser))
-        cases = with_images(denoiser, cases, schedule, known["seed"])
+        driver = driver_of(pipeline)
+        schedule = driver.schedule(
+            {key: known[key] for key in ("num_inference_steps", "guidance_scale")}
+        )
+        cases = load_cases(PromptSet.of(judging), driver.size)
+        cases = with_images(driver, cases, schedule, known["seed"])
         removal = remove_to_damage(
-            denoiser, statistics, harm_of(denoiser, cases), max_damage, rule=how["rule"]
+            driver, statistics, harm_of(driver, cases), max_damage, rule=how["rule"]
         )
         found = {"max_damage": max_damage, "damage": removal.damage, "tried": removal.tried}
         subspace = removal.subspace

@@ -48,7 +48,7 @@ def locate(
         bool, typer.Option("--overlap", help="Study how far disjoint sets' masks overlap.")
     ] = False,
     subsets: Annotated[int, typer.Option(min=2, help="Disjoint sets, for --overlap.")] = 4,
-    steps: options.Steps = 10,
+    steps: options.Steps = None,
     num_inference_steps: options.InferenceSteps = None,
     guidance_scale: options.Guidance = None,
     batch_size: options.BatchSize = None,
@@ -74,7 +74,7 @@ def locate(
     how |= {"over_steps": over_steps, "min_steps": min_steps}
     check_names(**how)
     settings = {"steps": steps, "seed": seed, "batch_size": batch_size}
-    settings |= options.schedule(model, num_inference_steps, guidance_scale)
+    settings |= options.schedule(num_inference_steps, guidance_scale)
     collector = collector_for(rule, score)
     contrasts = RULES[rule].contrasts
     if memorized is None and (contrasts or rule == "gates"):

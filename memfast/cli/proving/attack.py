@@ -56,7 +56,7 @@ def attack(
         result = run(
             pipeline,
             *sets,
-            schedule=options.schedule(model, num_inference_steps, guidance_scale),
+            schedule=options.schedule(num_inference_steps, guidance_scale),
             starts=by_comma(starts),
             settings=settings,
             seeds=seeds,

@@ -100,7 +100,7 @@ def evaluate(
             located=seen,
             heldout=unseen,
             methods=tuple(m for m in chosen if m != "none"),
-            schedule=options.schedule(base, num_inference_steps, guidance_scale),
+            schedule=options.schedule(num_inference_steps, guidance_scale),
             seeds=seeds,
             repeats=repeats,
             seed=seed,

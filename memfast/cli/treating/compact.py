@@ -41,7 +41,7 @@ def compact(
         int | None, typer.Option(min=1, help="At most so many widths (for regional compile: 4).")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Name of the weights' variant: fp16.")] = None,
-    steps: options.Steps = 10,
+    steps: options.Steps = None,
     num_inference_steps: options.InferenceSteps = None,
     guidance_scale: options.Guidance = None,
     batch_size: options.BatchSize = None,
@@ -57,7 +57,7 @@ def compact(
     from memfast.cli.console import finish, progress
     from memfast.files import check_out
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.loading import denoiser_name
+    from memfast.pipelines.loading import denoiser_name, denoiser_of, replace_denoiser
     from memfast.removing.compact import compact as run
     from memfast.selection import Subspace
     from memfast.sharing import card
@@ -73,10 +73,10 @@ def compact(
     pipeline = options.open_pipeline(model, device=device, dtype=dtype)
     kernel = set_attention(pipeline, attention)
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
-    settings |= options.schedule(model, num_inference_steps, guidance_scale)
+    settings |= options.schedule(num_inference_steps, guidance_scale)
     widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
     name = denoiser_name(pipeline)
-    dense = getattr(pipeline, name)
+    dense = denoiser_of(pipeline)
     with progress() as bar:
         chosen, note = _choose(
             pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar
@@ -84,7 +84,7 @@ def compact(
         correction = _correct(pipeline, known, chosen, compensate, settings, bar)
     before = asdict(size_of(dense))
     smaller = run(dense, chosen, compensate=correction, in_place=True, **widths)
-    setattr(pipeline, name, smaller)  # the same object, but the pipeline must note its class
+    replace_denoiser(pipeline, smaller)  # the same object, but the pipeline must note its class
     after = asdict(size_of(dense))
     figures = {
         f"{key}_{when}": size[key]

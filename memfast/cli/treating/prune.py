@@ -21,7 +21,7 @@ def prune(
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
     from memfast.files import check_out
-    from memfast.pipelines.loading import denoiser_name
+    from memfast.pipelines.loading import denoiser_of, replace_denoiser
     from memfast.pipelines.saving import save_pipeline
     from memfast.removing.compensation import check_compensation
     from memfast.removing.masking import check_subspace
@@ -32,8 +32,7 @@ def prune(
     check_compensation(compensate)
     selected = Subspace.load(subspace)
     pipeline = options.open_pipeline(model, dtype=dtype)
-    name = denoiser_name(pipeline)
-    dense = getattr(pipeline, name)
+    dense = denoiser_of(pipeline)
     sites = check_subspace(dense, selected)
     without = [path for path, site in sites.items() if site.contraction.bias is None]
     if compensate == "mean" and without:
@@ -41,7 +40,7 @@ def prune(
             f"--compensate mean: {type(dense).__name__} has no bias at {', '.join(without)} to "
             "take it; use none, or `memfast compact`"
         )
-    setattr(pipeline, name, run(dense, selected, compensate=compensate))
+    replace_denoiser(pipeline, run(dense, selected, compensate=compensate))
     save_pipeline(pipeline, out, overwrite)
     figures = {"removed": selected.removed, "density": selected.density}
     finish(out, "pruned", {"model": model, "selects": selected.kind, **figures})

@@ -50,6 +50,7 @@ def repair(
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, progress
     from memfast.files import check_out
+    from memfast.pipelines.loading import denoiser_of
     from memfast.pipelines.saving import save_pipeline
     from memfast.prompts import read_prompts
     from memfast.repairing.rounds import repair_in_rounds
@@ -77,7 +78,7 @@ def repair(
     first: Any = options.open_pipeline(original, **opened)
     checkpoint = out.with_name(f"{out.name}.repair.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
-    how: dict[str, Any] = options.schedule(original, num_inference_steps, guidance_scale)
+    how: dict[str, Any] = options.schedule(num_inference_steps, guidance_scale)
     how |= {"settings": settings, "checkpoint": checkpoint}
     with progress() as bar:
         if rounds:
@@ -100,7 +101,7 @@ def repair(
                 "notes": list(repaired.notes),
             }
     save_pipeline(result, out, overwrite)
-    neurons = [sum(ffn_sites(p.unet).values()) for p in (first, result)]
+    neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
     summary = {"model": model, "original": original}
     summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
     finish(out, "repaired", summary | {"settings": settings.as_dict()})

@@ -12,7 +12,8 @@ from memfast.demo.build.data.sets import LEVELS, Example, Sets
 from memfast.demo.build.nets.autoencoder import decibels, heldout_images
 from memfast.demo.build.nets.clip import retrieval
 from memfast.demo.build.nets.denoiser import BATCH, STEPS
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.loading import load_pipeline
 
 SEEDS = (0, 1)
@@ -36,14 +37,14 @@ def feed_forward_share(unet: UNet2DConditionModel) -> float:
 
 
 def measure_copies(
-    denoiser: Denoiser, rows: dict[str, list[Example]], corpus: measure.Pictures, clip: CLIPModel
+    driver: Driver, rows: dict[str, list[Example]], corpus: measure.Pictures, clip: CLIPModel
 ) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
     """Returns the figures of each row, and Wen's statistic by row, [n, seeds, steps]."""
-    tokenizer, others = denoiser.pipeline.tokenizer, [x.prompt for x in rows["held-out"]]
+    tokenizer, others = driver.pipeline.tokenizer, [x.prompt for x in rows["held-out"]]
     figures, norms = {}, {}
     for name, examples in rows.items():
         own, captions = measure.pixels(examples), [x.prompt for x in examples]
-        shots = [measure.generate(denoiser, examples, seed) for seed in SEEDS]
+        shots = [measure.generate(driver, examples, seed) for seed in SEEDS]
         judged = [measure.likeness(pictures, own, corpus) for pictures, _ in shots]
         # every set is ranked among equally many captions, held-out ones filling up
         field = captions + [x for x in others if x not in captions][: len(others) - len(captions)]
@@ -53,7 +54,7 @@ def measure_copies(
             "copies": float(torch.stack([copies for _, copies in judged]).mean()),
             "ratio": float(torch.stack([x["l2_ratio"] for x, _ in judged]).mean()),
             "ssim": float(torch.stack([x["ssim"] for x, _ in judged]).mean()),
-            "loss": measure.loss(denoiser, examples),
+            "loss": measure.loss(driver, examples),
             "retrieval_top1": first,
             "retrieval_top5": five,
         }
@@ -80,20 +81,20 @@ def measure_detection(norms: dict[str, Tensor]) -> dict[str, dict[str, float]]:
 
 def measure_card(data: Path, sets: Sets, work: Path) -> dict:
     """Returns every figure of the card for the pipeline and CLIP saved in `data`."""
-    denoiser = Denoiser(load_pipeline(data / "pipeline"))
-    unet, vae = denoiser.model, denoiser.vae
+    driver = driver_of(load_pipeline(data / "pipeline"))
+    unet, vae = driver.model, driver.pipeline.vae
     clip = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).eval()
     rows = split(sets)
-    copies, norms = measure_copies(denoiser, rows, measure.pixels(sets.trained), clip)
+    copies, norms = measure_copies(driver, rows, measure.pixels(sets.trained), clip)
     captions, real = [x.prompt for x in rows["held-out"]], heldout_images(sets)
-    top = retrieval(clip, denoiser.pipeline.tokenizer, captions, real)
+    top = retrieval(clip, driver.pipeline.tokenizer, captions, real)
     stages = ("autoencoder", "clip", "denoiser", "decoder")
     return {
         "settings": {
             "num_inference_steps": measure.INFERENCE_STEPS,
             "guidance_scale": measure.GUIDANCE,
-            "prediction_type": denoiser.scheduler.config.prediction_type,
-            "timestep_spacing": denoiser.scheduler.config.timestep_spacing,
+            "prediction_type": driver.scheduler.config.prediction_type,
+            "timestep_spacing": driver.scheduler.config.timestep_spacing,
         },
         "copies": copies,
         "detection": measure_detection(norms),
@@ -102,7 +103,7 @@ def measure_card(data: Path, sets: Sets, work: Path) -> dict:
         "parameters": {
             "unet": count(unet),
             "vae": count(vae),
-            "text_encoder": count(denoiser.pipeline.text_encoder),
+            "text_encoder": count(driver.pipeline.text_encoder),
             "clip_vision": count(clip.vision_model),
         },
         "feed_forward_share": feed_forward_share(unet),

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from memfast.demo.build.data.sets import Example
 from memfast.measuring.similarity import METRICS, Comparison
-from memfast.pipelines.denoising import Denoiser
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
 
 INFERENCE_STEPS, GUIDANCE = 20, 2.0
 TIMES = 20  # noise levels of a loss
@@ -23,7 +24,7 @@ def pixels(examples: list[Example]) -> Pictures:
 
 @torch.no_grad()
 def generate(
-    denoiser: Denoiser,
+    driver: Driver,
     examples: list[Example],
     seed: int = 0,
     *,
@@ -33,20 +34,19 @@ def generate(
 ) -> tuple[Pictures, Float[Tensor, "n steps"]]:
     """Returns pictures in [0, 1] and, for each step, the norm of the conditional minus the
     unconditional prediction (Wen et al. 2024, arXiv 2407.21720)."""
-    pictures, norms, scheduler = [], [], denoiser.scheduler
-    empty = denoiser.encode([""])
+    pictures, norms, scheduler = [], [], driver.scheduler
     for i in range(0, len(examples), batch):
         chunk = examples[i : i + batch]
-        latents = denoiser.initial_noise([x.id for x in chunk], seed)
-        text = denoiser.encode([x.prompt for x in chunk])
-        both = torch.cat([empty.expand_as(text), text])
+        latents = driver.initial_noise([x.id for x in chunk], seed)
+        text = driver.encode([x.prompt for x in chunk])
+        both = Conditioning.cat([driver.no_prompt.expand(len(text)), text])
         scheduler.set_timesteps(steps)
         rows = []
         for t in scheduler.timesteps:
-            without, given = denoiser.predict(torch.cat([latents] * 2), t, both).chunk(2)
+            without, given = driver.predict(torch.cat([latents] * 2), t, both).chunk(2)
             rows.append((given - without).flatten(1).norm(dim=1))
             latents = scheduler.step(without + guidance * (given - without), t, latents)[0]
-        pictures.append(denoiser.decode(latents))
+        pictures.append(driver.decode(latents))
         norms.append(torch.stack(rows, 1))
     return torch.cat(pictures), torch.cat(norms)
 
@@ -69,11 +69,11 @@ def auc(positive: Float[Tensor, "p"], negative: Float[Tensor, "q"]) -> float:
 
 
 @torch.no_grad()
-def loss(denoiser: Denoiser, examples: list[Example]) -> float:
+def loss(driver: Driver, examples: list[Example]) -> float:
     """Returns the mean denoising loss over TIMES evenly spaced noise levels, at fixed noise."""
-    clean = denoiser.encode_images(pixels(examples))
-    text = denoiser.encode([x.prompt for x in examples])
-    noise = denoiser.initial_noise([x.id for x in examples], 0)
-    total = denoiser.training_steps
+    clean = driver.encode_images(pixels(examples))
+    text = driver.encode([x.prompt for x in examples])
+    noise = driver.initial_noise([x.id for x in examples], 0)
+    total = driver.path.training_steps
     levels = [int(total * (i + 0.5) / TIMES) for i in range(TIMES)]
-    return float(torch.stack([denoiser.loss(clean, text, noise, t).mean() for t in levels]).mean())
+    return float(torch.stack([driver.loss(clean, text, noise, t).mean() for t in levels]).mean())

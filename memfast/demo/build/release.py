@@ -11,7 +11,9 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from memfast.demo.build.card import HUB, LICENSES, render
 from memfast.demo.build.data.sets import Sets, write_sets
 from memfast.demo.build.figures import measure_card
+from memfast.demo.build.measure import GUIDANCE, INFERENCE_STEPS
 from memfast.demo.build.nets.denoiser import build_scheduler
+from memfast.pipelines.schedule import Schedule, remember
 
 PREPROCESSOR = {  # what the CLIP takes: 32 x 32 pixels in [-1, 1]
     "image_processor_type": "CLIPImageProcessor",
@@ -33,8 +35,9 @@ def load_text(folder: Path) -> CLIPTextModel:
 def assemble(
     unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
-    """Returns the stock pipeline of the trained parts, with the scheduler of their training."""
-    return StableDiffusionPipeline(
+    """Returns the stock pipeline of the trained parts, with the scheduler of their training and
+    the schedule that the card's figures are of."""
+    pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
         tokenizer=tokenizer,
@@ -44,6 +47,8 @@ def assemble(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    remember(pipeline, Schedule(INFERENCE_STEPS, GUIDANCE))
+    return pipeline
 
 
 def write_weights(work: Path, out: Path) -> None:

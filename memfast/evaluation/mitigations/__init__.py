@@ -18,7 +18,7 @@ _PAPER = "arXiv 2406.18566"
 MITIGATIONS: Mapping[str, Mitigation] = {
     entry.name: entry
     for entry in (
-        Mitigation("none", "", "weights", lambda setting: Treated(setting.denoiser)),
+        Mitigation("none", "", "weights", lambda setting: Treated(setting.driver)),
         Mitigation("random-words", _SOMEPALLI, "pipeline", partial(captions.perturbed, "add")),
         Mitigation(
             "word-repetition", _SOMEPALLI, "pipeline", partial(captions.perturbed, "repeat")
@@ -34,12 +34,14 @@ MITIGATIONS: Mapping[str, Mitigation] = {
             "Ren et al. 2024, arXiv 2403.11052",
             "pipeline",
             attention.rescaling,
+            lacks=attention.lacks_clip_attention,
         ),
         Mitigation(
             "value-neurons",
             "Hintersdorf et al. 2024, arXiv 2406.02366",
             "weights",
             value_neurons.value_neurons,
+            lacks=attention.lacks_clip_attention,
         ),
         Mitigation("paper", _PAPER, "weights", partial(pruning.located, "paper"), "weights"),
         Mitigation("neurons", "memfast", "weights", partial(pruning.located, "neurons"), "neurons"),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from memfast.evaluation.mitigations.interface import Setting, Treated, in_batches, stacked
-from memfast.pipelines.denoising import Denoiser, Schedule
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.schedule import Schedule
 
 SCALE = 1.25
 
@@ -55,6 +56,15 @@ def cross_attentions(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def lacks_clip_attention(driver: Driver) -> str | None:
+    """What a pipeline lacks whose prompts do not reach it as CLIP's tokens by cross-attention."""
+    if not cross_attentions(driver.model) or driver.denoisers != ("unet",):
+        return "a UNet's cross-attention"
+    if not type(driver.pipeline.tokenizer).__name__.startswith("CLIPTokenizer"):
+        return "CLIP's tokens"
+    return None
+
+
 @contextmanager
 def rescaled(model: nn.Module, kept: Tensor) -> Iterator[None]:
     """Within the context the model's cross-attention is rescaled; afterwards it is as before."""
@@ -69,9 +79,9 @@ def rescaled(model: nn.Module, kept: Tensor) -> Iterator[None]:
             module.set_processor(before[path])
 
 
-def kept_tokens(denoiser: Denoiser, texts: Sequence[str]) -> Tensor:
+def kept_tokens(driver: Driver, texts: Sequence[str]) -> Tensor:
     """bool [prompts, tokens]: everything up to and including the end token."""
-    tokenizer = denoiser.pipeline.tokenizer
+    tokenizer = driver.pipeline.tokenizer
     length = tokenizer.model_max_length
     ids = tokenizer(list(texts), truncation=True, max_length=length).input_ids
     lengths = torch.tensor([len(tokens) for tokens in ids])
@@ -82,7 +92,7 @@ def rescaling(setting: Setting) -> Treated:
     """Cross-attention rescaled while images are made; needs no located prompt."""
 
     def generate(
-        denoiser: Denoiser,
+        driver: Driver,
         texts: Sequence[str],
         ids: Sequence[str],
         seed: int,
@@ -90,9 +100,9 @@ def rescaling(setting: Setting) -> Treated:
     ) -> Tensor:
         images = []
         for some, names in in_batches(texts, ids):
-            embeddings = denoiser.encode(some)
-            with rescaled(denoiser.model, kept_tokens(denoiser, some)):
-                images.append(denoiser.generate(embeddings, names, seed, **schedule))
+            embeddings = driver.encode(some)
+            with rescaled(driver.model, kept_tokens(driver, some)):
+                images.append(driver.generate(embeddings, names, seed, schedule))
         return stacked(images)
 
-    return Treated(setting.denoiser, generate)
+    return Treated(setting.driver, generate)

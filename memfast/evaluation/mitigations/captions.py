@@ -6,8 +6,9 @@ from torch import Tensor
 
 from memfast.attacks.perturbations import PERTURBATIONS, vocabulary_of
 from memfast.evaluation.mitigations.interface import Setting, Treated, plain
-from memfast.pipelines.denoising import Denoiser, Schedule
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.noise import generator
+from memfast.pipelines.schedule import Schedule
 
 CHANGES = 4  # words; the strength that Wen et al. compare at
 
@@ -18,7 +19,7 @@ def perturbed(kind: str, setting: Setting) -> Treated:
     vocabulary = vocabulary_of(setting.reference.texts)
 
     def generate(
-        denoiser: Denoiser,
+        driver: Driver,
         texts: Sequence[str],
         ids: Sequence[str],
         seed: int,
@@ -28,6 +29,6 @@ def perturbed(kind: str, setting: Setting) -> Treated:
             perturb(text, vocabulary, CHANGES, generator(f"{name}/{kind}", seed))
             for text, name in zip(texts, ids, strict=True)
         ]
-        return plain(denoiser, changed, ids, seed, schedule)
+        return plain(driver, changed, ids, seed, schedule)
 
-    return Treated(setting.denoiser, generate)
+    return Treated(setting.driver, generate)

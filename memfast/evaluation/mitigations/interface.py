@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from memfast.measuring.cases import Cases
-from memfast.pipelines.denoising import Denoiser, Schedule
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.schedule import Schedule
 
-Generate = Callable[[Denoiser, Sequence[str], Sequence[str], int, Schedule], Tensor]
+Generate = Callable[[Driver, Sequence[str], Sequence[str], int, Schedule], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a mitigation may learn from; never a test prompt, image or embedding."""
 
-    denoiser: Denoiser
+    driver: Driver
     located: Cases
     reference: Cases
     schedule: Schedule
@@ -26,22 +27,22 @@ class Setting:
 
 
 def plain(
-    denoiser: Denoiser, texts: Sequence[str], ids: Sequence[str], seed: int, schedule: Schedule
+    driver: Driver, texts: Sequence[str], ids: Sequence[str], seed: int, schedule: Schedule
 ) -> Tensor:
     """Images as the bare pipeline makes them."""
-    return denoiser.generate(denoiser.encode(list(texts)), ids, seed, **schedule)
+    return driver.generate(driver.encode(list(texts)), ids, seed, schedule)
 
 
 @dataclass(frozen=True, slots=True)
 class Treated:
-    """A treated generator. An attacker with the weights attacks `denoiser` and skips `generate`.
+    """A treated generator. An attacker with the weights attacks `driver` and skips `generate`.
 
     removed: the share of the feed-forward neurons or weights (or of the value neurons) taken out.
     mean: the neurons' means {site: [neurons]} of which the removed ones' were folded into the
     biases; empty where nothing was. Controls get the same.
     """
 
-    denoiser: Denoiser
+    driver: Driver
     generate: Generate = plain
     removed: float = 0.0
     mean: Mapping[str, Tensor] = field(default_factory=dict)
@@ -52,7 +53,8 @@ class Mitigation:
     """One method.
 
     lives_in: the weights, or only the operator's pipeline, which an attacker with the weights
-    skips. control: what random pruning to hold it against (neurons or weights), if any.
+    skips. control: what random pruning to hold it against (neurons or weights), if any. lacks: what
+    a pipeline lacks that the method needs, None where it applies.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Mitigation:
     lives_in: Literal["weights", "pipeline"]
     apply: Callable[[Setting], Treated]
     control: Literal["neurons", "weights"] | None = None
+    lacks: Callable[[Driver], str | None] = lambda driver: None
 
 
 def parameters(model: nn.Module) -> int:

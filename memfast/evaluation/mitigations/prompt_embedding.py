@@ -7,78 +7,84 @@ at the first denoising step; a prompt stops when its norm falls under a target.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from memfast.evaluation.mitigations.interface import Setting, Treated, in_batches, stacked
-from memfast.pipelines.denoising import Denoiser, Schedule
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.paths import Latents
+from memfast.pipelines.schedule import Schedule
 
 STEPS, LEARNING_RATE = 10, 0.05
+Time = int | float
 
 
 def guidance_norm(
-    denoiser: Denoiser, latents: Tensor, timestep: int, embeddings: Tensor, unconditional: Tensor
-) -> Tensor:
-    """|conditional - unconditional noise prediction|, an image each: [n]. Differentiable."""
-    conditional = denoiser.predict(latents, timestep, embeddings)
-    difference = denoiser.epsilon(conditional, latents, timestep) - denoiser.epsilon(
-        unconditional, latents, timestep
+    driver: Driver, latents: Latents, time: Time, told: Conditioning, unconditional: Latents
+) -> Float[Tensor, " images"]:
+    """|conditional - unconditional noise prediction|, an image each. Differentiable."""
+    conditional = driver.predict(latents, time, told)
+    difference = driver.path.noise(conditional, latents, time) - driver.path.noise(
+        unconditional, latents, time
     )
     return difference.flatten(1).norm(dim=1)
 
 
-def first_timestep(denoiser: Denoiser, schedule: Schedule) -> int:
-    """The scheduler's noisiest timestep for this schedule."""
-    denoiser.scheduler.set_timesteps(schedule["num_inference_steps"])
-    return int(denoiser.scheduler.timesteps[0])
-
-
 def lowered(
-    denoiser: Denoiser,
+    driver: Driver,
     texts: Sequence[str],
     ids: Sequence[str],
     seed: int,
-    time: int,
+    time: Time,
     target: float,
-) -> Tensor:
-    """The prompts' embeddings after the optimisation."""
-    latents = denoiser.initial_noise(ids, seed)
-    empty = denoiser.encode([""]).expand(len(ids), -1, -1)
+) -> Conditioning:
+    """The prompts' conditioning after the optimisation of every leaf that may be searched."""
+    latents = driver.initial_noise(ids, seed)
     with torch.no_grad():
-        unconditional = denoiser.predict(latents, time, empty)
-    start = denoiser.encode(list(texts))
-    full = torch.promote_types(start.dtype, torch.float32)  # Adam's epsilon is 0 in half precision
-    embedding = start.to(full, copy=True).requires_grad_()
-    optimiser = torch.optim.Adam([embedding], lr=LEARNING_RATE)
+        unconditional = driver.predict(latents, time, driver.no_prompt.expand(len(ids)))
+    start = driver.encode(list(texts))
+    begun = start.searching()
+    sought = {  # Adam's epsilon is 0 in half precision
+        name: leaf.to(torch.promote_types(leaf.dtype, torch.float32), copy=True)
+        for name, leaf in begun.items()
+    }
+    optimiser = torch.optim.Adam(
+        [leaf.requires_grad_() for leaf in sought.values()], lr=LEARNING_RATE
+    )
+
+    def told() -> Conditioning:
+        return start.told({name: leaf.to(begun[name].dtype) for name, leaf in sought.items()})
+
     for _ in range(STEPS):
-        now = embedding.to(start.dtype)
-        norms = guidance_norm(denoiser, latents, time, now, unconditional)
+        norms = guidance_norm(driver, latents, time, told(), unconditional)
         active = norms.detach() > target
         if not active.any():
             break
-        (embedding.grad,) = torch.autograd.grad(norms.sum(), embedding)
-        before = embedding.detach().clone()
+        gradients = torch.autograd.grad(norms.sum(), list(sought.values()))
+        before = {name: leaf.detach().clone() for name, leaf in sought.items()}
+        for leaf, gradient in zip(sought.values(), gradients, strict=True):
+            leaf.grad = gradient
         optimiser.step()
         with torch.no_grad():
-            embedding[~active] = before[~active]
-    return embedding.detach().to(start.dtype)
+            for name, leaf in sought.items():
+                leaf[~active] = before[name][~active]
+    return told().searched_by(Tensor.detach)
 
 
 def optimised(setting: Setting) -> Treated:
     """Target: the median norm of the reference captions, so that it needs no tuning a model."""
-    denoiser, time = setting.denoiser, first_timestep(setting.denoiser, setting.schedule)
+    driver, time = setting.driver, setting.driver.times(setting.schedule)[0]
     norms = []
     with torch.no_grad():
         for texts, ids in in_batches(setting.reference.texts, setting.reference.ids):
-            latents = denoiser.initial_noise(ids, setting.seed)
-            empty = denoiser.encode([""]).expand(len(ids), -1, -1)
-            unconditional = denoiser.predict(latents, time, empty)
-            norms.append(
-                guidance_norm(denoiser, latents, time, denoiser.encode(texts), unconditional)
-            )
+            latents = driver.initial_noise(ids, setting.seed)
+            unconditional = driver.predict(latents, time, driver.no_prompt.expand(len(ids)))
+            norms.append(guidance_norm(driver, latents, time, driver.encode(texts), unconditional))
     target = float(torch.cat(norms).median())
 
     def generate(
-        denoiser: Denoiser,
+        driver: Driver,
         texts: Sequence[str],
         ids: Sequence[str],
         seed: int,
@@ -86,8 +92,8 @@ def optimised(setting: Setting) -> Treated:
     ) -> Tensor:
         images = []
         for some, names in in_batches(texts, ids):
-            embeddings = lowered(denoiser, some, names, seed, time, target)
-            images.append(denoiser.generate(embeddings, names, seed, **schedule))
+            told = lowered(driver, some, names, seed, time, target)
+            images.append(driver.generate(told, names, seed, schedule))
         return stacked(images)
 
-    return Treated(denoiser, generate)
+    return Treated(driver, generate)

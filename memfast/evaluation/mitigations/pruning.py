@@ -14,7 +14,7 @@ from memfast.measuring.cases import Cases
 from memfast.measuring.losses import denoising_loss, matched
 from memfast.observing.collecting import collect
 from memfast.observing.sensitivity import collect_sensitivity
-from memfast.pipelines.denoising import Denoiser, with_model
+from memfast.pipelines.drivers.driver import Driver
 from memfast.prompts import Prompt, PromptSet
 from memfast.removing.compact import compact
 from memfast.removing.masking import prune
@@ -24,24 +24,24 @@ from memfast.statistics import NeuronStatistics, reference_mean
 
 def statistics(setting: Setting, cases: Cases, paper: bool) -> NeuronStatistics:
     """Statistics of the captions over the first half of the schedule, at most 10 steps."""
-    steps = min(10, max(1, setting.schedule["num_inference_steps"] // 2))
+    steps = min(10, max(1, setting.schedule.num_inference_steps // 2))
     rows = {"rows": "both", "row_normalised": True} if paper else {}
     return _collected(setting, cases, steps, **rows)
 
 
 def reference_means(setting: Setting) -> dict[str, Tensor]:
     """Each neuron's mean activation on the reference captions, over the whole schedule."""
-    steps = setting.schedule["num_inference_steps"]
+    steps = setting.schedule.num_inference_steps
     return reference_mean(_collected(setting, setting.reference, steps))
 
 
 def _collected(setting: Setting, cases: Cases, steps: int, **rows: Any) -> NeuronStatistics:
     return collect(
-        setting.denoiser.pipeline,
+        setting.driver.pipeline,
         PromptSet.of([Prompt(case.id, case.text) for case in cases.cases]),
         steps=steps,
         seed=setting.seed,
-        **setting.schedule,
+        **setting.schedule.as_dict(),
         **rows,
     )
 
@@ -52,9 +52,9 @@ def removing(setting: Setting, subspace: Subspace) -> Treated:
     Each neuron's mean, where the subspace carries it, is folded into the bias.
     """
     make = compact if subspace.kind == "neurons" else prune
-    treated = make(setting.denoiser.model, subspace, compensate="mean")
-    denoiser = with_model(setting.denoiser, treated)
-    return Treated(denoiser, removed=subspace.density, mean=subspace.mean)
+    treated = make(setting.driver.model, subspace, compensate="mean")
+    driver = setting.driver.with_model(treated)
+    return Treated(driver, removed=subspace.density, mean=subspace.mean)
 
 
 def located(rule: str, setting: Setting) -> Treated:
@@ -67,7 +67,7 @@ def located(rule: str, setting: Setting) -> Treated:
     memorized = statistics(setting, setting.located, paper)
     count = min(len(setting.located), len(setting.reference))
     reference = statistics(setting, setting.reference.part(range(count)), paper)
-    model = setting.denoiser.model
+    model = setting.driver.model
     subspace = locate(memorized, reference, model, rule=rule, fraction=setting.fraction)
     return removing(setting, Subspace(**{subspace.kind: subspace.masks}))
 
@@ -77,22 +77,22 @@ def least_needed(setting: Setting) -> Treated:
 
     No memorized caption is used. At most 24 captions, with images that the model makes of them.
     """
-    denoiser = setting.denoiser
+    driver = setting.driver
     prompts = [Prompt(case.id, case.text) for case in setting.reference.cases[:24]]
     found = collect_sensitivity(
-        denoiser.pipeline,  # type: ignore[arg-type]
+        driver.pipeline,  # type: ignore[arg-type]
         PromptSet.of(prompts),
         seed=setting.seed,
-        **setting.schedule,
+        **setting.schedule.as_dict(),
     )
-    subspace = locate(None, found, denoiser.model, rule="reference", fraction=setting.fraction)
+    subspace = locate(None, found, driver.model, rule="reference", fraction=setting.fraction)
     return removing(setting, subspace)
 
 
 def drawn(setting: Setting, kind: str, density: float, mean: Mapping[str, Tensor]) -> Subspace:
     """A random subspace of that density, by the setting's seed, with the means of a method."""
     masks = {}
-    for path, site in find_sites(setting.denoiser.model).items():
+    for path, site in find_sites(setting.driver.model).items():
         shape = (
             (site.neurons,) if kind == "neurons" else (site.contraction.out_features, site.neurons)
         )
@@ -113,12 +113,12 @@ def at_damage(kind: str, treated: Treated, setting: Setting) -> Treated:
     """Control: as many random neurons or weights, compensated as a method's were, as raise the
     reference loss to the method's."""
 
-    def loss(denoiser: Denoiser) -> float:
-        return float(denoising_loss(denoiser, setting.reference).nanmean())
+    def loss(driver: Driver) -> float:
+        return float(denoising_loss(driver, setting.reference).nanmean())
 
     def damage(share: float) -> float:
-        model = prune(setting.denoiser.model, chosen(share), compensate="mean")
-        return loss(with_model(setting.denoiser, model))
+        model = prune(setting.driver.model, chosen(share), compensate="mean")
+        return loss(setting.driver.with_model(model))
 
     chosen = partial(drawn, setting, kind, mean=treated.mean)
-    return removing(setting, chosen(matched(damage, loss(treated.denoiser))))
+    return removing(setting, chosen(matched(damage, loss(treated.driver))))

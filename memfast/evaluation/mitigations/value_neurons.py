@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from memfast.evaluation.mitigations.attention import cross_attentions
 from memfast.evaluation.mitigations.interface import Setting, Treated
-from memfast.evaluation.mitigations.prompt_embedding import first_timestep
 from memfast.measuring.distances import WINDOW, ms_ssim
-from memfast.pipelines.denoising import Denoiser, with_model
+from memfast.pipelines.drivers.driver import Driver
 
+CROSS = "encoder_hidden_states"
 SEEDS = 4  # initial noises a caption; the paper has 10
 THETA, LAST_THETA, THETA_STEP = 5.0, 1.0, 0.25
 
@@ -67,11 +67,11 @@ def _multiply(keep: Tensor) -> Any:
 class Search:
     """Everything the selection for one caption reads."""
 
-    denoiser: Denoiser
+    driver: Driver
     layers: Mapping[str, nn.Linear]
     mean: Mapping[str, Tensor]
     deviation: Mapping[str, Tensor]
-    time: int
+    time: int | float
     seeds: tuple[int, ...]
 
     @torch.no_grad()
@@ -86,15 +86,20 @@ class Search:
 
         Both are epsilon, whatever the model predicts.
         """
-        noise = torch.cat([self.denoiser.initial_noise([name], seed) for seed in self.seeds])
-        embedding = self.denoiser.encode([text]).expand(len(noise), -1, -1)
+        noise = torch.cat([self.driver.initial_noise([name], seed) for seed in self.seeds])
+        told = self.driver.encode([text]).expand(len(noise))
         with blocking(self.layers, blocked):
-            output = self.denoiser.predict(noise, self.time, embedding)
-        change = self.denoiser.epsilon(output, noise, self.time) - noise
+            output = self.driver.predict(noise, self.time, told)
+        change = self.driver.path.noise(output, noise, self.time) - noise
         low, high = change.amin((2, 3), keepdim=True), change.amax((2, 3), keepdim=True)
         scaled = (change - low) / (high - low)
         small = WINDOW / min(scaled.shape[-2:])  # latents too small for a window are enlarged
         return F.interpolate(scaled, scale_factor=ceil(small)) if small > 1 else scaled
+
+
+def embeddings_of(driver: Driver, texts: Sequence[str]) -> Tensor:
+    """What cross-attention reads of the captions: [captions, tokens, features]."""
+    return driver.encode(texts).leaves[CROSS]
 
 
 def between_seeds(change: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ def select(search: Search, text: str, name: str, threshold: float) -> Blocked:
     untouched = search.change(text, name, {})
     if between_seeds(untouched).max() <= threshold:
         return {}
-    activations = search.activations(search.denoiser.encode([text]))
+    activations = search.activations(embeddings_of(search.driver, [text]))
 
     def similarity(blocked: Blocked) -> float:
         return float(ms_ssim(untouched, search.change(text, name, blocked)).max())
@@ -152,17 +157,17 @@ def _refined(blocked: Blocked, similarity: Any, threshold: float) -> Blocked:
 
 def prepare(setting: Setting, texts: Sequence[str]) -> Search:
     """The reference captions' statistics of every value neuron."""
-    denoiser = setting.denoiser
-    layers = value_layers(denoiser.model)
-    embeddings = denoiser.encode(list(texts))
+    driver = setting.driver
+    layers = value_layers(driver.model)
+    embeddings = embeddings_of(driver, list(texts))
     with torch.no_grad():
         values = {path: layer(embeddings).abs().mean(1) for path, layer in layers.items()}
     return Search(
-        denoiser,
+        driver,
         layers,
         {path: value.mean(0) for path, value in values.items()},
         {path: value.std(0).clamp_min(1e-12) for path, value in values.items()},
-        first_timestep(denoiser, setting.schedule),
+        driver.times(setting.schedule)[0],
         tuple(range(setting.seed, setting.seed + SEEDS)),
     )
 
@@ -182,10 +187,10 @@ def value_neurons(setting: Setting) -> Treated:
     for text, name in zip(setting.located.texts, setting.located.ids, strict=True):
         for path, neurons in select(search, text, name, threshold).items():
             union[path] |= neurons
-    model = deepcopy(setting.denoiser.model)
+    model = deepcopy(setting.driver.model)
     with torch.no_grad():
         for path, layer in value_layers(model).items():
             layer.weight[sorted(union[path])] = 0
     removed = sum(map(len, union.values()))
     total = sum(layer.out_features for layer in search.layers.values())
-    return Treated(with_model(setting.denoiser, model), removed=removed / total)
+    return Treated(setting.driver.with_model(model), removed=removed / total)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Index = slice | Tensor | Sequence[int]
@@ -56,6 +56,19 @@ class Conditioning:
     def searched_by(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The same with `change` applied to every leaf that may be searched."""
         return self.told({name: change(leaf) for name, leaf in self.searching().items()})
+
+    def blended(self, share: Float[Tensor, " prompts"]) -> "Conditioning":
+        """Each prompt's searched leaves moved by a share towards those of the one before."""
+
+        def blend(leaf: Tensor) -> Tensor:
+            return leaf.lerp(leaf.roll(1, 0), share.to(leaf).view(-1, *(1,) * (leaf.ndim - 1)))
+
+        return self.searched_by(blend)
+
+    def with_rows(self, chosen: Bool[Tensor, " prompts"], other: "Conditioning") -> "Conditioning":
+        """The same with a single prompt's conditioning in place of the chosen rows."""
+        rows = torch.arange(len(self)).masked_fill(chosen.cpu(), len(self))
+        return Conditioning.cat([self, other])[rows]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         leaves = {name: change(leaf) for name, leaf in self.leaves.items()}

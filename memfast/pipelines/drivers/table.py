@@ -44,13 +44,14 @@ def text_to_image(pipeline: Any, name: str) -> DiffusionPipeline:
 
 def as_sibling(pipeline: DiffusionPipeline) -> str | None:
     """What a pipeline is driven as, in a sentence, where it is not what it is."""
-    driver = driver_of(pipeline)
-    if driver.owner is driver.pipeline:
-        return None
-    return (
-        f"{type(driver.owner).__name__} is run from text alone, as "
-        f"{type(driver.pipeline).__name__}: images, masks and controls are left out"
-    )
+    name = type(pipeline).__name__
+    for driver in DRIVERS:
+        if name in driver.siblings:
+            return (
+                f"{name} is run from text alone, as {driver.pipelines[0]}: "
+                "images, masks and controls are left out"
+            )
+    return None
 
 
 def _settings(pipeline: Any) -> dict[str, Any]:
