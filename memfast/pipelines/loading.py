@@ -1,41 +1,134 @@
-"""Loading a pipeline by name and asking it what every step needs to know about it."""
+"""Loading a pipeline by name, and its denoiser's place in it."""
 
+import json
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.errors import InputError
+from memfast.pipelines.single_file import load_single_file
 
 DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
+WEIGHTS = "diffusion_pytorch_model"
+GIVE = "give 'demo', a pipeline's folder, a .safetensors file or a hub id"
 
 
 def load_pipeline(
-    model: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    model: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    variant: str | None = None,
 ) -> DiffusionPipeline:
-    """A diffusers pipeline: "demo" (the embedded model), a folder, or a hub id.
+    """A diffusers pipeline: "demo" (the embedded model), a folder, one file, or a hub id.
 
-    Raises InputError if there is no such model or it cannot be loaded.
+    variant: of the weights' files, "fp16" for model.fp16.safetensors; a folder that holds but one
+    is read by itself. No pickle is opened, and no code of a folder's is run.
+    Raises InputError if there is no such model, it lacks weights, or it cannot be loaded.
     """
-    source = DEMO if str(model) == "demo" else model
-    is_folder = Path(source).is_dir()
-    if is_folder and not (Path(source) / "model_index.json").is_file():
-        raise InputError(
-            f"MODEL {model}: a folder without model_index.json; not a diffusers pipeline"
-        )
-    if not is_folder and (Path(source).is_absolute() or str(source).startswith((".", "~"))):
-        raise InputError(f"MODEL {model}: no such folder; give 'demo', a folder or a hub id")
+    source = DEMO if str(model) == "demo" else Path(model)
+    name = f"MODEL {model}"
+    if source.is_file():
+        return _ready(load_single_file(source, dtype), device)
+    if source.is_dir():
+        variant = variant or _variant(source, _index(source, name), name)
+    elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
+        raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"MODEL {model}: cannot be loaded ({reason}); give 'demo', a folder or a hub id"
-        ) from error
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(source) if source.is_dir() else str(model),
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+        )
+    except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
+    if source.is_dir():
+        _check_weights(source, pipeline, name)
+    return _ready(pipeline, device)
+
+
+def _ready(pipeline: Any, device: str | torch.device) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _index(folder: Path, name: str) -> dict[str, Any]:
+    """The folder's model_index.json."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        config = _json(folder / "config.json")
+        if "_class_name" in config:
+            raise InputError(
+                f"{name}: a {config['_class_name']} alone; give the folder of the pipeline that "
+                "it belongs to (the one with model_index.json)"
+            )
+        raise InputError(f"{name}: a folder without model_index.json; not a diffusers pipeline")
+    index = _json(path)
+    kind = index.get("_class_name")
+    if not isinstance(kind, str) or not hasattr(diffusers, kind):
+        raise InputError(
+            f"{name}: model_index.json names the pipeline {kind!r}, which this diffusers "
+            f"({diffusers.__version__}) does not know"
+        )
+    return index
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _variant(folder: Path, index: dict[str, Any], name: str) -> str | None:
+    """The one variant of a folder whose denoiser has no plain weights."""
+    for part in ("unet", "transformer"):
+        files = [file.name for file in (folder / part).glob(f"{WEIGHTS}*.safetensors")]
+        kinds = {file.split(".")[1] if file.count(".") > 1 else None for file in files}
+        kinds = {kind and kind.split("-")[0] for kind in kinds}
+        if len(kinds) > 1 and None not in kinds:
+            listed = ", ".join(sorted(str(kind) for kind in kinds))
+            raise InputError(f"{name}: holds the variants {listed}; name one (variant=…)")
+        if kinds and None not in kinds:
+            return kinds.pop()
+    return None
+
+
+def _check_weights(folder: Path, pipeline: Any, name: str) -> None:
+    """Raise InputError for a denoiser or VAE some of whose weights no file holds."""
+    for part, model in pipeline.components.items():
+        files = list((folder / part).glob(f"{WEIGHTS}*.safetensors"))
+        if not isinstance(model, nn.Module) or not files:
+            continue
+        try:
+            held = {key for file in files for key in safe_open(file, "pt").keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{name}: {part} cannot be read ({error})") from error
+        lacking = [key for key, _ in model.named_parameters() if key not in held]
+        if lacking and not getattr(model.config, "quantization_config", None):
+            raise InputError(
+                f"{name}: {part} lacks {len(lacking)} of its weights, the first {lacking[0]}; "
+                "download or save it again"
+            )
+
+
+def _near(source: Path) -> str:
+    """Folders beside a path that does not exist and are spelled like it."""
+    if source.exists() or not source.parent.is_dir():
+        return ""
+    beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
+    found = get_close_matches(source.name, beside, 2)
+    return f" (there is {' and '.join(found)})" if found else ""
 
 
 def denoiser_name(pipeline: DiffusionPipeline) -> str:

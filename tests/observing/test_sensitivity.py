@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from memfast.pipelines.denoising import Denoiser
 
 import memfast
 from memfast.blocks.families import find_sites
@@ -14,7 +15,6 @@ from memfast.observing.sensitivity import (
     sensitivity,
     stability,
 )
-from memfast.pipelines.denoising import Denoiser
 from memfast.removing.masking import prune
 from memfast.selection import Subspace
 from memfast.statistics import mean_activations

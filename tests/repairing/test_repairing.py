@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from memfast.pipelines.denoising import Denoiser
 from PIL import Image
 
 import memfast
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases, load_cases
 from memfast.observing.sensitivity import collect_sensitivity
-from memfast.pipelines.denoising import Denoiser
 from memfast.pipelines.noise import generator
 from memfast.prompts import Prompt, PromptSet
 from memfast.repairing.objectives import OBJECTIVES, active

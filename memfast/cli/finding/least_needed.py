@@ -20,13 +20,14 @@ def least_needed(
     settings: Mapping[str, Any],
     how: Mapping[str, Any],
     max_damage: float | None,
+    gate_steps: int,
     stage: Stage,
 ) -> "tuple[Subspace, NeuronStatistics]":
     """The subspace and the statistics that ranked it: a share, or as much as damage allows.
 
     Its header tells how far the rankings of two halves of the prompts agree.
     """
-    from memfast.choosing.learned_gates import learn_gates
+    from memfast.choosing.learned_gates import Pull, learn_gates
     from memfast.choosing.locating import locate
     from memfast.observing.sensitivity import collect_sensitivity, stability
     from memfast.pipelines.drivers.table import driver_of
@@ -54,8 +55,11 @@ def least_needed(
             raise InputError("--memorized: rule 'gates' needs a prompt list")
         known.pop("batch_size")
         prompts = PromptSet.of(ranking)
-        advance = stage("learning gates", 200)
-        statistics = learn_gates(pipeline, sets["memorized"], prompts, progress=advance, **known)
+        advance = stage("learning gates", gate_steps)
+        pull = Pull(steps=gate_steps)
+        statistics = learn_gates(
+            pipeline, sets["memorized"], prompts, pull=pull, progress=advance, **known
+        )
     else:
         advance = stage("reference", len(ranking))
         parts = [

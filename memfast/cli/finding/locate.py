@@ -44,6 +44,7 @@ def locate(
         str | None, typer.Option(help="mean, union, intersection, or minimum.")
     ] = None,
     min_steps: Annotated[int, typer.Option(min=1, help="Steps that must select.")] = 1,
+    gate_steps: Annotated[int, typer.Option(min=1, help="Steps of descent, for rule gates.")] = 200,
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Study how far disjoint sets' masks overlap.")
     ] = False,
@@ -92,7 +93,9 @@ def locate(
         if overlap:
             study = run_study(pipeline, sets, subsets, collector, settings, how, bar.stage)
         elif not contrasts:
-            subspace, known = least_needed(pipeline, sets, settings, how, max_damage, bar.stage)
+            subspace, known = least_needed(
+                pipeline, sets, settings, how, max_damage, gate_steps, bar.stage
+            )
         else:
             statistics = [
                 found

@@ -14,6 +14,8 @@ TINY: dict[str, Callable[[], Any]] = {
     "sd-sample": partial(unets.stable_diffusion, "sample"),
 }
 
+ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
+
 
 def build(name: str, seed: int = 0) -> Any:
     """The pipeline of that name, always with the same random weights, ready to run."""
