@@ -62,6 +62,13 @@ class Bench:
     def lists(self) -> tuple[Path, Path]:
         return lists(self.root)
 
+    @cached_property
+    def usual(self) -> Path:
+        """Captions enough to calibrate an audit on."""
+        path = self.root / "usual.txt"
+        path.write_text("".join(f"usual {'words ' * (k % 3)}{k}\n" for k in range(20)))
+        return path
+
     @property
     def both(self) -> list[Any]:
         return ["--memorized", self.lists[0], "--reference", self.lists[1]]
@@ -202,8 +209,7 @@ def test_compact(bench: Bench, format: str) -> None:
 @pytest.mark.parametrize("probe", ["first", "settle", "jump", "walk"])
 def test_audit(bench: Bench, probe: str) -> None:
     out = bench.run(
-        f"audit {probe}", "audit", bench.model, "--prompts", bench.lists[0], "--reference",
-        bench.lists[1], "--probe", probe, "--walk-steps", 2, "--unit", 3, "--verify", "0.5",
+        f"audit {probe}", "audit", bench.model, "--prompts", bench.lists[0], "--reference", bench.usual, "--probe", probe, "--walk-steps", 2, "--unit", 3, "--verify", "0.5",
         "--verify-seeds", 2, *SHORT, out=f"audit-{probe}",
     )  # fmt: skip
     import pyarrow.parquet

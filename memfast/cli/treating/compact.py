@@ -96,7 +96,7 @@ def compact(
     if compensate == "mean" and not chosen.mean:
         compensate = "none"  # a subspace without reference means leaves nothing to fold
     removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
-    source = str(getattr(pipeline, "_name_or_path", None) or model)
+    source = str(pipeline.config.get("_name_or_path") or model)
     readme = card.model_card(model, format, removed, figures, card.inherited(source))
     save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
     summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
