@@ -1,6 +1,9 @@
-"""The error that a command shows as one line."""
+"""The error that a command shows as one line, and what turns other errors into it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+LONGEST = 200  # characters of another library's message
 
 
 class InputError(ValueError):
@@ -14,3 +17,31 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     """The first few of many names, and how many there are besides."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line, printable and not too long; else its name."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def reading(place: object, verb: str = "read") -> Iterator[None]:
+    """Whatever libraries raise within becomes one InputError that names `place`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{place}: cannot be {verb} ({one_line(error)})") from error
+
+
+@contextmanager
+def writing(place: object) -> Iterator[None]:
+    """What the file system refuses within becomes one InputError that names `place`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise InputError(f"{place}: cannot be written ({reason})") from error

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "prompts", "files"},
+    {"errors", "limits", "prompts", "files"},
     {"statistics", "scores", "selection", "overlap"},
-    {"models"},
+    {"models", "images"},
     {"auditing", "evaluation", "repairing"},
     {"report"},
     {"demo"},
