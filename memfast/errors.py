@@ -21,7 +21,8 @@ def some(names: Sequence[str], shown: int = 5) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line, printable and not too long; else its name."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    text = " ".join(said.split()) or type(error).__name__
     text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return text.encode("utf-8", "backslashreplace").decode()
 
