@@ -9,8 +9,12 @@ LONGEST = 200  # characters of another library's message
 class InputError(ValueError):
     """Something the user gave cannot be used: the message names it, its value and what is legal.
 
-    The command line prints the message on one line and exits with 2.
+    The command line prints the message on one line and exits with 2; whatever the names in it hold,
+    it can be printed.
     """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:
@@ -20,11 +24,10 @@ def some(names: Sequence[str], shown: int = 5) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line, printable and not too long; else its name."""
+    """What an exception says, on one line that is not too long; else its name."""
     said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
     text = " ".join(said.split()) or type(error).__name__
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from memfast.errors import InputError
 from memfast.limits import DEFAULT, Limits
-from memfast.prompts import Prompt, PromptSet, Rejected, read_prompts
+from memfast.prompts import Prompt, PromptSet, Rejected, clashing_ids, read_prompts
 
 
 def read(path: Path, **how) -> tuple[list[Prompt], list[Rejected]]:
@@ -233,3 +233,19 @@ def test_prompts_from_python_are_checked() -> None:
     for wrong in ("a\ud800", Prompt("\ud800", "a"), Prompt("i", "a", seed=-1)):
         with pytest.raises(InputError, match=r"prompts\[1\]"):
             PromptSet.of(["a", wrong])
+
+
+def test_ids_of_two_captions() -> None:
+    given = [("i", "a"), ("j", "b"), ("i", "a"), ("k", "c"), ("j", "d"), ("j", "e"), ("l", "a")]
+    prompts = [Prompt(id, text) for id, text in given]
+    assert clashing_ids(PromptSet.of(prompts)) == {"j": (prompts[1], prompts[4])}
+    assert clashing_ids(PromptSet.of(prompts[:4])) == {}
+    assert clashing_ids(PromptSet.of([])) == {}
+
+
+def test_an_error_can_always_be_printed(tmp_path: Path) -> None:
+    names = ["a\nb", "a\x1b[31mb", "a\u2028b", "a\udcffb"]
+    for name in names:
+        with pytest.raises(InputError) as caught:
+            read_prompts(tmp_path / name)
+        assert str(caught.value).isprintable()
