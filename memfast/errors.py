@@ -35,8 +35,10 @@ def reading(place: object, verb: str = "read") -> Iterator[None]:
     """Whatever libraries raise within becomes one InputError that names `place`."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(place) in str(error):
+            raise
+        raise InputError(f"{place}: {error}") from error
     except Exception as error:
         raise InputError(f"{place}: cannot be {verb} ({one_line(error)})") from error
 

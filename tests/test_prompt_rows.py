@@ -243,6 +243,14 @@ def test_ids_of_two_captions() -> None:
     assert clashing_ids(PromptSet.of([])) == {}
 
 
+def test_the_documented_limits_are_the_limits() -> None:
+    from dataclasses import fields
+
+    page = (Path(__file__).parents[1] / "docs" / "trust.md").read_text(encoding="utf-8")
+    rows = [f"| `{f.name}` | {f.default:,} | {f.metadata['what']} |" for f in fields(Limits)]
+    assert "\n".join(rows) in page
+
+
 def test_an_error_can_always_be_printed(tmp_path: Path) -> None:
     names = ["a\nb", "a\x1b[31mb", "a\u2028b", "a\udcffb"]
     for name in names:
