@@ -54,6 +54,23 @@ def test_csv_by_the_letter(tmp_path: Path, content: str, texts, lines) -> None:
     assert [p.text for p in read(tmp_path / "packed.csv.gz")[0]] == texts
 
 
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("l.csv", ["prompt", "good", 'a,"b', '"5 inch', '"' + "x" * 2_000_000]),
+        ("l.tsv", ["prompt", "good", "a\tb"]),
+        ("l.jsonl", ['"good"', "{no", '{"prompt": 3}', "[1]"]),
+        ("l.txt", ["good", "y" * 2_000_000]),
+    ],
+)
+def test_a_rejected_row_shows_how_it_begins(tmp_path: Path, name: str, rows: list[str]) -> None:
+    (tmp_path / name).write_text("\n".join(rows))
+    for row in read(tmp_path / name)[1]:
+        began = rows[row.line - 1]
+        assert 0 < len(row.start) <= 80
+        assert {c for c in row.start if c.isalnum()} & {c for c in began if c.isalnum()}
+
+
 def test_a_head_that_is_not_csv_ends_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 1: the head cannot be used"):
         of(tmp_path, "list.csv", "prompt," + "x" * 200_000 + "\na,b\n")

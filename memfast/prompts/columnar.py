@@ -16,7 +16,7 @@ from typing import Any
 
 from memfast.errors import InputError
 from memfast.limits import Limits
-from memfast.prompts.rows import BadRow, Row, Wanted
+from memfast.prompts.rows import Row, Wanted
 
 # The child imports from where this process does, and never from the current folder.
 _START = """
@@ -37,7 +37,7 @@ def columnar_rows(path: Path, wanted: Wanted) -> Iterator[Row]:
                 case ["row", number, value]:
                     yield Row(value, number)
                 case ["bad", number, reason]:
-                    yield Row(BadRow(reason), number)
+                    yield Row.bad(reason, number)
                 case ["error", message]:
                     raise InputError(message)
                 case ["end"]:

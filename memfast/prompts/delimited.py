@@ -49,7 +49,7 @@ def tsv_rows(path: Path, wanted: Wanted) -> Iterator[Row]:
     with open_text(path) as handle:
         split = (
             row
-            if isinstance(row.value, BadRow)
+            if row.is_bad
             else Row(row.value.rstrip("\r\n").split("\t") if row.value.strip() else [], row.line)
             for row in lines(handle, path, wanted.limits)
         )
@@ -79,7 +79,7 @@ def _record(source: Ahead, mark: str, most: int) -> Row | None:
     except (csv.Error, BadRow) as error:
         reason = error if isinstance(error, BadRow) else BadRow(f"not CSV ({one_line(error)})")
         source.put_back(taken[1:])
-        return Row(reason, taken[0].line)
+        return Row.bad(reason, taken[0].line, taken[0].start or taken[0].value)
     return None if cells is None else Row(cells, taken[0].line)
 
 
@@ -90,14 +90,16 @@ def _table(records: Iterator[Row], path: Path, wanted: Wanted) -> Iterator[Row]:
         if names is None and (isinstance(cells, BadRow) or len(cells) > wanted.limits.cells):
             reason = cells if isinstance(cells, BadRow) else f"{len(cells)} cells (limit cells)"
             raise InputError(f"{path}, line {row.line}: the head cannot be used: {reason}")
-        if isinstance(cells, BadRow):
+        if row.is_bad:
             yield row
         elif cells and names is None:
             names = [name if name not in cells[:at] else "" for at, name in enumerate(cells)]
         elif cells and names is not None:
-            same = len(cells) == len(names)
-            reason = BadRow(f"{len(cells)} cells where the head names {len(names)}")
-            yield Row(dict(zip(names, cells, strict=True)) if same else reason, row.line)
+            if len(cells) == len(names):
+                yield Row(dict(zip(names, cells, strict=True)), row.line)
+            else:
+                reason = f"{len(cells)} cells where the head names {len(names)}"
+                yield Row.bad(reason, row.line, repr(cells))
 
 
 def _delimiter(head: str) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 
 from memfast.errors import InputError, one_line
 from memfast.prompts.compression import open_text, whole
-from memfast.prompts.rows import BadRow, Row, Wanted, lines
+from memfast.prompts.rows import SHOWN, BadRow, Row, Wanted, lines
 
 
 def txt_rows(path: Path, wanted: Wanted) -> Iterator[Row]:
     """One string a line; blank lines are none."""
     with open_text(path) as handle:
         for row in lines(handle, path, wanted.limits):
-            if isinstance(row.value, BadRow):
+            if row.is_bad:
                 yield row
             elif row.value.strip():
                 yield Row(row.value.rstrip("\r\n"), row.line)
@@ -23,7 +23,7 @@ def txt_rows(path: Path, wanted: Wanted) -> Iterator[Row]:
 def jsonl_rows(path: Path, wanted: Wanted) -> Iterator[Row]:
     """One string or object a line."""
     for row in txt_rows(path, wanted):
-        yield row if isinstance(row.value, BadRow) else Row(_value(row.value, wanted), row.line)
+        yield row if row.is_bad else Row(_value(row.value, wanted), row.line, row.value[:SHOWN])
 
 
 def json_rows(path: Path, wanted: Wanted) -> Iterator[Row]:

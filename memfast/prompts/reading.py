@@ -12,7 +12,7 @@ from memfast.prompts.columns import Columns
 from memfast.prompts.folders import data_files
 from memfast.prompts.formats import rows_of
 from memfast.prompts.prompt import Prompt, PromptSet, Rejected, make_prompt
-from memfast.prompts.rows import BadRow, Row, Wanted
+from memfast.prompts.rows import SHOWN, BadRow, Row, Wanted
 from memfast.prompts.values import checked_text
 
 OnRejected = Callable[[Rejected], None]
@@ -122,4 +122,5 @@ def _prompt(row: Row, file: Path, wanted: Wanted, kinds: _Kinds, notes: Counter[
 
 def _start(row: Row) -> str:
     """What the row begins with, made printable."""
-    return repr(row.value)[:80] if not isinstance(row.value, BadRow) else ""
+    shown = row.start if row.is_bad else repr(row.value)[:SHOWN]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)

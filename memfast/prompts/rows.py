@@ -9,6 +9,8 @@ from typing import Any
 from memfast.errors import InputError
 from memfast.limits import Limits
 
+SHOWN = 80  # characters of a row that was left out
+
 
 class BadRow(ValueError):
     """A row without a usable prompt; the message says why."""
@@ -16,10 +18,20 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: a string, a table row as a dict, or the reason why it is neither."""
+    """One row: a string, a table row as a dict, or the reason why it is neither, with its start."""
 
     value: Any
     line: int
+    start: str = ""
+
+    @classmethod
+    def bad(cls, reason: str | BadRow, line: int, text: str = "") -> "Row":
+        """A row that is left out, and what it is."""
+        return cls(reason if isinstance(reason, BadRow) else BadRow(reason), line, text[:SHOWN])
+
+    @property
+    def is_bad(self) -> bool:
+        return isinstance(self.value, BadRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +59,4 @@ def lines(handle: TextIOWrapper, path: Path, limits: Limits) -> Iterator[Row]:
                     f"{path}, line {number}: more than {limits.document} characters "
                     "(limit document)"
                 )
-        yield Row(BadRow(f"over-long: more than {limits.line} characters in a line"), number)
+        yield Row.bad(f"over-long: more than {limits.line} characters in a line", number, text)

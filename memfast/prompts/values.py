@@ -71,8 +71,8 @@ def seed_of(value: object, notes: Counter[str]) -> int | None:
 
 def place_of(value: object, folder: Path, limits: Limits, notes: Counter[str]) -> str | None:
     """An image's path, made absolute from `folder`, or its URL."""
-    if isinstance(value, Mapping):  # a Hugging Face image feature
-        value = value.get("path")
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str):
+        value = value["path"]  # a Hugging Face image feature
     if value is None or value == "":
         return None
     if not isinstance(value, str):
