@@ -13,7 +13,7 @@ from memfast.files.records import check_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEY, _SUM = "memfast", "memfast_checksum"
+_KEY, _SUM = "memfast", "checksum"  # one key: of several, safetensors leaves the order open
 
 
 def save_tensors(path: str | Path, tensors: "dict[str, Tensor]", header: dict[str, Any]) -> None:
@@ -26,10 +26,10 @@ def save_tensors(path: str | Path, tensors: "dict[str, Tensor]", header: dict[st
         raise ValueError('header: needs "kind" (a string) and "format" (an integer)')
     from safetensors.torch import save
 
-    told = to_json(header, sort_keys=True)
+    told = to_json(json.loads(to_json(header)), sort_keys=True)  # as it will be read
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {_KEY: told, _SUM: _checksum(plain, told)}
-    atomic_write(path, lambda temporary: temporary.write_bytes(save(plain, metadata)))
+    whole = to_json({**header, _SUM: _checksum(plain, told)}, sort_keys=True)
+    atomic_write(path, lambda temporary: temporary.write_bytes(save(plain, {_KEY: whole})))
 
 
 def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
@@ -58,15 +58,15 @@ def load_tensors(
     format than `version`, of another run, or holds what is not finite.
     """
     tensors, metadata = read_tensors(path)
-    told = metadata.get(_KEY, "{}")
-    with reading(f"{path}, header"):
-        header = json.loads(told)
-    if not isinstance(header, dict):
-        raise InputError(f"{path}: its header is not a JSON object")
-    check_header(path, header, kind, version)
-    if _SUM in metadata and metadata[_SUM] != _checksum(tensors, told):
-        raise InputError(f"{path}: damaged or edited (its checksum differs)")
-    if run is not None and (_SUM not in metadata or header.get("run") != run):
+    with reading(path):
+        header = json.loads(metadata.get(_KEY, "{}"))
+        if not isinstance(header, dict):
+            raise InputError(f"{path}: its header is not a JSON object")
+        check_header(path, header, kind, version)
+        summed = header.pop(_SUM, None)
+        if summed is not None and summed != _checksum(tensors, to_json(header, sort_keys=True)):
+            raise InputError(f"{path}: damaged or edited (its checksum differs)")
+    if run is not None and (summed is None or header.get("run") != run):
         raise InputError(f"{path}: of another run ({str(header.get('run'))[:40]}, needed: {run})")
     if finite:
         check_finite(path, tensors)
