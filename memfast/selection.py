@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.files import load_tensors, save_tensors
 
 FORMAT = 1
@@ -89,12 +89,19 @@ class Subspace:
 
     @classmethod
     def load(cls, path: str | Path) -> "Subspace":
-        """Read a file that `save` wrote. Refuses other kinds of file and newer formats."""
-        tensors, header = load_tensors(Path(path), "subspace", FORMAT)
-        sites = header.pop("sites")
-        masks = {site: tensors[f"mask/{site}"] for site in sites}
-        mean = {site: tensors[f"mean/{site}"] for site in sites if f"mean/{site}" in tensors}
-        return cls(**{header.pop("selects"): masks}, mean=mean, header=header)
+        """Read a file that `save` wrote. Raises InputError for what is none, a damaged one, another
+        kind of file and a newer format."""
+        tensors, header = load_tensors(Path(path), "subspace", FORMAT, finite=True)
+        with reading(path):
+            sites, kind = header.pop("sites"), header.pop("selects")
+            if kind not in ("neurons", "weights"):
+                raise InputError(f"{path}: damaged (selects {str(kind)[:40]})")
+            masks = {site: tensors[f"mask/{site}"] for site in sites}
+            mean = {site: tensors[f"mean/{site}"] for site in sites if f"mean/{site}" in tensors}
+            for site, values in mean.items():
+                if values.shape != masks[site].shape[-1:]:
+                    raise InputError(f"{path}: damaged (the shape of mean/{site})")
+            return cls(**{kind: masks}, mean=mean, header=header)
 
 
 def iou(a: Tensor, b: Tensor) -> float:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from memfast_kernels import Moments, merge
 from torch import Tensor
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.files import load_tensors, save_tensors
 
 FORMAT = 1
@@ -174,9 +174,9 @@ class NeuronStatistics:
 
         Raises InputError for a missing or damaged file, another kind of file, or a newer format.
         """
-        tensors, header = load_tensors(Path(path), "statistics", FORMAT)
+        tensors, header = load_tensors(Path(path), "statistics", FORMAT, finite=True)
         names = [field.name for field in fields(Moments)]
-        try:
+        with reading(path):
             moments, norms = (
                 {
                     site: Moments(**{name: tensors[f"{group}/{site}/{name}"] for name in names})
@@ -185,14 +185,16 @@ class NeuronStatistics:
                 }
                 for group in ("rows", "prompts")
             )
-        except KeyError as error:
-            raise InputError(f"{path}: damaged, it lacks {error}") from error
-        own = {"kind", "format", "sites", "skipped"}
-        kept = {key: value for key, value in header.items() if key not in own}
-        return cls(moments, kept, header["skipped"], norms)
+            _check_shapes(path, [*moments.values(), *norms.values()])
+            own = {"kind", "format", "sites", "skipped"}
+            kept = {key: value for key, value in header.items() if key not in own}
+            for key, kind in ADDITIVE.items():
+                if key in kept and not isinstance(kept[key], kind):
+                    raise InputError(f"{path}: damaged ({key} in its header)")
+            return cls(moments, kept, header["skipped"], norms)
 
 
-ADDITIVE = ("prompts", "prompts_digest", "prompt_ids", "text_ids")
+ADDITIVE = {"prompts": int, "prompts_digest": list, "prompt_ids": list, "text_ids": list}
 MUST_AGREE = {
     "quantity": "another quantity",
     "model": "another model",
@@ -206,6 +208,14 @@ MUST_AGREE = {
     "shared_noise": "another kind of noise",
     "seed": "another seed",
 }
+
+
+def _check_shapes(path: str | Path, moments: Sequence[Moments]) -> None:
+    steps = {len(each.count) for each in moments}
+    for each in moments:
+        shapes = {tensor.shape for tensor in (each.mean, each.m2, each.max_abs, each.nonzero)}
+        if len(steps) != 1 or len(shapes) != 1 or each.mean.shape[:-1] != each.count.shape:
+            raise InputError(f"{path}: damaged, its tensors' shapes do not agree")
 
 
 def check_comparable(a: NeuronStatistics, b: NeuronStatistics) -> None:

@@ -209,7 +209,8 @@ def test_compact(bench: Bench, format: str) -> None:
 @pytest.mark.parametrize("probe", ["first", "settle", "jump", "walk"])
 def test_audit(bench: Bench, probe: str) -> None:
     out = bench.run(
-        f"audit {probe}", "audit", bench.model, "--prompts", bench.lists[0], "--reference", bench.usual, "--probe", probe, "--walk-steps", 2, "--unit", 3, "--verify", "0.5",
+        f"audit {probe}", "audit", bench.model, "--prompts", bench.lists[0], "--reference",
+        bench.usual, "--probe", probe, "--walk-steps", 2, "--unit", 3, "--verify", "0.5",
         "--verify-seeds", 2, *SHORT, out=f"audit-{probe}",
     )  # fmt: skip
     import pyarrow.parquet

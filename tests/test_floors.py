@@ -12,7 +12,7 @@ from memfast import __all__ as PUBLIC
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "files", "progress", "prompts", "version"},
+    {"errors", "files", "images", "limits", "progress", "prompts", "version"},
     {"overlap", "scores", "selection", "statistics"},
     {"blocks"},
     {"pipelines"},

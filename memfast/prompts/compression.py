@@ -1,4 +1,4 @@
-"""Plain, gzip and zstd files opened alike."""
+"""Plain, gzip and zstd files opened alike, and read within bounds."""
 
 import gzip
 import io
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError
+from memfast.limits import Limits
 
 COMPRESSED = (".gz", ".zst")
 
@@ -17,12 +18,14 @@ def plain_suffix(path: Path) -> str:
 
 
 def open_bytes(path: Path) -> Any:
-    """A binary file of what `path` holds, decompressed; meant to be read forwards."""
+    """A binary file of what `path` holds, decompressed; can only be read forwards."""
     match path.suffix.lower():
         case ".gz":
             return gzip.open(path, "rb")
         case ".zst":
-            return _open_zstd(path)
+            from pyarrow import input_stream
+
+            return input_stream(str(path), compression="zstd")
         case _:
             return open(path, "rb")
 
@@ -35,11 +38,20 @@ def open_text(path: Path) -> io.TextIOWrapper:
     with open_bytes(path) as handle:
         if handle.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise InputError(f"{path}: is UTF-16; save it as UTF-8")
-    raw = open_bytes(path)
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return io.TextIOWrapper(
+        open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
 
 
-def _open_zstd(path: Path) -> Any:
-    from pyarrow import input_stream
-
-    return input_stream(str(path), compression="zstd")
+def whole(path: Path, limits: Limits) -> bytes:
+    """All that `path` holds, decompressed. Raises InputError beyond the limit `document`."""
+    content = bytearray()
+    with open_bytes(path) as handle:
+        while part := handle.read(min(1 << 20, limits.document + 1 - len(content))):
+            content += part
+    if len(content) > limits.document:
+        raise InputError(
+            f"{path}: more than {limits.document} bytes (limit document); .jsonl, .csv and .txt "
+            "stream and have no such bound"
+        )
+    return bytes(content)

@@ -1,9 +1,11 @@
 """One prompt, and a set of them that is read again at each iteration."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+
+from memfast.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +13,10 @@ class Prompt:
     """A caption and what its list says about it.
 
     id: the list's own, or the first 16 hex digits of the text's sha256: never the position.
-    image: absolute path (or URL, untouched) of its training image.
-    seed: a noise seed of its own. label: what the prompt is known to be, such as "VM" or
+    image: absolute path of its training image, a URL, or "embedded://ROW:FILE" for one that lies
+    within a parquet or arrow file (`memfast.images.read_image` takes all but URLs).
+    seed: where given, the row's noise is torch.Generator().manual_seed(seed) (see `noise_seed`).
+    label: what the prompt is known to be, such as "VM" or
     "reference". group: its near-duplicate cluster, never to be split between two sets.
     line: where it stands in its file, from 1 (a row number in binary formats); 0 if from Python.
     """
@@ -27,29 +31,55 @@ class Prompt:
 
     @property
     def identity(self) -> bytes:
-        """Id and text, each with its length before it: what a set's digest is made of."""
+        """Id and text, each with its length before it, and the row's own seed, where it has one,
+        after what is no length: what a set's digest is made of."""
         parts = (self.id.encode(), self.text.encode())
-        return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+        own = b"" if self.seed is None else b"\xff" * 8 + self.seed.to_bytes(8, "little")
+        return b"".join(len(part).to_bytes(8, "little") + part for part in parts) + own
+
+    def noise_seed(self, seed: int, draw: int = 0) -> int:
+        """What to seed a torch.Generator with for this row's noise number `draw`.
+
+        The first noise of a row with a seed of its own is that seed. Every other is 63 bits of
+        blake2b over the run's seed (the own seed where there is one) plus `draw`, and the id: it
+        depends on nothing else, and without an own seed it is `memfast.models.noise`'s.
+        """
+        if self.seed is not None and draw == 0:
+            return self.seed
+        first = seed if self.seed is None else self.seed
+        digest = hashlib.blake2b(f"{first + draw}\0{self.id}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that holds no usable prompt: where it stands and why it was left out."""
+    """A row that holds no usable prompt: where it stands and why it was left out.
+
+    file: which file of a dataset folder, by its path in it; "" where the list is one file.
+    """
 
     line: int
     reason: str
     start: str
+    file: str = ""
 
 
 class PromptSet:
     """Prompts that can be iterated over any number of times; nothing is kept in between.
 
-    `source` opens a fresh iterator over prompts each time it is called.
+    `source` opens a fresh iterator over prompts each time it is called. `notes`: how often what
+    was passed over in rows that are kept, known after a whole iteration.
     """
 
-    def __init__(self, source: Callable[[], Iterable[Prompt]], name: str = "prompts") -> None:
+    def __init__(
+        self,
+        source: Callable[[], Iterable[Prompt]],
+        name: str = "prompts",
+        notes: Mapping[str, int] | None = None,
+    ) -> None:
         self._source = source
         self.name = name
+        self.notes: Mapping[str, int] = notes if notes is not None else {}
 
     @classmethod
     def of(cls, prompts: "Iterable[str | Prompt]", name: str = "prompts") -> "PromptSet":
@@ -62,6 +92,11 @@ class PromptSet:
         wrong = next((item for item in kept if not isinstance(item, Prompt)), None)
         if wrong is not None:
             raise TypeError(f"prompts: needs strings or Prompts, got {wrong!r}")
+        for place, item in enumerate(kept):
+            if not is_utf8(item.text) or not is_utf8(item.id):
+                raise InputError(f"{name}[{place}]: not UTF-8: {item.text[:40]!r}")
+            if item.seed is not None and not 0 <= item.seed < 2**63:
+                raise InputError(f"{name}[{place}]: the seed {item.seed} is outside [0, 2**63)")
         return cls(lambda: kept, name)
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -112,4 +147,13 @@ def make_prompt(
 
 def text_id(text: str) -> str:
     """The first 16 hex digits of the text's sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether text can be written as UTF-8: it holds no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

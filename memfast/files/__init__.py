@@ -1,0 +1,40 @@
+"""What memfast writes: whole or not at all, marked as its own, checked when it is read again."""
+
+from memfast.files.atomic import (
+    atomic_create,
+    atomic_write,
+    atomic_write_json,
+    atomic_write_text,
+    sweep,
+    to_json,
+)
+from memfast.files.folders import check_out, prepare_out, replace_folder, try_out
+from memfast.files.ledger import Ledger
+from memfast.files.lock import locked
+from memfast.files.records import first_difference, read_json, read_record, write_record
+from memfast.files.tables import safe_cell, write_csv
+from memfast.files.tensors import load_tensors, read_tensors, save_tensors
+
+__all__ = [
+    "Ledger",
+    "atomic_create",
+    "atomic_write",
+    "atomic_write_json",
+    "atomic_write_text",
+    "check_out",
+    "first_difference",
+    "load_tensors",
+    "locked",
+    "prepare_out",
+    "read_json",
+    "read_record",
+    "read_tensors",
+    "replace_folder",
+    "safe_cell",
+    "save_tensors",
+    "sweep",
+    "to_json",
+    "try_out",
+    "write_csv",
+    "write_record",
+]

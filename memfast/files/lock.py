@@ -1,0 +1,54 @@
+"""One process at a time in a folder: a lock that dies with its owner."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from memfast.errors import InputError, writing
+from memfast.files.atomic import sweep
+from memfast.files.ledger import LOCK
+
+
+@contextmanager
+def locked(folder: str | Path, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder that exists, alone or with others that ask for it `shared`.
+
+    Held alone, what killed processes left unfinished is deleted first. The system gives the lock
+    back when this process ends, however it ends. Raises InputError, naming the owner, when another
+    process holds it.
+    """
+    path = Path(folder) / LOCK
+    descriptor = _take(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    try:
+        if not shared:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            sweep(Path(folder))
+        yield
+    finally:
+        if not shared:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _take(path: Path, how: int) -> int:
+    while True:
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "another process"
+            os.close(descriptor)
+            raise InputError(
+                f"{path.parent}: {owner} works there; wait for it or name another folder"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise InputError(f"{path}: cannot be locked ({error.strerror})") from error
+        if path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)  # its last owner has just deleted it
