@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from memfast.errors import InputError, one_line
 from memfast.limits import DEFAULT, Limits
-from memfast.prompts.embedded import EMBEDDED, read_embedded
+from memfast.prompts.sources.embedded import EMBEDDED, read_embedded
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from memfast.errors import InputError
 from memfast.images import read_image
 from memfast.limits import DEFAULT
 from memfast.prompts import Rejected, read_prompts
-from memfast.prompts import columnar_child as child
-from memfast.prompts.embedded import embedded_name
+from memfast.prompts.sources import columnar_child as child
+from memfast.prompts.sources.embedded import embedded_name
 
 ROWS = {"prompt": ["a cat", "a dog", "naïve"], "id": ["x", "y", "z"]}
 
@@ -110,7 +110,7 @@ def test_a_bomb_is_one_line(tmp_path: Path, name: str) -> None:
 
 def test_a_child_that_dies_is_one_line(tmp_path: Path, monkeypatch) -> None:
     """Whatever a damaged file does to the reader, short of stopping it, it does to a child."""
-    from memfast.prompts import columnar
+    from memfast.prompts.sources import columnar
 
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table(ROWS), path)

@@ -12,9 +12,9 @@ from memfast import __all__ as PUBLIC
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "files", "images", "limits", "progress", "prompts", "version"},
+    {"errors", "files", "limits", "progress", "prompts", "version"},
     {"overlap", "scores", "selection", "statistics"},
-    {"blocks"},
+    {"blocks", "images"},
     {"pipelines"},
     {"observing"},
     {"choosing"},

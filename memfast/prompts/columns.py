@@ -8,7 +8,7 @@ from typing import Any
 
 from memfast.limits import Limits
 from memfast.prompts.prompt import Prompt, make_prompt
-from memfast.prompts.rows import BadRow
+from memfast.prompts.sources.rows import BadRow
 from memfast.prompts.values import checked_text, place_of, seed_of, word
 
 TEXT = ("prompt", "caption", "text", "prompts", "captions", "sentence", "title", "description")

@@ -9,10 +9,10 @@ from typing import Any
 from memfast.errors import InputError, reading
 from memfast.limits import DEFAULT, Limits
 from memfast.prompts.columns import Columns
-from memfast.prompts.folders import data_files
-from memfast.prompts.formats import rows_of
 from memfast.prompts.prompt import Prompt, PromptSet, Rejected, make_prompt
-from memfast.prompts.rows import SHOWN, BadRow, Row, Wanted
+from memfast.prompts.sources.folders import data_files
+from memfast.prompts.sources.formats import rows_of
+from memfast.prompts.sources.rows import SHOWN, BadRow, Row, Wanted
 from memfast.prompts.values import checked_text
 
 OnRejected = Callable[[Rejected], None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from memfast.limits import Limits
 from memfast.prompts.prompt import is_utf8
-from memfast.prompts.rows import BadRow
+from memfast.prompts.sources.rows import BadRow
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 

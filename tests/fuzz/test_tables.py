@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memfast.limits import DEFAULT
 from memfast.prompts import read_prompts
-from memfast.prompts.cells import cells
+from memfast.prompts.sources.cells import cells
 from tests.fuzz.budget import damaged, fuzzed, refused
 from tests.fuzz.test_lists import check
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError, one_line
-from memfast.prompts.compression import open_text, whole
-from memfast.prompts.rows import SHOWN, BadRow, Row, Wanted, lines
+from memfast.prompts.sources.compression import open_text, whole
+from memfast.prompts.sources.rows import SHOWN, BadRow, Row, Wanted, lines
 
 
 def txt_rows(path: Path, wanted: Wanted) -> Iterator[Row]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from memfast.errors import InputError, one_line
-from memfast.prompts.compression import open_text
-from memfast.prompts.rows import BadRow, Row, Wanted, lines
+from memfast.prompts.sources.compression import open_text
+from memfast.prompts.sources.rows import BadRow, Row, Wanted, lines
 
 DELIMITERS = ",;\t|"
 

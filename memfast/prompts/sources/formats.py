@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from memfast.errors import InputError, one_line
-from memfast.prompts.columnar import columnar_rows
-from memfast.prompts.compression import plain_suffix
-from memfast.prompts.delimited import csv_rows, tsv_rows
-from memfast.prompts.documents import json_rows, jsonl_rows, txt_rows
-from memfast.prompts.rows import Row, Wanted
+from memfast.prompts.sources.columnar import columnar_rows
+from memfast.prompts.sources.compression import plain_suffix
+from memfast.prompts.sources.delimited import csv_rows, tsv_rows
+from memfast.prompts.sources.documents import json_rows, jsonl_rows, txt_rows
+from memfast.prompts.sources.rows import Row, Wanted
 
 FORMATS: dict[str, Callable[[Path, Wanted], Iterator[Row]]] = {
     ".txt": txt_rows,

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from memfast.errors import one_line
 from memfast.limits import Limits
-from memfast.prompts.rows import BadRow
+from memfast.prompts.sources.rows import BadRow
 
 
 def cells(column: pa.Array, limits: Limits) -> Iterator[Any]:

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from memfast.errors import InputError, one_line
 from memfast.limits import Limits
-from memfast.prompts.cells import cells
 from memfast.prompts.columns import FIELDS, Columns
-from memfast.prompts.compression import COMPRESSED, open_bytes, plain_suffix, whole
-from memfast.prompts.embedded import embedded_name
-from memfast.prompts.rows import BadRow
+from memfast.prompts.sources.cells import cells
+from memfast.prompts.sources.compression import COMPRESSED, open_bytes, plain_suffix, whole
+from memfast.prompts.sources.embedded import embedded_name
+from memfast.prompts.sources.rows import BadRow
 
 AT_ONCE = 64  # rows: one of the largest cells in each still fits in memory
 

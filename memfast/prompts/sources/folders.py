@@ -7,8 +7,8 @@ from typing import Any
 
 from memfast.errors import InputError, reading
 from memfast.limits import Limits
-from memfast.prompts.compression import plain_suffix, whole
-from memfast.prompts.formats import FORMATS
+from memfast.prompts.sources.compression import plain_suffix, whole
+from memfast.prompts.sources.formats import FORMATS
 
 _SUFFIXES = (".arrow", ".parquet", ".jsonl", ".csv", ".tsv", ".json", ".txt")
 _NOT_DATA = {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}

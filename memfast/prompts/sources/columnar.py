@@ -16,14 +16,14 @@ from typing import Any
 
 from memfast.errors import InputError
 from memfast.limits import Limits
-from memfast.prompts.rows import Row, Wanted
+from memfast.prompts.sources.rows import Row, Wanted
 
 # The child imports from where this process does, and never from the current folder.
 _START = """
 import json, sys
 request = json.loads(sys.stdin.buffer.readline())
 sys.path[:] = request["path"]
-from memfast.prompts.columnar_child import serve
+from memfast.prompts.sources.columnar_child import serve
 serve(request)
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from memfast.errors import InputError
 from memfast.limits import Limits
-from memfast.prompts.columnar import Images
+from memfast.prompts.sources.columnar import Images
 
 _lock = Lock()
 _kept: dict[Any, Images] = {}  # the file last read from
