@@ -163,7 +163,10 @@ def test_bad_activations_are_left_out_and_listed(tiny_pipeline, value, rows, cap
 
 def test_nothing_is_left_changed(tiny_pipeline):
     before = dict(tiny_pipeline.unet.named_modules())
-    with poisoned(tiny_pipeline, "g", float("nan")):
+    with (
+        poisoned(tiny_pipeline, "g", float("nan")),
+        pytest.raises(InputError, match=r"no prompt's activations are finite: .* not at step 0"),
+    ):
         memfast.collect(tiny_pipeline, ["a dog"], **SHORT)
     after = dict(tiny_pipeline.unet.named_modules())
     assert before.keys() == after.keys()
