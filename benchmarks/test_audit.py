@@ -27,6 +27,7 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker
 from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.loading import load_pipeline
 
 TEXTS, UNIT = 256, 16
@@ -70,7 +71,8 @@ def bare_calls(pipeline, settings: Settings):
 @pytest.mark.parametrize("probe", ["first", "settle", "jump"])
 def test_cost_over_bare_rows(benchmark, pipeline, tmp_path: Path, probe: str) -> None:
     """CPU time of both, alternating; the median over rounds of their ratio in a round."""
-    settings = Settings(probe=probe, unit=UNIT, threads=1)
+    own = driver_of(pipeline).schedule().as_dict()
+    settings = Settings(probe=probe, unit=UNIT, threads=1, **own)
     bare = bare_calls(pipeline, settings)
     audited, alone = [], []
 

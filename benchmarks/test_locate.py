@@ -50,7 +50,7 @@ def test_end_to_end_against_the_naive_procedure(benchmark):
         list(memfast.read_prompts(DATA / f"{name}.jsonl"))[:EACH]
         for name in ("memorized", "singles")
     ]
-    schedule = {"steps": STEPS, "num_inference_steps": 50}
+    schedule = {"steps": STEPS, "num_inference_steps": 50, "guidance_scale": 7.5}
 
     def ours():
         paper = {"rows": "both", "row_normalised": True, **schedule}

@@ -83,7 +83,7 @@ def _of_batch(
     sites: dict[str, Site],
     batch: list[Prompt],
     clean: Tensor,
-    times: Sequence[float],
+    times: Sequence[int | float],
     seed: int,
 ) -> Float[Tensor, "images values"]:
     """Gate gradients of each image, steps after steps, on the CPU."""

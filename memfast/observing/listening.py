@@ -54,6 +54,7 @@ class Listener:
 
         def before(seen: Arguments) -> None:
             if not inside:
+                self._check_time(seen, len(call))
                 self.traced.text_rows = self._text_rows(texts, seen, len(call))
 
         def after(seen: Arguments) -> None:
@@ -84,6 +85,18 @@ class Listener:
             )
         if done < steps:
             raise InputError(f"steps: the schedule makes only {done}, not {steps}")
+
+    def _check_time(self, seen: Arguments, calls: int) -> None:
+        """Halves in calls of their own are of one step: else the calls are not what they seem."""
+        if not self.guided or self.driver.together:
+            return
+        time = float(torch.as_tensor(seen[self.driver.time_argument]).flatten()[0])
+        if calls and time != self.time:
+            raise InputError(
+                f"{type(self.driver.owner).__name__}: calls its denoiser at {self.time:g} and "
+                f"{time:g} where the driver of {self.driver.kind} expects both halves of a step"
+            )
+        self.time = time
 
     def _text_rows(self, texts: Sequence[str], seen: Arguments, calls: int) -> torch.Tensor | None:
         """Which rows of the text stream are no padding in a step's call number `calls`."""

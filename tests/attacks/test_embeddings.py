@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
+from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 
@@ -32,14 +34,16 @@ def test_the_first_step_is_adam_by_hand(driver, clean):
         source = generator(name, 0)
         noise = torch.randn(2, *clean.shape[1:], generator=source).double()
         times = torch.randint(1, 1000, (2,), generator=source)
-        embedding = start[k : k + 1].clone().requires_grad_()
+        embedding = start.leaves[EMBEDDINGS][k : k + 1].clone().requires_grad_()
         latents = driver.path.add(clean[[k, k]], noise, times)
-        output = driver.predict(latents, times, embedding.expand(2, -1, -1))
+        told = Conditioning({EMBEDDINGS: embedding.expand(2, -1, -1)}, (EMBEDDINGS,))
+        output = driver.predict(latents, times, told)
         target = driver.path.target(clean[[k, k]], noise, times)
         loss = (output - target).square().mean()
         (gradient,) = torch.autograd.grad(loss, embedding)
         expected = embedding - 0.1 * gradient / (gradient.abs() + 1e-8)
-        torch.testing.assert_close(found[k : k + 1], expected.detach(), atol=1e-6, rtol=0)
+        ours = found.leaves[EMBEDDINGS][k : k + 1]
+        torch.testing.assert_close(ours, expected.detach(), atol=1e-6, rtol=0)
 
 
 def test_batching_changes_nothing(driver, clean):
@@ -48,7 +52,7 @@ def test_batching_changes_nothing(driver, clean):
         find_embeddings(driver, clean, start, IDS, AttackSettings((4,), draws=2, batch=batch))[4]
         for batch in (3, 1)
     )
-    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(together.leaves, alone.leaves, atol=1e-6, rtol=0)
 
 
 def test_a_longer_search_passes_through_a_shorter_one(driver, clean):
@@ -58,7 +62,7 @@ def test_a_longer_search_passes_through_a_shorter_one(driver, clean):
         driver, clean, start, IDS, AttackSettings((2, 5), draws=1), progress=told.append
     )
     short = find_embeddings(driver, clean, start, IDS, AttackSettings((2,), draws=1))
-    torch.testing.assert_close(long[2], short[2], atol=0, rtol=0)
+    torch.testing.assert_close(long[2].leaves, short[2].leaves, atol=0, rtol=0)
     assert sum(told) == 15
 
 
@@ -71,8 +75,8 @@ def test_the_search_lowers_the_loss_on_draws_it_never_saw(driver, clean):
     times = torch.randint(1, 1000, (192,), generator=source)
     with torch.no_grad():
         before, after = (
-            driver.loss(clean[rows], embedding[rows], noise, times).view(3, 64).mean(1)
-            for embedding in (start, found)
+            driver.loss(clean[rows], told[rows], noise, times).view(3, 64).mean(1)
+            for told in (start, found)
         )
     assert (after < before).all()
 
@@ -85,19 +89,21 @@ def test_no_gradient_reaches_the_model(driver, clean):
 @pytest.mark.parametrize("name", STARTS)
 def test_starts(name, driver):
     start = STARTS[name]
-    first = start(driver, IDS, TEXTS, 0)
-    assert first.shape == driver.encode(TEXTS).shape
-    torch.testing.assert_close(first, start(driver, IDS, TEXTS, 0), atol=0, rtol=0)
-    own = driver.encode(TEXTS)
+    first, again = (start(driver, IDS, TEXTS, 0).leaves[EMBEDDINGS] for _ in range(2))
+    own = driver.encode(TEXTS).leaves[EMBEDDINGS]
+    assert first.shape == own.shape
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
     same = [bool(torch.equal(a, b)) for a, b in zip(first, own, strict=True)]
     assert same == [name == "prompt"] * 3
 
 
 def test_a_start_from_noise_depends_on_id_and_seed_alone(driver):
-    start = STARTS["noise"]
-    alone = start(driver, IDS[1:2], TEXTS[1:2], 5)
-    assert torch.equal(start(driver, IDS, TEXTS, 5)[1:2], alone)
-    assert not torch.equal(start(driver, IDS, TEXTS, 6)[1:2], alone)
+    alone, same, other = (
+        STARTS["noise"](driver, IDS[part], TEXTS[part], seed).leaves[EMBEDDINGS][-1]
+        for part, seed in ((slice(1, 2), 5), (slice(2), 5), (slice(2), 6))
+    )
+    assert torch.equal(same, alone)
+    assert not torch.equal(other, alone)
 
 
 @pytest.mark.parametrize("steps", [(), (0,), (5, 2), (3, 3)])

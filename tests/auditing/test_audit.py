@@ -19,7 +19,7 @@ from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.verifying import compare
 from memfast.errors import InputError
 from memfast.measuring.distances import ssim
-from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS, StableDiffusion
 from memfast.pipelines.drivers.table import driver_of
 from memfast.prompts import Prompt
 from memfast.selection import Subspace
@@ -90,8 +90,7 @@ def test_statistics_are_those_of_the_first_look(tiny_pipeline, lists, settings, 
     expected = 0.0
     with Worker(tiny_pipeline, settings) as worker:
         for start in range(0, 20, 6):
-            tokens = worker.driver.tokens(TEXTS[start : min(start + 6, 20)])
-            for rows, by_noise in worker.looks(tokens):
+            for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
                 for looks in by_noise:
                     expected = expected + looks[0].norms[: rows.stop - rows.start].square().sum(0)
     norms = torch.cat([found[site].l2_norm[0] for site in found])
@@ -249,14 +248,15 @@ def test_bad_rows_are_counted_and_written(tiny_pipeline, lists, settings, tmp_pa
 
 def test_what_the_model_cannot_do_is_told(tiny_pipeline, settings, tmp_path, monkeypatch) -> None:
     """Truncated prompts are counted; scores that are not finite rank last and flag nothing."""
-    embed, poison = Driver.embed, driver_of(tiny_pipeline).tokens([TEXTS[5]])["input_ids"]
+    embed = StableDiffusion.embed
+    poison = driver_of(tiny_pipeline).prepare([TEXTS[5]])["input_ids"]
 
     def poisoned(self, tokens):
-        embeddings = embed(self, tokens)
-        embeddings[(tokens["input_ids"] == poison).all(1)] = torch.nan
-        return embeddings
+        told = embed(self, tokens)
+        told.leaves[EMBEDDINGS][(tokens["input_ids"] == poison).all(1)] = torch.nan
+        return told
 
-    monkeypatch.setattr(Driver, "embed", poisoned)
+    monkeypatch.setattr(StableDiffusion, "embed", poisoned)
     prompts = [*TEXTS[:12], "a " * 30]
     outcome = audit(
         tiny_pipeline, prompts, tmp_path / "out", reference=REFERENCE, settings=settings

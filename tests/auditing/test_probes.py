@@ -12,15 +12,17 @@ from memfast.observing.tracing import trace
 from memfast.pipelines.drivers.table import driver_of
 
 TEXTS = ["a cat", "red dog", "b"]
+SCHEDULE = {"num_inference_steps": 20, "guidance_scale": 7.5}
 
 
 def run(pipeline: StableDiffusionPipeline, settings: Settings, rows: list[int] | None = None):
     """The looks of a probe; `rows` is given those of each call after the scene was set."""
     driver = driver_of(pipeline)
-    with tap(driver.model) as taps, torch.no_grad():
+    with tap(driver) as taps, torch.no_grad():
         scene = Scene(driver, taps, driver.initial_noise(["shared"], 3), settings)
         hook = driver.model.register_forward_pre_hook(
-            lambda module, args: rows.append(len(args[0])) if rows is not None else None
+            lambda _, args, given: rows.append(len(given["sample"])) if rows is not None else None,
+            with_kwargs=True,
         )
         looks = PROBES[settings.probe].looks(scene, Unit(driver.encode(TEXTS), len(TEXTS)))
         hook.remove()
@@ -32,7 +34,7 @@ def test_a_probe_costs_what_its_entry_says(
     tiny_pipeline: StableDiffusionPipeline, name: str
 ) -> None:
     rows: list[int] = []
-    settings = Settings(probe=name, walk_steps=3)
+    settings = Settings(probe=name, walk_steps=3, **SCHEDULE)
     _, looks = run(tiny_pipeline, settings, rows)
     assert sum(rows) == len(TEXTS) * PROBES[name].rows(settings)
     assert len(looks) == PROBES[name].looks_made(settings)
@@ -42,14 +44,14 @@ def test_a_probe_costs_what_its_entry_says(
 
 
 def test_a_jump_is_one_step_of_ddim(tiny_pipeline: StableDiffusionPipeline) -> None:
-    scene, looks = run(tiny_pipeline, Settings(probe="settle", path=(0.499,)))
+    scene, looks = run(tiny_pipeline, Settings(probe="settle", path=(0.499,), **SCHEDULE))
     scheduler = tiny_pipeline.scheduler
     scheduler.set_timesteps(2)
     assert scheduler.timesteps.tolist() == [999, 499]
     latents = scene.noise.expand(len(TEXTS), -1, -1, -1)
     with torch.no_grad():
         embeddings = scene.driver.encode(TEXTS)
-        output = tiny_pipeline.unet(latents, 999, encoder_hidden_states=embeddings).sample
+        output = tiny_pipeline.unet(latents, 999, **embeddings.leaves).sample
         moved = scheduler.step(output, 999, latents).prev_sample
     torch.testing.assert_close(scene.step(looks[0].prediction, 499), moved, rtol=1e-4, atol=1e-4)
 
@@ -81,7 +83,7 @@ def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> 
 
 def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPipeline) -> None:
     """At pure noise, with the shared part replayed, as in a pass of the whole network."""
-    scene, (look,) = run(tiny_pipeline, Settings(probe="first"))
+    scene, (look,) = run(tiny_pipeline, Settings(probe="first", **SCHEDULE))
     assert scene.prefix.outputs
     with trace(tiny_pipeline.unet) as traced, torch.no_grad():
         latents = scene.noise.repeat(len(TEXTS), 1, 1, 1)
@@ -104,7 +106,7 @@ def test_the_shared_part_is_what_no_prompt_has_touched(
     tiny_pipeline: StableDiffusionPipeline,
 ) -> None:
     """It reaches up to the first cross-attention, and leaves the model as it was."""
-    scene, _ = run(tiny_pipeline, Settings(probe="first"))
+    scene, _ = run(tiny_pipeline, Settings(probe="first", **SCHEDULE))
     paths = {module: path for path, module in tiny_pipeline.unet.named_modules()}
     kept = {paths[module] for module in scene.prefix.outputs}
     block = "down_blocks.0.attentions.0.transformer_blocks.0"

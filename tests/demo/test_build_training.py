@@ -14,7 +14,7 @@ from memfast.demo.build import measure, release
 from memfast.demo.build.__main__ import training_captions
 from memfast.demo.build.data.sets import Sets
 from memfast.demo.build.data.tokenizer import build_tokenizer
-from memfast.demo.build.nets import autoencoder, clip, training
+from memfast.demo.build.nets import autoencoder, clip, denoiser, training
 from memfast.pipelines.drivers.table import driver_of
 
 
@@ -73,10 +73,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_an_epoch_shows_each_picture_as_often_as_its_duplicates(made: Sets) -> None:
-    slots = driver.plan_epoch(made, 3)
+    slots = denoiser.plan_epoch(made, 3)
     counts = np.bincount(slots[slots >= 0], minlength=len(made.trained))
     assert counts.tolist() == [x.duplicates for x in made.trained]
-    assert not np.array_equal(slots, driver.plan_epoch(made, 4))
+    assert not np.array_equal(slots, denoiser.plan_epoch(made, 4))
 
 
 def test_one_step_of_every_trainer(made: Sets, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_one_step_of_every_trainer(made: Sets, tmp_path: Path) -> None:
     assert not torch.equal(decoder, further.decoder.conv_in.weight)
 
     model = clip.train_clip(tokenizer, made, tmp_path, steps=1)
-    unet = driver.train_denoiser(made, vae, model.text_model, tokenizer, tmp_path, steps=1)
+    unet = denoiser.train_denoiser(made, vae, model.text_model, tokenizer, tmp_path, steps=1)
     pipeline = release.assemble(unet, vae, model.text_model, tokenizer)
     singles = made.examples["singles"][:3]
     pictures, norms = measure.generate(driver_of(pipeline), singles, steps=2)

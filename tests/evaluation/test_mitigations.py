@@ -13,9 +13,10 @@ from memfast.evaluation.mitigations import (
     prompt_embedding,
     value_neurons,
 )
-from memfast.evaluation.mitigations.interface import plain, with_model
+from memfast.evaluation.mitigations.interface import plain
 from memfast.evaluation.mitigations.pruning import at_damage, at_density, drawn, reference_means
 from memfast.measuring.losses import denoising_loss, matched
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
 from memfast.pipelines.drivers.table import driver_of
 from memfast.removing.compact import compact
 from tests.support.planted import SCHEDULE, cases_of
@@ -27,8 +28,9 @@ TEXTS, IDS = ["a cat", "red b"], ["x", "y"]
 def setting(tiny_pipeline):
     located = cases_of(["a cat", "a dog on blue"])
     reference = cases_of(["red b", "blue c", "c c", "on on"], seed=1)
-    guided = {**SCHEDULE, "guidance_scale": 2.0}
-    return Setting(driver_of(tiny_pipeline), located, reference, guided, fraction=0.3)
+    driver = driver_of(tiny_pipeline)
+    guided = driver.schedule(SCHEDULE, guidance_scale=2.0)
+    return Setting(driver, located, reference, guided, fraction=0.3)
 
 
 def images_of(treated, setting, seed=0):
@@ -99,7 +101,7 @@ def test_kept_tokens_end_with_the_end_token(setting):
 
 def test_prompt_embedding_stops_at_its_target(setting):
     driver = setting.driver
-    time = prompt_embedding.first_timestep(driver, setting.schedule)
+    time = driver.times(setting.schedule)[0]
     latents, empty = driver.initial_noise(IDS, 0), driver.encode(["", ""])
     with torch.no_grad():
         unconditional = driver.predict(latents, time, empty)
@@ -109,7 +111,8 @@ def test_prompt_embedding_stops_at_its_target(setting):
 
         before = norms(driver.encode(TEXTS))
         untouched = prompt_embedding.lowered(driver, TEXTS, IDS, 0, time, float(before.max()) + 1)
-        assert torch.equal(untouched, driver.encode(TEXTS))
+        own = driver.encode(TEXTS).leaves[EMBEDDINGS]
+        assert torch.equal(untouched.leaves[EMBEDDINGS], own)
     with torch.enable_grad():
         lowered = prompt_embedding.lowered(driver, TEXTS, IDS, 0, time, 0.0)
     with torch.no_grad():
@@ -120,7 +123,7 @@ def test_blocking_equals_zero_rows_and_ends(setting):
     layers = value_neurons.value_layers(setting.driver.model)
     assert layers
     assert all(path.startswith(("down_blocks", "mid_block")) for path in layers)
-    embedding = setting.driver.encode(["a cat"])
+    embedding = setting.driver.encode(["a cat"]).leaves[EMBEDDINGS]
     path, layer = next(iter(layers.items()))
     with torch.no_grad():
         free = layer(embedding)
@@ -154,7 +157,8 @@ def removed(setting, share, mean=None):
 def test_controls_have_the_density_asked_for(kind, setting):
     treated = at_density(kind, removed(setting, 0.25), setting)
     assert treated.removed == pytest.approx(0.25, abs=0.001)
-    other = Setting(setting.driver, setting.located, setting.reference, SCHEDULE, seed=1)
+    unguided = setting.driver.schedule(SCHEDULE)
+    other = Setting(setting.driver, setting.located, setting.reference, unguided, seed=1)
     draws = [
         torch.cat(
             [p.flatten() for p in at_density(kind, removed(s, 0.25), s).driver.model.parameters()]
@@ -188,7 +192,7 @@ def test_controls_of_a_given_model_are_compensated_as_it_is(compensate, setting)
     mean = reference_means(setting)
     masks = drawn(setting, "neurons", 0.4, mean)
     model = compact(setting.driver.model, masks, compensate=compensate)
-    treated = given(setting.driver, with_model(setting.driver, model)).apply(setting)
+    treated = given(setting.driver, setting.driver.with_model(model)).apply(setting)
     assert list(treated.mean) == (list(mean) if compensate == "mean" else [])
     for path, values in treated.mean.items():
         assert torch.equal(values, mean[path])

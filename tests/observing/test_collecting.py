@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import pytest
 import torch
 from diffusers import (
-    DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
@@ -18,9 +17,7 @@ from torch import nn
 import memfast
 from memfast.errors import InputError
 from memfast.observing import collecting
-from memfast.observing.listening import listen
 from memfast.observing.side_by_side import by_site, merge_in_order, side_by_side
-from memfast.observing.tracing import trace
 from memfast.pipelines.noise import generator
 from memfast.prompts import PromptSet, make_prompt
 
@@ -32,21 +29,27 @@ pytestmark = pytest.mark.filterwarnings(  # some schedulers of diffusers with Nu
 )
 
 
-def hooked(pipeline: StableDiffusionPipeline, texts: list[str], steps: int = 2, **settings):
-    """{site: [steps][prompts] of H [2, tokens, neurons]}: every neuron by a plain hook."""
-    seen: dict[str, list[list[torch.Tensor]]] = {}
+@contextmanager
+def noted(unet: nn.Module):
+    """Within the context {site: a list of H, one a call}: every neuron by a plain hook."""
+    seen: dict[str, list[torch.Tensor]] = {}
     handles = []
-    for path, module in pipeline.unet.named_modules():
+    for path, module in unet.named_modules():
         if isinstance(module, FeedForward):
-            calls: list[torch.Tensor] = []
-            seen[path] = calls  # type: ignore[assignment]
+            calls = seen.setdefault(path, [])
             note = lambda _, inputs, calls=calls: calls.append(inputs[0].detach().clone())  # noqa: E731
             handles.append(module.net[2].register_forward_pre_hook(note))
-    for text in texts:
-        noise = generator(make_prompt(text).id, 0)
-        pipeline(text, generator=noise, num_inference_steps=4, output_type="latent", **settings)
+    yield seen
     for handle in handles:
         handle.remove()
+
+
+def hooked(pipeline: StableDiffusionPipeline, texts: list[str], steps: int = 2, **settings):
+    """{site: [steps][prompts] of H [2, tokens, neurons]}: every neuron by a plain hook."""
+    with noted(pipeline.unet) as seen:
+        for text in texts:
+            noise = generator(make_prompt(text).id, 0)
+            pipeline(text, generator=noise, num_inference_steps=4, output_type="latent", **settings)
     per_prompt = len(next(iter(seen.values()))) // len(texts)
     return {
         path: [[calls[p * per_prompt + s] for p in range(len(texts))] for s in range(steps)]
@@ -160,7 +163,10 @@ def test_bad_activations_are_left_out_and_listed(tiny_pipeline, value, rows, cap
 
 def test_nothing_is_left_changed(tiny_pipeline):
     before = dict(tiny_pipeline.unet.named_modules())
-    with poisoned(tiny_pipeline, "g", float("nan")):
+    with (
+        poisoned(tiny_pipeline, "g", float("nan")),
+        pytest.raises(InputError, match=r"no prompt's activations are finite: .* not at step 0"),
+    ):
         memfast.collect(tiny_pipeline, ["a dog"], **SHORT)
     after = dict(tiny_pipeline.unet.named_modules())
     assert before.keys() == after.keys()
@@ -202,8 +208,28 @@ def test_without_guidance(tiny_pipeline):
         every = torch.cat([h.flatten(0, 1) for h in steps[0]]).double()
         tolerance = 1e-6 * float(every.abs().max())
         torch.testing.assert_close(found[path].mean[0], every.mean(0), rtol=2e-6, atol=tolerance)
-    with pytest.raises(InputError, match="needs guidance"):
-        memfast.collect(tiny_pipeline, ["a"], **SHORT, guidance_scale=1.0, rows="both")
+
+
+def test_without_guidance_the_null_caption_is_asked_at_the_same_latents(tiny_pipeline):
+    settings = {"guidance_scale": 1.0}
+    found = memfast.collect(tiny_pipeline, PROMPTS[:1], **SHORT, **settings, rows="both")
+    asked: list[tuple] = []
+    note = lambda _, args, given: asked.append((args[0], args[1]))  # noqa: E731
+    handle = tiny_pipeline.unet.register_forward_pre_hook(note, with_kwargs=True)
+    prompted = hooked(tiny_pipeline, PROMPTS[:1], **settings)
+    handle.remove()
+    empty = tiny_pipeline.encode_prompt("", "cpu", 1, False)[0]
+    with noted(tiny_pipeline.unet) as null, torch.no_grad():
+        for latents, time in asked[:2]:
+            tiny_pipeline.unet(latents, time, encoder_hidden_states=empty)
+    for path, steps in prompted.items():
+        for step, (neurons,) in enumerate(steps):
+            every = torch.cat([neurons, null[path][step]]).flatten(0, 1).double()
+            tolerance = 1e-6 * float(every.abs().max())
+            assert int(found[path].count[step, 0]) == len(every)
+            torch.testing.assert_close(
+                found[path].mean[step], every.mean(0), rtol=2e-6, atol=tolerance
+            )
 
 
 def test_shared_noise(tiny_pipeline):
@@ -255,72 +281,3 @@ def test_what_is_kept_of_prompts_is_bounded(monkeypatch):
     assert header["prompts"] == 3
     assert header["prompts_digest"] == [PromptSet.of(prompts).digest]
     assert header["prompt_ids"] == [prompt.id for prompt in prompts[:2]]
-
-
-class Named(nn.Module):
-    """A driver that its pipeline calls once for each half of guidance, by name."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.ff = FeedForward(8, mult=2)
-
-    @contextmanager
-    def cache_context(self, name: str):
-        yield
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.ff(hidden)
-
-
-class Separate(DiffusionPipeline):
-    """What `listen` needs of a pipeline: conditional rows 1, unconditional rows 0."""
-
-    def __init__(self, calls: list[str]):
-        super().__init__()
-        self.register_modules(transformer=Named())
-        self.calls = calls
-
-    def __call__(self, callback, steps: int = 3) -> None:
-        for step in range(steps):
-            for name in self.calls:
-                with self.transformer.cache_context(name):
-                    self.transformer(torch.full((2, 4, 8), float(name == "cond")))
-            callback(self, step, None, {})
-
-
-def heard(pipeline: Separate, steps: int) -> list[dict]:
-    seen: list[dict] = []
-    with (
-        trace(pipeline.transformer) as traced,
-        listen(pipeline, traced, 2, steps, lambda _, call: seen.append(call)) as callback,
-    ):
-        pipeline(callback)
-    return seen
-
-
-@pytest.mark.parametrize("calls", [["cond", "uncond"], ["uncond", "cond"]])
-def test_separate_calls_are_told_apart_by_name(calls):
-    pipeline = Separate(calls)
-    seen = heard(pipeline, steps=2)
-    assert len(seen) == 2
-    for call in seen:
-        for half, value in (("conditional", 1.0), ("unconditional", 0.0)):
-            hidden = pipeline.transformer.ff.net[0](torch.full((1, 8), value))
-            torch.testing.assert_close(
-                call[half]["ff"].mean, hidden.double().expand(2, -1), rtol=1e-5, atol=1e-7
-            )
-    assert "cache_context" not in vars(pipeline.transformer)
-
-
-@pytest.mark.parametrize(
-    ("calls", "reason"),
-    [
-        (["cond", "cond"], "twice on conditional"),
-        (["uncond"], "did not run on conditional"),
-        (["uncond_stg"], "cannot tell"),
-    ],
-)
-def test_rows_that_cannot_be_told_apart_are_refused(calls, reason):
-    with pytest.raises(InputError, match=reason):
-        heard(Separate(calls), steps=1)

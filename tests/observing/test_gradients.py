@@ -18,7 +18,7 @@ def test_equal_to_activation_times_gradient(tiny_pipeline):
     driver, prompt = driver_of(tiny_pipeline), make_prompt("a cat")
     embeddings = driver.encode([prompt.text])
     schedule = {"num_inference_steps": 4, "guidance_scale": 1.0}
-    images = driver.generate(embeddings, [prompt.id], 0, **schedule)
+    images = driver.generate(embeddings, [prompt.id], 0, schedule)
     clean = driver.encode_images(images)
     seen: dict[str, torch.Tensor] = {}
     for path, block in tiny_pipeline.unet.named_modules():
@@ -58,5 +58,5 @@ def test_each_prompt_counts_once(tiny_pipeline):
 
 def test_an_image_that_cannot_be_read_is_named(tiny_pipeline, tmp_path):
     prompt = make_prompt("a cat", image=str(tmp_path / "none.png"))
-    with pytest.raises(InputError, match=r"none\.png cannot be read"):
+    with pytest.raises(InputError, match=r"none\.png: cannot be read"):
         memfast.collect_gradients(tiny_pipeline, [prompt], **SHORT)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from memfast.pipelines.denoising import Denoiser
 
 import memfast
 from memfast.blocks.families import find_sites
@@ -15,6 +14,7 @@ from memfast.observing.sensitivity import (
     sensitivity,
     stability,
 )
+from memfast.pipelines.drivers.table import driver_of
 from memfast.removing.masking import prune
 from memfast.selection import Subspace
 from memfast.statistics import mean_activations
@@ -24,54 +24,54 @@ PROMPTS = ["a cat", "red b", "blue dog"]
 
 
 def inputs(pipeline) -> tuple:
-    denoiser = Denoiser(pipeline)
-    latents = denoiser.initial_noise(["a", "b"], 3)
-    return denoiser, latents, torch.tensor([400, 700]), denoiser.encode(["a cat", "red b"])
+    driver = driver_of(pipeline)
+    latents = driver.initial_noise(["a", "b"], 3)
+    return driver, latents, torch.tensor([400, 700]), driver.encode(["a cat", "red b"])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("compensate", ["none", "mean"])
 def test_closed_gates_are_removed_neurons(tiny_pipeline, compensate: str) -> None:
-    denoiser, *call = inputs(tiny_pipeline)
-    sites = find_sites(denoiser.model)
+    driver, *call = inputs(tiny_pipeline)
+    sites = find_sites(driver.model)
     masks = {path: torch.arange(site.neurons) % 3 == 0 for path, site in sites.items()}
     means = {path: torch.linspace(-1, 1, site.neurons) for path, site in sites.items()}
     with gated(
         sites, {p: (~m).float() for p, m in masks.items()}, means if compensate == "mean" else None
     ):
-        output = denoiser.predict(*call)
-    pruned = prune(denoiser.model, Subspace(masks, mean=means), compensate=compensate)
-    expected = pruned(call[0], call[1], encoder_hidden_states=call[2]).sample
+        output = driver.predict(*call)
+    pruned = prune(driver.model, Subspace(masks, mean=means), compensate=compensate)
+    expected = pruned(call[0], call[1], **call[2].leaves).sample
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_gates_of_images_are_their_own_and_go_away(tiny_pipeline) -> None:
-    denoiser, *call = inputs(tiny_pipeline)
-    sites = find_sites(denoiser.model)
-    before = denoiser.predict(*call)
+    driver, *call = inputs(tiny_pipeline)
+    sites = find_sites(driver.model)
+    before = driver.predict(*call)
     gates = {path: gate.detach() for path, gate in open_gates(sites, 2).items()}
     for gate in gates.values():
         gate[1] = 0
     with gated(sites, gates):
-        output = denoiser.predict(*call)
+        output = driver.predict(*call)
     torch.testing.assert_close(output[0], before[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(output[1], before[1], atol=1e-3)
-    assert torch.equal(denoiser.predict(*call), before)
+    assert torch.equal(driver.predict(*call), before)
 
 
 def test_derivatives_agree_with_differences(tiny_pipeline) -> None:
     tiny_pipeline.unet.double()
-    denoiser, latents, times, embeddings = inputs(tiny_pipeline)
-    latents, embeddings = latents.double(), embeddings.double()
-    sites = find_sites(denoiser.model)
+    driver, latents, times, told = inputs(tiny_pipeline)
+    latents, told = latents.double(), told.to(torch.float64)
+    sites = find_sites(driver.model)
     path = list(sites)[-1]
     direction = torch.randn(latents.shape, generator=torch.manual_seed(0)).double()
     gates = {p: g.detach().double().requires_grad_() for p, g in open_gates(sites, 2).items()}
 
     def value() -> torch.Tensor:
         with gated(sites, gates):
-            return (denoiser.predict(latents, times, embeddings) * direction).sum()
+            return (driver.predict(latents, times, told) * direction).sum()
 
     slope = torch.autograd.grad(value(), gates[path])[0]
     for image, neuron in ((0, 0), (1, 77)):

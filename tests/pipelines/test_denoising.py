@@ -10,6 +10,8 @@ from diffusers import (
 )
 
 from memfast.errors import InputError
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
+from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
@@ -28,7 +30,7 @@ def driver(request: pytest.FixtureRequest, tiny_pipeline: StableDiffusionPipelin
 def test_noise_and_targets_agree_with_the_scheduler(driver: Driver) -> None:
     clean, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     timesteps = torch.tensor([1, 500, 998])
-    noisy = driver.scheduler.path.add(clean, noise, timesteps)
+    noisy = driver.scheduler.add_noise(clean, noise, timesteps)
     torch.testing.assert_close(driver.path.add(clean, noise, timesteps), noisy)
     target = driver.path.target(clean, noise, timesteps)
     if driver.scheduler.config.prediction_type == "v_prediction":
@@ -71,7 +73,8 @@ def test_predictions_do_not_depend_on_the_scheduler(
     after = driver_of(tiny_pipeline)
     assert torch.equal(after.predict(latents, timestep, embeddings), expected)
     torch.testing.assert_close(
-        after.clean(expected, latents, timestep), before.clean(expected, latents, timestep)
+        after.path.clean(expected, latents, timestep),
+        before.path.clean(expected, latents, timestep),
     )
 
 
@@ -95,9 +98,7 @@ def test_eulers_own_latents_are_these_divided_by_alpha(
     )
     alpha = [scheduler.alphas_cumprod[int(timestep)].sqrt() for timestep in (now, then)]
     theirs = latents / alpha[0]
-    output = driver.model(
-        scheduler.scale_model_input(theirs, now), now, encoder_hidden_states=embeddings
-    ).sample
+    output = driver.model(scheduler.scale_model_input(theirs, now), now, **embeddings.leaves).sample
     theirs = scheduler.step(output, now, theirs).prev_sample
     torch.testing.assert_close(ours, theirs * alpha[1], atol=1e-5, rtol=1e-4)
 
@@ -105,7 +106,7 @@ def test_eulers_own_latents_are_these_divided_by_alpha(
 def test_generation_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
     driver = driver_of(tiny_pipeline)
     settings = {"num_inference_steps": 3, "guidance_scale": 2.0}
-    images = driver.generate(driver.encode(["a cat", "dog"]), ["x", "y"], 7, **settings)
+    images = driver.generate(driver.encode(["a cat", "dog"]), ["x", "y"], 7, settings)
     theirs = tiny_pipeline(
         ["a cat", "dog"],
         generator=[generator("x", 7), generator("y", 7)],
@@ -125,7 +126,7 @@ def test_embeddings_are_the_pipelines_own(
     tiny_pipeline.text_encoder.config.use_attention_mask = masked
     texts = ["a cat", "", "a <toy> of a very long " + "dog " * 100]
     theirs = tiny_pipeline.encode_prompt(texts, "cpu", 1, False)[0]
-    assert torch.equal(driver_of(tiny_pipeline).encode(texts), theirs)
+    assert torch.equal(driver_of(tiny_pipeline).encode(texts).leaves[EMBEDDINGS], theirs)
 
 
 def test_noise_depends_on_id_and_seed_alone(tiny_pipeline: StableDiffusionPipeline) -> None:
@@ -142,9 +143,10 @@ def test_loss_is_the_mean_squared_error_and_differentiable(
     driver = driver_of(tiny_pipeline)
     clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     embeddings = torch.randn(2, 12, 32, requires_grad=True)
-    loss = driver.loss(clean, embeddings, noise, torch.tensor([3, 900]))
+    told = Conditioning({EMBEDDINGS: embeddings}, (EMBEDDINGS,))
+    loss = driver.loss(clean, told, noise, torch.tensor([3, 900]))
     timesteps = torch.tensor([3, 900])
-    noisy = driver.scheduler.path.add(clean, noise, timesteps)
+    noisy = driver.scheduler.add_noise(clean, noise, timesteps)
     output = driver.model(noisy, timesteps, encoder_hidden_states=embeddings).sample
     velocity = driver.scheduler.get_velocity(clean, noise, timesteps)
     torch.testing.assert_close(loss, ((output - velocity) ** 2).mean((1, 2, 3)))

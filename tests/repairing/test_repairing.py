@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from memfast.pipelines.denoising import Denoiser
 from PIL import Image
 
 import memfast
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases, load_cases
 from memfast.observing.sensitivity import collect_sensitivity
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
+from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
+from memfast.pipelines.schedule import Schedule
 from memfast.prompts import Prompt, PromptSet
 from memfast.repairing.objectives import OBJECTIVES, active
 from memfast.repairing.perturbing import perturb
@@ -27,6 +29,8 @@ from memfast.repairing.settings import RepairSettings
 from memfast.repairing.training import schedule, train
 
 SCHEDULE = {"num_inference_steps": 2, "guidance_scale": 1.5}
+SCHEDULED = Schedule(**SCHEDULE)
+SIZE = (16, 16)
 REFERENCE = ["red b", "blue c", "c", "dog on red", "cat on blue", "b background", "a b", "red c"]
 QUICK = RepairSettings(
     steps=4,
@@ -66,10 +70,10 @@ def pruned(tiny_pipeline):
 
 
 def material_of(original, smaller, memorized, settings=QUICK):
-    teacher, student = Denoiser(original), Denoiser(smaller)
-    known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), 16), SCHEDULE)
-    located = load_cases(memorized, 16)
-    return teacher, student, prepare(student, teacher, known, located, settings, SCHEDULE)
+    teacher, student = driver_of(original), driver_of(smaller)
+    known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
+    located = load_cases(memorized, SIZE)
+    return teacher, student, prepare(student, teacher, known, located, settings, SCHEDULED)
 
 
 def weights_of(pipeline) -> torch.Tensor:
@@ -131,23 +135,24 @@ def test_objectives_draw_what_they_say(pruned, memorized, name: str) -> None:
         for _ in range(2)
     )
     assert len(rows.clean) == len(rows.given) == QUICK.batch
-    assert torch.equal(rows.given, again.given)
-    assert rows.given.isfinite().all()
+    given = rows.given.leaves[EMBEDDINGS]
+    assert torch.equal(given, again.given.leaves[EMBEDDINGS])
+    assert given.isfinite().all()
     match name:
         case "reference":
-            assert torch.equal(rows.given, rows.wanted)
+            assert torch.equal(given, rows.wanted.leaves[EMBEDDINGS])
         case "surrogate":
             assert rows.wanted is None
-            assert all(
-                (row == material.own.embeddings).flatten(1).all(1).any() for row in rows.given
-            )
+            own = material.own.conditioning.leaves[EMBEDDINGS]
+            assert all((row == own).flatten(1).all(1).any() for row in given)
         case _:
-            assert torch.equal(rows.wanted, material.empty.expand_as(rows.given))
+            empty = material.empty.leaves[EMBEDDINGS]
+            assert torch.equal(rows.wanted.leaves[EMBEDDINGS], empty.expand_as(given))
 
 
 def test_the_surrogate_is_not_the_training_image(pruned, memorized) -> None:
     teacher, _, material = material_of(*pruned, memorized)
-    training = samples_of(teacher, load_cases(memorized, 16)).clean
+    training = samples_of(teacher, load_cases(memorized, SIZE)).clean
     assert (material.own.clean - training).abs().max() > 0.1
     torch.testing.assert_close(material.pool.clean[4:6], training)
 
@@ -164,7 +169,8 @@ def test_the_pool_attacks_and_begins_anew(pruned, memorized) -> None:
     def loss() -> float:
         noise = torch.randn(pool.clean.shape, generator=torch.manual_seed(1))
         with torch.no_grad():
-            return float(student.loss(pool.clean, pool.embeddings, noise, 500).mean())
+            told = pool.beginnings.told(pool.found)
+            return float(student.loss(pool.clean, told, noise, 500).mean())
 
     before = loss()
     for step in range(2):
@@ -174,7 +180,8 @@ def test_the_pool_attacks_and_begins_anew(pruned, memorized) -> None:
     assert loss() < before
     pool.advanced(student, 2, generator("s2", 0))
     assert pool.ages.unique().tolist() == [2]
-    assert (pool.embeddings - pool.beginnings).abs().max() < 0.25  # two steps of 0.1 from the start
+    begun = pool.beginnings.leaves[EMBEDDINGS]
+    assert (pool.found[EMBEDDINGS] - begun).abs().max() < 0.25  # two steps of 0.1 from the start
     assert all(p.grad is None for p in student.model.parameters())
 
 
@@ -205,7 +212,7 @@ def test_an_interrupted_repair_ends_as_an_uninterrupted_one(pruned, memorized, t
         teacher, _, material = material_of(original, smaller, memorized)
         parts = {**smaller.components, "unet": deepcopy(smaller.unet)}
         pipeline = type(smaller)(**parts, requires_safety_checker=False)
-        return train(Denoiser(pipeline), teacher, material, path, progress), weights_of(pipeline)
+        return train(driver_of(pipeline), teacher, material, path, progress), weights_of(pipeline)
 
     history, weights = begin(tmp_path / "whole.safetensors")
     with pytest.raises(KeyboardInterrupt):
@@ -260,13 +267,13 @@ def test_nan_stops_and_says_what_is_kept(pruned, tmp_path) -> None:
 
 
 def test_removal_keeps_the_bound(tiny_pipeline) -> None:
-    denoiser = Denoiser(tiny_pipeline)
-    cases = with_images(denoiser, load_cases(PromptSet.of(REFERENCE), 16), SCHEDULE)
-    harm = harm_of(denoiser, cases)
+    driver = driver_of(tiny_pipeline)
+    cases = with_images(driver, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
+    harm = harm_of(driver, cases)
     assert harm(tiny_pipeline.unet) == 1
     statistics = collect_sensitivity(tiny_pipeline, REFERENCE[:3], strata=2, **SCHEDULE)
     loose, tight = (
-        remove_to_damage(denoiser, statistics, harm, bound, trials=2) for bound in (2.0, 1.0002)
+        remove_to_damage(driver, statistics, harm, bound, trials=2) for bound in (2.0, 1.0002)
     )
     for found, bound in ((loose, 2.0), (tight, 1.0002)):
         assert found.damage <= bound
@@ -276,22 +283,22 @@ def test_removal_keeps_the_bound(tiny_pipeline) -> None:
         )
     assert loose.subspace.removed > tight.subspace.removed
     with pytest.raises(InputError, match="even removing"):
-        remove_to_damage(denoiser, statistics, harm, 0.5, trials=2)
+        remove_to_damage(driver, statistics, harm, 0.5, trials=2)
 
 
 def test_weights_without_material_are_left_out(pruned) -> None:
     original, smaller = pruned
-    teacher, student = Denoiser(original), Denoiser(smaller)
-    known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), 16), SCHEDULE)
-    material = prepare(student, teacher, known, None, QUICK, SCHEDULE)
+    teacher, student = driver_of(original), driver_of(smaller)
+    known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
+    material = prepare(student, teacher, known, None, QUICK, SCHEDULED)
     assert set(active(material)) == {"reference", "adversarial", "scattered"}
-    material = prepare(student, teacher, known, None, replace(QUICK, controls=0), SCHEDULE)
+    material = prepare(student, teacher, known, None, replace(QUICK, controls=0), SCHEDULED)
     assert set(active(material)) == {"reference", "scattered"}
 
 
 def test_samples_need_images(tiny_pipeline) -> None:
     with pytest.raises(InputError, match="images are needed"):
-        samples_of(Denoiser(tiny_pipeline), Cases(()))
+        samples_of(driver_of(tiny_pipeline), Cases(()))
 
 
 def test_the_rate_rises_and_falls() -> None:

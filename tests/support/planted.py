@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from memfast.measuring.cases import Case, Cases
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
 from memfast.pipelines.drivers.table import driver_of
 from memfast.prompts import Prompt, PromptSet
 
@@ -23,7 +24,7 @@ def plant(pipeline: StableDiffusionPipeline) -> torch.Tensor:
     """Make the caption PLANTED denoise to one image, whatever the noise; returns that image."""
     driver = driver_of(pipeline)
     clean = driver.initial_noise(["planted"], 7)
-    embedding = driver.encode([PLANTED])
+    embedding = driver.encode([PLANTED]).leaves[EMBEDDINGS]
     forward = pipeline.unet.forward
     products = pipeline.scheduler.alphas_cumprod
 
