@@ -6,10 +6,11 @@ import diffusers
 from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError
+from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion,)
+DRIVERS: tuple[type[Driver], ...] = (StableDiffusion, StableDiffusionXL)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:

@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 
-from tests.support.tiny import unets
+from tests.support.tiny import alpha_bar, unets
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
+    "sdxl-euler": partial(alpha_bar.sdxl, "EulerDiscreteScheduler"),
+    "sdxl-turbo": partial(alpha_bar.sdxl, "EulerAncestralDiscreteScheduler", zeros=False),
+    "sdxl-lcm": partial(alpha_bar.sdxl, "LCMScheduler", time_cond_proj_dim=16),
+    "sdxl-dpm-one-clip": partial(alpha_bar.sdxl, "DPMSolverMultistepScheduler", one_clip=True),
 }
 
 ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
