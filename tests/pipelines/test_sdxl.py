@@ -1,4 +1,4 @@
-"""What is Stable Diffusion XL's own: no prompt as zeros, told scales, a VAE in float32, a refiner."""
+"""Stable Diffusion XL's own: no prompt as zeros, a told scale, a VAE in float32, a refiner."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_a_refiner_is_refused() -> None:
     refiner = diffusers.StableDiffusionXLImg2ImgPipeline(
         **parts, requires_aesthetics_score=True, add_watermarker=False
     )
-    with pytest.raises(InputError, match="refiner.*base model"):
+    with pytest.raises(InputError, match="a refiner paints over"):
         driver_of(refiner)
 
 

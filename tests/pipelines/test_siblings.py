@@ -21,7 +21,7 @@ CASES = [
 
 
 def sibling(pipeline: Any, name: str) -> Any:
-    """A pipeline of that class around the same parts, with a control of its own where it needs one."""
+    """A pipeline of that class around the same parts, and a control where it needs one."""
     kind = getattr(diffusers, name)
     parts = dict(pipeline.components)
     if "ControlNet" in name:

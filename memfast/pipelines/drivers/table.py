@@ -7,11 +7,13 @@ import diffusers
 from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError
+from memfast.pipelines.drivers.alpha_bar.hunyuan_dit import HunyuanDiT
+from memfast.pipelines.drivers.alpha_bar.pixart import PixArt
 from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion, StableDiffusionXL)
+DRIVERS: tuple[type[Driver], ...] = (StableDiffusion, StableDiffusionXL, PixArt, HunyuanDiT)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:

@@ -16,6 +16,10 @@ TINY: dict[str, Callable[[], Any]] = {
     "sdxl-turbo": partial(alpha_bar.sdxl, "EulerAncestralDiscreteScheduler", zeros=False),
     "sdxl-lcm": partial(alpha_bar.sdxl, "LCMScheduler", time_cond_proj_dim=16),
     "sdxl-dpm-one-clip": partial(alpha_bar.sdxl, "DPMSolverMultistepScheduler", one_clip=True),
+    "pixart-sigma": partial(alpha_bar.pixart, "Sigma", "DPMSolverMultistepScheduler", 32),
+    "pixart-alpha": partial(alpha_bar.pixart, "Alpha", "DDPMScheduler", 128),
+    "pixart-dmd": partial(alpha_bar.pixart, "Alpha", "LCMScheduler", 8, learned=False, levels=2),
+    "hunyuan-dit": alpha_bar.hunyuan_dit,
 }
 
 ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
