@@ -17,6 +17,7 @@ CASES = [
     ("sdxl-euler", "StableDiffusionXLImg2ImgPipeline"),
     ("sdxl-turbo", "StableDiffusionXLInpaintPipeline"),
     ("sdxl-dpm-one-clip", "StableDiffusionXLControlNetPipeline"),
+    ("kolors", "KolorsImg2ImgPipeline"),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tests.support.tiny import alpha_bar, unets
+from tests.support.tiny.kolors import kolors
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
@@ -16,6 +17,7 @@ TINY: dict[str, Callable[[], Any]] = {
     "sdxl-turbo": partial(alpha_bar.sdxl, "EulerAncestralDiscreteScheduler", zeros=False),
     "sdxl-lcm": partial(alpha_bar.sdxl, "LCMScheduler", time_cond_proj_dim=16),
     "sdxl-dpm-one-clip": partial(alpha_bar.sdxl, "DPMSolverMultistepScheduler", one_clip=True),
+    "kolors": kolors,
     "pixart-sigma": partial(alpha_bar.pixart, "Sigma", "DPMSolverMultistepScheduler", 32),
     "pixart-alpha": partial(alpha_bar.pixart, "Alpha", "DDPMScheduler", 128),
     "pixart-dmd": partial(alpha_bar.pixart, "Alpha", "LCMScheduler", 8, learned=False, levels=2),
