@@ -14,6 +14,7 @@ CASES = [
     ("sd-v", "StableDiffusionImg2ImgPipeline"),
     ("sd-epsilon", "StableDiffusionInpaintPipeline"),
     ("sd-epsilon", "StableDiffusionControlNetPipeline"),
+    ("lcm", "LatentConsistencyModelImg2ImgPipeline"),
     ("sdxl-euler", "StableDiffusionXLImg2ImgPipeline"),
     ("sdxl-turbo", "StableDiffusionXLInpaintPipeline"),
     ("sdxl-dpm-one-clip", "StableDiffusionXLControlNetPipeline"),

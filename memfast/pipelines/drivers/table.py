@@ -9,12 +9,20 @@ from diffusers import DiffusionPipeline
 from memfast.errors import InputError
 from memfast.pipelines.drivers.alpha_bar.hunyuan_dit import HunyuanDiT
 from memfast.pipelines.drivers.alpha_bar.kolors import Kolors
+from memfast.pipelines.drivers.alpha_bar.latent_consistency import LatentConsistency
 from memfast.pipelines.drivers.alpha_bar.pixart import PixArt
 from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion, StableDiffusionXL, Kolors, PixArt, HunyuanDiT)
+DRIVERS: tuple[type[Driver], ...] = (
+    StableDiffusion,
+    LatentConsistency,
+    StableDiffusionXL,
+    Kolors,
+    PixArt,
+    HunyuanDiT,
+)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:

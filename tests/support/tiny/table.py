@@ -13,6 +13,8 @@ TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
+    "sd-distilled": partial(unets.stable_diffusion, "epsilon", time_cond_proj_dim=16),
+    "lcm": unets.latent_consistency,
     "sdxl-euler": partial(alpha_bar.sdxl, "EulerDiscreteScheduler"),
     "sdxl-turbo": partial(alpha_bar.sdxl, "EulerAncestralDiscreteScheduler", zeros=False),
     "sdxl-lcm": partial(alpha_bar.sdxl, "LCMScheduler", time_cond_proj_dim=16),
