@@ -26,7 +26,14 @@ TINY: dict[str, Callable[[], Any]] = {
     "hunyuan-dit": alpha_bar.hunyuan_dit,
 }
 
-ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
+ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
+    "sd-v",
+    "lcm",
+    "sdxl-euler",
+    "kolors",
+    "pixart-sigma",
+    "hunyuan-dit",
+)
 
 
 def build(name: str, seed: int = 0) -> Any:
