@@ -102,7 +102,8 @@ def schedule_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
     """The scheduler's class and public settings, as JSON holds them."""
     config = {key: value for key, value in pipeline.scheduler.config.items() if key[0] != "_"}
     return json.loads(
-        json.dumps({"class": type(pipeline.scheduler).__name__, **config}, default=str)
+        json.dumps({"class": type(pipeline.scheduler).__name__, **config}, default=str),
+        parse_constant=str,  # an infinite setting is no JSON
     )
 
 

@@ -35,7 +35,7 @@ class Conditioning:
 
     def expand(self, prompts: int) -> "Conditioning":
         """A single prompt's, for so many."""
-        return self._each(lambda leaf: leaf.expand(prompts, *leaf.shape[1:]))
+        return self._each(lambda leaf: leaf.expand(prompts, *leaf.shape[1:]).contiguous())
 
     def repeat_interleave(self, times: int) -> "Conditioning":
         """Each prompt so many times, one after another."""

@@ -70,10 +70,15 @@ class Driver(Kind):
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         """Which texts are longer than the pipeline reads."""
-        tokenizer = self.pipeline.tokenizer
-        limit = tokenizer.model_max_length
-        ids = tokenizer(list(texts), verbose=False).input_ids
-        return torch.tensor([len(tokens) > limit for tokens in ids], dtype=torch.bool)
+        found = torch.zeros(len(texts), dtype=torch.bool)
+        for tokenizer, limit in self.readers():
+            ids = tokenizer(list(texts), verbose=False).input_ids
+            found |= torch.tensor([len(tokens) > limit for tokens in ids], dtype=torch.bool)
+        return found
+
+    def readers(self) -> list[tuple[Any, int]]:
+        """The tokenizers, each with the most tokens that the pipeline reads of a text."""
+        return [(self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length)]
 
     # ------------------------------------------------------------------ latents
 

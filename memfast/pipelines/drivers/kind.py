@@ -46,7 +46,7 @@ class Kind:
     halves: ClassVar[tuple[str, str]] = (UNCONDITIONAL, CONDITIONAL)
     together: ClassVar[bool] = True
     guidance: ClassVar[str | None] = "guidance_scale"
-    embedded: ClassVar[bool] = False
+    embedded: bool = False
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False
@@ -116,7 +116,7 @@ class Kind:
         scale = {self.guidance: schedule.guidance_scale} if self.guidance else {}
         return {"num_inference_steps": schedule.num_inference_steps, **scale}
 
-    def times(self, schedule: Schedule) -> list[float]:
+    def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""
         self._first_calls([self.null], schedule)
         return self.scheduler.timesteps.detach().cpu().tolist()

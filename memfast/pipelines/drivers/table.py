@@ -1,15 +1,28 @@
 """The table of drivers: which class of pipelines is driven by which kind. Add a kind here."""
 
+from inspect import signature
 from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError
+from memfast.pipelines.drivers.alpha_bar.hunyuan_dit import HunyuanDiT
+from memfast.pipelines.drivers.alpha_bar.kolors import Kolors
+from memfast.pipelines.drivers.alpha_bar.latent_consistency import LatentConsistency
+from memfast.pipelines.drivers.alpha_bar.pixart import PixArt
+from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion,)
+DRIVERS: tuple[type[Driver], ...] = (
+    StableDiffusion,
+    LatentConsistency,
+    StableDiffusionXL,
+    Kolors,
+    PixArt,
+    HunyuanDiT,
+)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:
@@ -34,8 +47,7 @@ def driver_of(pipeline: DiffusionPipeline) -> Driver:
 def text_to_image(pipeline: Any, name: str) -> DiffusionPipeline:
     """The pipeline of that class around the components of its sibling."""
     kind = getattr(diffusers, name)
-    own = kind._get_signature_keys(kind)
-    wanted = own[0] | own[1]
+    wanted = signature(kind.__init__).parameters
     given = {**pipeline.components, **_settings(pipeline)}
     made = kind(**{key: value for key, value in given.items() if key in wanted})
     made.set_progress_bar_config(disable=True)

@@ -31,6 +31,12 @@ def t5_tokenizer(limit: int = 512) -> Any:
     return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=limit)
 
 
+def bert_tokenizer(limit: int = 77) -> Any:
+    marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    known = vocabulary(*marks, *CHARACTERS, *(f"##{character}" for character in CHARACTERS))
+    return transformers.BertTokenizer(vocab=known, model_max_length=limit)
+
+
 def clip(tokenizer: Any, projects: bool = False, width: int = WIDTH) -> Any:
     kind = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
     config = transformers.CLIPTextConfig(
@@ -61,10 +67,22 @@ def t5(tokenizer: Any, family: str = "T5") -> Any:
     return getattr(transformers, f"{family}EncoderModel")(config)
 
 
-def kl(latents: int = 4, levels: int = 2, **rest: Any) -> Any:
+def bert(tokenizer: Any) -> Any:
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+    )
+    return transformers.BertModel(config)
+
+
+def kl(latents: int = 4, levels: int = 2, width: int = 8, **rest: Any) -> Any:
     """Each level but the first halves both sides of a picture."""
     return diffusers.AutoencoderKL(
-        block_out_channels=(8,) * levels,
+        block_out_channels=(width,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,

@@ -6,15 +6,34 @@ from typing import Any
 
 import torch
 
-from tests.support.tiny import unets
+from tests.support.tiny import alpha_bar, unets
+from tests.support.tiny.kolors import kolors
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
+    "sd-distilled": partial(unets.stable_diffusion, "epsilon", time_cond_proj_dim=16),
+    "lcm": unets.latent_consistency,
+    "sdxl-euler": partial(alpha_bar.sdxl, "EulerDiscreteScheduler"),
+    "sdxl-turbo": partial(alpha_bar.sdxl, "EulerAncestralDiscreteScheduler", zeros=False),
+    "sdxl-lcm": partial(alpha_bar.sdxl, "LCMScheduler", time_cond_proj_dim=16),
+    "sdxl-dpm-one-clip": partial(alpha_bar.sdxl, "DPMSolverMultistepScheduler", one_clip=True),
+    "kolors": kolors,
+    "pixart-sigma": partial(alpha_bar.pixart, "Sigma", "DPMSolverMultistepScheduler", 32),
+    "pixart-alpha": partial(alpha_bar.pixart, "Alpha", "DDPMScheduler", 128),
+    "pixart-dmd": partial(alpha_bar.pixart, "Alpha", "LCMScheduler", 8, learned=False, levels=2),
+    "hunyuan-dit": alpha_bar.hunyuan_dit,
 }
 
-ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
+ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
+    "sd-v",
+    "lcm",
+    "sdxl-euler",
+    "kolors",
+    "pixart-sigma",
+    "hunyuan-dit",
+)
 
 
 def build(name: str, seed: int = 0) -> Any:

@@ -7,7 +7,7 @@ import diffusers
 from tests.support.tiny.parts import ALPHA_BAR, WIDTH, clip, clip_tokenizer, kl
 
 
-def stable_diffusion(prediction: str) -> Any:
+def stable_diffusion(prediction: str, **unet: Any) -> Any:
     tokenizer = clip_tokenizer()
     return diffusers.StableDiffusionPipeline(
         unet=diffusers.UNet2DConditionModel(
@@ -19,6 +19,7 @@ def stable_diffusion(prediction: str) -> Any:
             cross_attention_dim=WIDTH,
             attention_head_dim=4,
             norm_num_groups=8,
+            **unet,
         ),
         vae=kl(),
         text_encoder=clip(tokenizer),
@@ -30,3 +31,9 @@ def stable_diffusion(prediction: str) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def latent_consistency() -> Any:
+    parts = stable_diffusion("epsilon", time_cond_proj_dim=16).components
+    parts["scheduler"] = diffusers.LCMScheduler(**ALPHA_BAR)
+    return diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)

@@ -21,10 +21,18 @@ EMBEDDINGS = "encoder_hidden_states"
 
 
 class UNetDriver(Driver):
-    """What kinds with a UNet share: the image's rows alone pass its feed-forwards."""
+    """What kinds with a UNet share: the image's rows alone pass its feed-forwards.
+
+    A distilled UNet (arXiv 2210.03142) is told the guidance scale, as `timestep_cond`.
+    """
 
     denoisers = ("unet",)
     latents_argument = "sample"
+    own = ("timestep_cond",)
+
+    def __init__(self, pipeline: Any, owner: Any = None):
+        super().__init__(pipeline, owner)
+        self.embedded = pipeline.unet.config.time_cond_proj_dim is not None
 
     def check(self) -> None:
         super().check()
@@ -36,10 +44,6 @@ class UNetDriver(Driver):
                 "latents (a mask and a masked image are the rest, as for inpainting); give the "
                 "text-to-image model that it was made from"
             )
-
-    def guided(self, schedule: Schedule) -> bool:
-        distilled = self.pipeline.unet.config.time_cond_proj_dim is not None
-        return schedule.guidance_scale > 1 and not distilled
 
 
 class StableDiffusion(UNetDriver):
@@ -90,7 +94,15 @@ class StableDiffusion(UNetDriver):
         mask = prepared["attention_mask"].to(self.device) if masked else None
         ids = prepared["input_ids"].to(self.device)
         found = encoder(ids, attention_mask=mask)[0].to(encoder.dtype)
-        return Conditioning({EMBEDDINGS: found}, (EMBEDDINGS,))
+        return Conditioning({EMBEDDINGS: found, **self._told_scale(len(found))}, (EMBEDDINGS,))
+
+    def _told_scale(self, rows: int) -> dict[str, Tensor]:
+        if not self.embedded:
+            return {}
+        scale = torch.full((rows,), self._unguided.guidance_scale - 1)
+        width = self.pipeline.unet.config.time_cond_proj_dim
+        found = self.pipeline.get_guidance_scale_embedding(scale, embedding_dim=width)
+        return {"timestep_cond": found.to(self.device, self.dtype)}
 
     @cached_property
     def no_prompt(self) -> Conditioning:

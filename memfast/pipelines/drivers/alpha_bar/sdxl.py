@@ -1,0 +1,40 @@
+"""Stable Diffusion XL (Base, Turbo, LCM): two CLIPs, a pooled vector, sizes, a UNet."""
+
+from typing import Any
+
+from memfast.errors import InputError
+from memfast.pipelines.drivers.alpha_bar.stable_diffusion import UNetDriver
+
+
+class StableDiffusionXL(UNetDriver):
+    """The first CLIP may be absent, as in diffusers. No text passes a feed-forward."""
+
+    kind = "Stable Diffusion XL"
+    pipelines = ("StableDiffusionXLPipeline",)
+    siblings = (
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+        "StableDiffusionXLAdapterPipeline",
+    )
+    needs = ("vae", "tokenizer_2", "text_encoder_2", "scheduler")
+    leaves = ("encoder_hidden_states", "added_cond_kwargs.text_embeds")
+    searched = leaves
+    own = ("added_cond_kwargs.time_ids", "timestep_cond")
+
+    def check(self) -> None:
+        super().check()
+        if self.owner.config.get("requires_aesthetics_score"):
+            raise InputError(
+                f"{type(self.owner).__name__}: a refiner paints over another model's images and "
+                "makes none from text alone; give the base model"
+            )
+
+    def readers(self) -> list[tuple[Any, int]]:
+        both = (self.pipeline.tokenizer, self.pipeline.tokenizer_2)
+        return [(reader, reader.model_max_length) for reader in both if reader is not None]
