@@ -14,10 +14,14 @@ KEY = "_memfast"  # in the scheduler's config, which save_pretrained and reloadi
 
 @dataclass(frozen=True)
 class Schedule:
-    """num_inference_steps and guidance_scale (1 where there is no guidance) of a run."""
+    """num_inference_steps and guidance_scale (1 where there is no guidance) of a run.
+
+    true_guidance_scale: of rows without the prompt beside an embedded guidance (Flux.1); 1: none.
+    """
 
     num_inference_steps: int
     guidance_scale: float
+    true_guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
