@@ -8,8 +8,20 @@ from diffusers import DiffusionPipeline
 from memfast.errors import InputError
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.flow.chroma import Chroma
+from memfast.pipelines.drivers.flow.flux import Flux
+from memfast.pipelines.drivers.flow.flux2 import Flux2, Flux2Klein, Flux2KleinKV
+from memfast.pipelines.drivers.flow.sd3 import StableDiffusion3
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion,)
+DRIVERS: tuple[type[Driver], ...] = (
+    StableDiffusion,
+    StableDiffusion3,
+    Flux,
+    Flux2,
+    Flux2Klein,
+    Flux2KleinKV,
+    Chroma,
+)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:

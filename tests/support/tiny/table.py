@@ -4,14 +4,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import diffusers
 import torch
 
-from tests.support.tiny import unets
+from tests.support.tiny import joint, unets
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
+    "sd3": joint.sd3,
+    "sd3-no-t5": partial(joint.sd3, False),
+    "sd35": partial(joint.sd3, dual=(0,), scheduler=diffusers.FlowMatchHeunDiscreteScheduler()),
+    "flux-dev": partial(joint.flux, True),
+    "flux-schnell": partial(joint.flux, False),
+    "flux2": joint.flux2,
+    "klein": joint.klein,
+    "klein-distilled": partial(joint.klein, is_distilled=True),
+    "klein-kv": partial(joint.klein, "Flux2KleinKVPipeline"),
+    "chroma": joint.chroma,
 }
 
 ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
