@@ -1,7 +1,6 @@
 """How much of a text a pipeline reads, and which of the rows that it makes of it are padding."""
 
 from collections.abc import Sequence
-from inspect import signature
 from typing import Any
 
 import torch
@@ -34,8 +33,3 @@ class Reader:
             return_tensors="pt",
         )
         return tokens.attention_mask.bool()
-
-
-def longest_sequence(pipeline: Any) -> int:
-    """The tokens that a pipeline's own call reads when nobody says otherwise."""
-    return signature(type(pipeline).__call__).parameters["max_sequence_length"].default

@@ -6,9 +6,9 @@ from functools import cached_property
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.flow.packed import Packed
-from memfast.pipelines.drivers.reading import Reader, longest_sequence
+from memfast.pipelines.drivers.reading import Reader
 
 
 class Chroma(Packed):
@@ -25,7 +25,7 @@ class Chroma(Packed):
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        return (Reader(self.pipeline.tokenizer, longest_sequence(self.pipeline)),)
+        return (Reader(self.pipeline.tokenizer, default(self.pipeline, "max_sequence_length")),)
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
         tokens = seen["encoder_hidden_states"].shape[1]

@@ -6,9 +6,9 @@ from functools import cached_property
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.flow.packed import Packed
-from memfast.pipelines.drivers.reading import Reader, longest_sequence
+from memfast.pipelines.drivers.reading import Reader
 
 
 class Flux(Packed):
@@ -48,7 +48,7 @@ class Flux(Packed):
         pipeline = self.pipeline
         return (
             Reader(pipeline.tokenizer, pipeline.tokenizer_max_length),
-            Reader(pipeline.tokenizer_2, longest_sequence(pipeline)),
+            Reader(pipeline.tokenizer_2, default(pipeline, "max_sequence_length")),
         )
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:

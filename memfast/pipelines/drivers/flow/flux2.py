@@ -7,12 +7,11 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments, passed
+from memfast.pipelines.drivers.calls import Arguments, default, passed
 from memfast.pipelines.drivers.codecs import Maps, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.flow.packed import FluxBlocks
 from memfast.pipelines.drivers.paths import Latents, Times
-from memfast.pipelines.drivers.reading import longest_sequence
 
 
 class Flux2(FluxBlocks):
@@ -64,10 +63,10 @@ class Flux2(FluxBlocks):
     # ------------------------------------------------------------------ texts
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
-        return self._read(texts, longest_sequence(self.pipeline))
+        return self._read(texts, default(self.pipeline, "max_sequence_length"))
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
-        limit = longest_sequence(self.pipeline)
+        limit = default(self.pipeline, "max_sequence_length")
         return (self._read(texts, limit + 1).sum(1) > limit).cpu()
 
     def _read(self, texts: Sequence[str], limit: int) -> Bool[Tensor, "texts limit"]:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.driver import Driver
-from memfast.pipelines.drivers.reading import Reader, longest_sequence
+from memfast.pipelines.drivers.reading import Reader
 
 
 class StableDiffusion3(Driver):
@@ -46,7 +46,7 @@ class StableDiffusion3(Driver):
         clips = (Reader(pipeline.tokenizer, limit), Reader(pipeline.tokenizer_2, limit))
         if pipeline.text_encoder_3 is None:
             return clips
-        return (*clips, Reader(pipeline.tokenizer_3, longest_sequence(pipeline)))
+        return (*clips, Reader(pipeline.tokenizer_3, default(pipeline, "max_sequence_length")))
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
         tokens = seen["encoder_hidden_states"]
