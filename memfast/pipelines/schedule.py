@@ -28,8 +28,11 @@ class Schedule:
             raise InputError(f"num_inference_steps: at least 1, not {self.num_inference_steps}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; true guidance only where there is some."""
+        values = asdict(self)
+        if self.true_guidance_scale == 1:
+            del values["true_guidance_scale"]
+        return values
 
 
 def own_schedule(pipeline: DiffusionPipeline, argument: str | None) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def test_true_guidance_is_remembered() -> None:
     pipeline = build("flux-dev")
     remember(pipeline, Schedule(3, 2.0, 1.5))
     assert driver_of(pipeline).schedule() == Schedule(3, 2.0, 1.5)
+    assert driver_of(pipeline).schedule(Schedule(4, 2.0)) == Schedule(4, 2.0)
     assert driver_of(pipeline).schedule(true_guidance_scale=0.5) == Schedule(3, 2.0)
 
 

@@ -4,7 +4,9 @@ import diffusers
 import pytest
 import torch
 
+from memfast.pipelines.drivers.calls import run
 from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 from tests.support.streams import moved, neurons, pictures, sibling
 from tests.support.tiny.table import build
@@ -52,6 +54,16 @@ def test_text_rows_are_the_template_s_and_the_text_s() -> None:
             assert own[-count:].all() if padding == "left" else own[:count].all()
         fits = "a" * (512 - template)
         assert driver.truncated([fits, fits + "a"]).tolist() == [False, True]
+
+
+def test_half_precision_loses_nothing_on_the_way() -> None:
+    """Klein returns latents as its VAE takes them."""
+    pipeline = build("klein").to(torch.bfloat16)
+    driver, sources = driver_of(pipeline), [generator("x", 0)]
+    made = driver.generate(driver.encode(["b"]), ["x"], 0, Schedule(2, 1.0))
+    call = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "pt"}
+    own = run(pipeline, prompt=["b"], latents=driver.noise_of(sources), **call).images
+    assert torch.equal(made, own)
 
 
 def test_siblings_make_the_same_images() -> None:

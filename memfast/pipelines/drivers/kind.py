@@ -111,7 +111,7 @@ class Kind:
 
     def schedule(self, wanted: Wanted = None, /, **given: Any) -> Schedule:
         """A schedule as it takes effect: what is asked for, else the pipeline's own."""
-        wanted = wanted.as_dict() if isinstance(wanted, Schedule) else wanted or {}
+        wanted = vars(wanted) if isinstance(wanted, Schedule) else wanted or {}
         asked = {k: v for k, v in {**wanted, **given}.items() if v is not None}
         found = own_schedule(self.pipeline, self.guidance) | asked
         scale = found["guidance_scale"] if self.takes_guidance else 1.0

@@ -23,6 +23,12 @@ def euler(shift: float = 3.0, **rest: Any) -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, **rest)
 
 
+def dpm_solver() -> Any:
+    return diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+
+
 def sd3(t5_too: bool = True, dual: tuple[int, ...] = (), scheduler: Any = None) -> Any:
     first, second, third = clip_tokenizer(), clip_tokenizer(), t5_tokenizer(256)
     return diffusers.StableDiffusion3Pipeline(

@@ -14,7 +14,7 @@ TINY: dict[str, Callable[[], Any]] = {
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
     "sd3": joint.sd3,
-    "sd3-no-t5": partial(joint.sd3, False),
+    "sd3-no-t5": partial(joint.sd3, False, scheduler=joint.dpm_solver()),
     "sd35": partial(joint.sd3, dual=(0,), scheduler=diffusers.FlowMatchHeunDiscreteScheduler()),
     "flux-dev": partial(joint.flux, True),
     "flux-schnell": partial(joint.flux, False),

@@ -95,7 +95,7 @@ class Flux2Klein(Flux2):
         return self.guidance is not None and not self.pipeline.config.is_distilled
 
     def finished(self, output: Any) -> Latents:
-        return self.codec.normalised(output)
+        return self.codec.normalised(output.float())  # so that decoding undoes it to the bit
 
 
 class Flux2KleinKV(Flux2Klein):
