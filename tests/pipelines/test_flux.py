@@ -123,8 +123,9 @@ def test_siblings_make_the_same_images(name: str, kind: str) -> None:
     own = build(name)
     parts: dict[str, Any] = {}
     if "ControlNet" in kind:
+        sizes = {"num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 1}
         parts["controlnet"] = diffusers.FluxControlNetModel.from_transformer(
-            own.transformer, num_layers=1, num_single_layers=0, load_weights_from_transformer=False
+            own.transformer, **sizes, load_weights_from_transformer=False
         )
     driver = sibling(own, getattr(diffusers, kind), **parts)
     assert type(driver.pipeline) is type(own)

@@ -143,7 +143,7 @@ class Kind:
             call["negative_prompt"] = [self.null] * prompts
         return call
 
-    def times(self, schedule: Schedule) -> list[float]:
+    def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""
         self._first_calls([self.null], schedule)
         return self.scheduler.timesteps.detach().cpu().tolist()
