@@ -1,13 +1,14 @@
 """Flux.2, which is told its guidance, and Klein, which has true guidance or none."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments, default, passed
+from memfast.pipelines.drivers.calls import Arguments, Ended, default, watched
 from memfast.pipelines.drivers.codecs import Maps, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.flow.packed import FluxBlocks
@@ -70,15 +71,16 @@ class Flux2(FluxBlocks):
         return (self._read(texts, limit + 1).sum(1) > limit).cpu()
 
     def _read(self, texts: Sequence[str], limit: int) -> Bool[Tensor, "texts limit"]:
-        """Which rows are no padding, as the pipeline's own run tells its language model."""
-        (told,) = passed(
-            self.pipeline,
-            {"text_encoder": self.pipeline.text_encoder},
-            prompt=list(texts),
-            max_sequence_length=limit,
-            **self.call(len(texts), self._unguided),
-        )
-        return told["attention_mask"].bool()
+        """Which rows are no padding, as the pipeline tells its language model; none is run."""
+        told: list[Arguments] = []
+
+        def before(arguments: Arguments) -> None:
+            told.append(arguments)
+            raise Ended
+
+        with watched({"text_encoder": self.pipeline.text_encoder}, before), suppress(Ended):
+            self.pipeline.encode_prompt(list(texts), max_sequence_length=limit)
+        return told[0]["attention_mask"].bool()
 
 
 class Flux2Klein(Flux2):
