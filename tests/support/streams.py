@@ -13,7 +13,9 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 
 
-def neurons(driver: Driver, texts: Sequence[str]) -> dict[str, Tensor]:
+def neurons(
+    driver: Driver, texts: Sequence[str], ids: Sequence[str] = ("same",) * 3
+) -> dict[str, Tensor]:
     """Activations [images, rows, neurons] at each site in the first call of an unguided run."""
     found: dict[str, Tensor] = {}
     hooks = [
@@ -23,7 +25,7 @@ def neurons(driver: Driver, texts: Sequence[str]) -> dict[str, Tensor]:
         for path, site in find_sites(driver.model).items()
     ]
     call = driver.call(len(texts), driver._unguided)
-    noise = driver.initial_noise(["same"] * len(texts), 0)
+    noise = driver.initial_noise(ids[: len(texts)], 0)
     run(driver.pipeline, prompt=list(texts), latents=noise, output_type="latent", **call)
     for hook in hooks:
         hook.remove()
