@@ -74,11 +74,14 @@ class Listener:
             if done == steps:
                 raise Ended
 
+        noise = self.driver.noise_of(sources)
+        if self.without_prompt and not self.guided:
+            self.driver.no_prompt  # noqa: B018 - a run of its own, which must not fall into this one
         with watched(self.driver.models, before, after):
             run(
                 self.driver.pipeline,
                 prompt=list(texts),
-                latents=self.driver.noise_of(sources),
+                latents=noise,
                 generator=list(sources),
                 output_type="latent",
                 **self.driver.call(len(texts), self.schedule),

@@ -14,18 +14,25 @@ KEY = "_memfast"  # in the scheduler's config, which save_pretrained and reloadi
 
 @dataclass(frozen=True)
 class Schedule:
-    """num_inference_steps and guidance_scale (1 where there is no guidance) of a run."""
+    """num_inference_steps and guidance_scale (1 where there is no guidance) of a run.
+
+    true_guidance_scale: of rows without the prompt beside an embedded guidance (Flux.1); 1: none.
+    """
 
     num_inference_steps: int
     guidance_scale: float
+    true_guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps: at least 1, not {self.num_inference_steps}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; true guidance only where there is some."""
+        values = asdict(self)
+        if self.true_guidance_scale == 1:
+            del values["true_guidance_scale"]
+        return values
 
 
 def own_schedule(pipeline: DiffusionPipeline, argument: str | None) -> dict[str, Any]:

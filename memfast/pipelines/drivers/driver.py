@@ -17,6 +17,7 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
 from memfast.pipelines.drivers.kind import Kind
 from memfast.pipelines.drivers.paths import Latents, Times, several
+from memfast.pipelines.drivers.reading import Reader
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule, Wanted
 
@@ -46,9 +47,9 @@ class Driver(Kind):
     @cached_property
     def no_prompt(self) -> Conditioning:
         """What the denoiser is told without a prompt: one row."""
-        if self.guidance is None or self.embedded:
-            return self.encode([self.null])
         guided = Schedule(self._unguided.num_inference_steps, 2.0)
+        if not self.guided(guided):
+            return self.encode([self.null])
         seen = self._first_calls([self.null], guided, 1 if self.together else 2)
         place = self.halves.index(UNCONDITIONAL)
         if not self.together:
@@ -68,17 +69,14 @@ class Driver(Kind):
         """Which rows of the text stream are no padding; None where no text passes there."""
         return None
 
-    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
-        """Which texts are longer than the pipeline reads."""
-        found = torch.zeros(len(texts), dtype=torch.bool)
-        for tokenizer, limit in self.readers():
-            ids = tokenizer(list(texts), verbose=False).input_ids
-            found |= torch.tensor([len(tokens) > limit for tokens in ids], dtype=torch.bool)
-        return found
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        """The tokenizers that a prompt passes, and how much of it each reads."""
+        return (Reader(self.pipeline.tokenizer),)
 
-    def readers(self) -> list[tuple[Any, int]]:
-        """The tokenizers, each with the most tokens that the pipeline reads of a text."""
-        return [(self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length)]
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        """Which texts are longer than the pipeline reads: no tokenizer reads them to their end."""
+        return torch.stack([reader.truncates(texts) for reader in self.readers]).all(0)
 
     # ------------------------------------------------------------------ latents
 
@@ -194,7 +192,11 @@ class Driver(Kind):
                 return_dict=False,
                 **self.call(len(ids), schedule),
             )
-        return latents
+        return self.finished(latents)
+
+    def finished(self, output: Any) -> Latents:
+        """What the pipeline returns as `output_type="latent"`, as latents."""
+        return output
 
     # ------------------------------------------------------------------ which rows are whose
 

@@ -27,7 +27,8 @@ class Kind:
     that follow from the schedule, not from the prompt.
     halves: the order of rows with and without the prompt under guidance; together: in one call.
     guidance: what the pipeline's call names its scale, None where there is none; embedded: the
-    denoiser is told the scale, and there are no rows without the prompt.
+    denoiser is told the scale, and there are no rows without the prompt. true_guidance: what the
+    call names the scale that adds such rows all the same, with a negative prompt.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
@@ -47,6 +48,7 @@ class Kind:
     together: ClassVar[bool] = True
     guidance: ClassVar[str | None] = "guidance_scale"
     embedded: bool = False
+    true_guidance: ClassVar[str | None] = None
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False
@@ -70,6 +72,15 @@ class Kind:
             raise InputError(
                 f"{type(self.owner).__name__} has no {names}; driving it as {self.kind} needs "
                 f"{', '.join((*self.denoisers[:1], *self.needs))}"
+            )
+
+    def check_channels(self, takes: int, gives: int) -> None:
+        """Raise InputError for a denoiser that takes more than the latents that it gives."""
+        if takes != gives:
+            raise InputError(
+                f"{type(self.owner).__name__}: its denoiser takes {takes} channels, {gives} of "
+                "them latents (an image, a mask or a control are the rest); give the text-to-image "
+                "model that it was made from"
             )
 
     # ------------------------------------------------------------------ the model
@@ -100,21 +111,37 @@ class Kind:
 
     def schedule(self, wanted: Wanted = None, /, **given: Any) -> Schedule:
         """A schedule as it takes effect: what is asked for, else the pipeline's own."""
-        if isinstance(wanted, Schedule):
-            return wanted
-        asked = {k: v for k, v in {**(wanted or {}), **given}.items() if v is not None}
+        wanted = vars(wanted) if isinstance(wanted, Schedule) else wanted or {}
+        asked = {k: v for k, v in {**wanted, **given}.items() if v is not None}
         found = own_schedule(self.pipeline, self.guidance) | asked
-        scale = found["guidance_scale"] if self.guidance else 1.0
-        return Schedule(found["num_inference_steps"], float(scale or 1.0))
+        scale = found["guidance_scale"] if self.takes_guidance else 1.0
+        true = max(1.0, float(found.get("true_guidance_scale", 1)))
+        if true > 1 and self.true_guidance is None:
+            raise InputError(
+                f"true_guidance_scale {true:g}: {self.kind} has none beside its guidance_scale; "
+                "leave it at 1"
+            )
+        return Schedule(found["num_inference_steps"], float(scale or 1.0), true)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale has an effect."""
+        return self.guidance is not None
 
     def guided(self, schedule: Schedule) -> bool:
         """Whether there are rows without the prompt."""
-        return self.guidance is not None and not self.embedded and schedule.guidance_scale > 1
+        true = schedule.true_guidance_scale > 1
+        return true or (self.takes_guidance and not self.embedded and schedule.guidance_scale > 1)
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         """What the pipeline's own call is given for a schedule."""
-        scale = {self.guidance: schedule.guidance_scale} if self.guidance else {}
-        return {"num_inference_steps": schedule.num_inference_steps, **scale}
+        call: Arguments = {"num_inference_steps": schedule.num_inference_steps}
+        if self.guidance:
+            call[self.guidance] = schedule.guidance_scale
+        if self.true_guidance and schedule.true_guidance_scale > 1:
+            call[self.true_guidance] = schedule.true_guidance_scale
+            call["negative_prompt"] = [self.null] * prompts
+        return call
 
     def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""

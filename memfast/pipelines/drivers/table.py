@@ -14,6 +14,10 @@ from memfast.pipelines.drivers.alpha_bar.pixart import PixArt
 from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.flow.chroma import Chroma
+from memfast.pipelines.drivers.flow.flux import Flux
+from memfast.pipelines.drivers.flow.flux2 import Flux2, Flux2Klein, Flux2KleinKV
+from memfast.pipelines.drivers.flow.sd3 import StableDiffusion3
 
 DRIVERS: tuple[type[Driver], ...] = (
     StableDiffusion,
@@ -22,6 +26,12 @@ DRIVERS: tuple[type[Driver], ...] = (
     Kolors,
     PixArt,
     HunyuanDiT,
+    StableDiffusion3,
+    Flux,
+    Flux2,
+    Flux2Klein,
+    Flux2KleinKV,
+    Chroma,
 )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import diffusers
 import torch
 
-from tests.support.tiny import alpha_bar, unets
+from tests.support.tiny import alpha_bar, joint, unets
 from tests.support.tiny.kolors import kolors
 
 TINY: dict[str, Callable[[], Any]] = {
@@ -24,6 +25,16 @@ TINY: dict[str, Callable[[], Any]] = {
     "pixart-alpha": partial(alpha_bar.pixart, "Alpha", "DDPMScheduler", 128),
     "pixart-dmd": partial(alpha_bar.pixart, "Alpha", "LCMScheduler", 8, learned=False, levels=2),
     "hunyuan-dit": alpha_bar.hunyuan_dit,
+    "sd3": joint.sd3,
+    "sd3-no-t5": partial(joint.sd3, False, scheduler=joint.dpm_solver()),
+    "sd35": partial(joint.sd3, dual=(0,), scheduler=diffusers.FlowMatchHeunDiscreteScheduler()),
+    "flux-dev": partial(joint.flux, True),
+    "flux-schnell": partial(joint.flux, False),
+    "flux2": joint.flux2,
+    "klein": joint.klein,
+    "klein-distilled": partial(joint.klein, is_distilled=True),
+    "klein-kv": partial(joint.klein, "Flux2KleinKVPipeline"),
+    "chroma": joint.chroma,
 }
 
 ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
@@ -33,6 +44,12 @@ ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
     "kolors",
     "pixart-sigma",
     "hunyuan-dit",
+    "sd3",
+    "flux-dev",
+    "flux2",
+    "klein",
+    "klein-kv",
+    "chroma",
 )
 
 

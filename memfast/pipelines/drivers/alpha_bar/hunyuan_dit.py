@@ -1,5 +1,6 @@
 """HunyuanDiT: BERT and T5 with their masks, sizes, a style, rotary positions; a learned sigma."""
 
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
+from memfast.pipelines.drivers.reading import Reader
 
 
 class HunyuanDiT(Driver):
@@ -28,8 +30,9 @@ class HunyuanDiT(Driver):
     searched = ("encoder_hidden_states", "encoder_hidden_states_t5")
     own = ("image_meta_size", "style")
 
-    def readers(self) -> list[tuple[Any, int]]:
-        return [(self.pipeline.tokenizer, 77), (self.pipeline.tokenizer_2, 256)]
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        return Reader(self.pipeline.tokenizer, 77), Reader(self.pipeline.tokenizer_2, 256)
 
     def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
         return times.to(self.dtype)  # which all of the time's embedding is computed in

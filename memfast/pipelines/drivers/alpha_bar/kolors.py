@@ -1,9 +1,10 @@
 """Kolors: Stable Diffusion XL's UNet told by ChatGLM, its last hidden row pooled."""
 
-from inspect import signature
-from typing import Any
+from functools import cached_property
 
 from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
+from memfast.pipelines.drivers.calls import default
+from memfast.pipelines.drivers.reading import Reader
 
 
 class Kolors(StableDiffusionXL):
@@ -14,6 +15,6 @@ class Kolors(StableDiffusionXL):
     siblings = ("KolorsImg2ImgPipeline",)
     needs = ("vae", "tokenizer", "text_encoder", "scheduler")
 
-    def readers(self) -> list[tuple[Any, int]]:
-        call = signature(type(self.pipeline).__call__).parameters
-        return [(self.pipeline.tokenizer, call["max_sequence_length"].default)]
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        return (Reader(self.pipeline.tokenizer, default(self.pipeline, "max_sequence_length")),)

@@ -1,7 +1,7 @@
 """PixArt-α and PixArt-Σ: T5 and its mask, a transformer with a learned sigma."""
 
 from collections.abc import Sequence
-from inspect import signature
+from functools import cached_property
 from typing import Any
 
 from diffusers.utils import is_bs4_available, is_ftfy_available
@@ -11,7 +11,8 @@ from torch import Tensor
 from memfast.pipelines.drivers.calls import Arguments
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
-from memfast.pipelines.schedule import Schedule
+from memfast.pipelines.drivers.reading import Reader
+from memfast.pipelines.schedule import Schedule, default
 
 
 class PixArt(Driver):
@@ -35,9 +36,9 @@ class PixArt(Driver):
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         return super().truncated(self.pipeline._text_preprocessing(list(texts), self.cleans))
 
-    def readers(self) -> list[tuple[Any, int]]:
-        call = signature(type(self.pipeline).__call__).parameters
-        return [(self.pipeline.tokenizer, call["max_sequence_length"].default)]
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        return (Reader(self.pipeline.tokenizer, default(self.pipeline, "max_sequence_length")),)
 
     def raw(self, output: Any) -> Latents:
         config = self.pipeline.transformer.config

@@ -1,9 +1,10 @@
 """Stable Diffusion XL (Base, Turbo, LCM): two CLIPs, a pooled vector, sizes, a UNet."""
 
-from typing import Any
+from functools import cached_property
 
 from memfast.errors import InputError
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import UNetDriver
+from memfast.pipelines.drivers.reading import Reader
 
 
 class StableDiffusionXL(UNetDriver):
@@ -35,6 +36,7 @@ class StableDiffusionXL(UNetDriver):
                 "makes none from text alone; give the base model"
             )
 
-    def readers(self) -> list[tuple[Any, int]]:
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
         both = (self.pipeline.tokenizer, self.pipeline.tokenizer_2)
-        return [(reader, reader.model_max_length) for reader in both if reader is not None]
+        return tuple(Reader(tokenizer) for tokenizer in both if tokenizer is not None)
