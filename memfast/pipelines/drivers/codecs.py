@@ -42,15 +42,20 @@ class Scaled:
             images = self.vae.decode(raw).sample
         return (images / 2 + 0.5).clamp(0, 1)
 
+    @property
+    def scale(self) -> float:
+        """What latents are multiplied by; 1 where the config has none."""
+        return getattr(self.vae.config, "scaling_factor", 1.0)
+
     def normalised(self, raw: Maps) -> Maps:
         """What the denoiser sees of raw VAE latents."""
         config = self.vae.config
         if getattr(config, "latents_mean", None) is not None:
             mean = channels_of(config, "latents_mean", raw)
             std = channels_of(config, "latents_std", raw)
-            return (raw - mean) * config.scaling_factor / std
+            return (raw - mean) * self.scale / std
         shift = getattr(config, "shift_factor", None)
-        return (raw - shift if shift else raw) * config.scaling_factor
+        return (raw - shift if shift else raw) * self.scale
 
     def restored(self, latents: Maps) -> Maps:
         """The inverse of `normalised`."""
@@ -58,9 +63,9 @@ class Scaled:
         if getattr(config, "latents_mean", None) is not None:
             mean = channels_of(config, "latents_mean", latents)
             std = channels_of(config, "latents_std", latents)
-            return latents * std / config.scaling_factor + mean
+            return latents * std / self.scale + mean
         shift = getattr(config, "shift_factor", None)
-        raw = latents / config.scaling_factor
+        raw = latents / self.scale
         return raw + shift if shift else raw
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from memfast.pipelines.drivers.calls import Arguments, nested, run, watched
+from memfast.pipelines.drivers.calls import LENGTHS, Arguments, nested, run, watched
 from memfast.pipelines.drivers.codecs import Codec, Images, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
@@ -57,7 +57,8 @@ class Driver(Kind):
 
     def conditioning(self, texts: Sequence[str], seen: Arguments) -> Conditioning:
         """The conditioning in a call of the denoiser for these texts."""
-        aside = (self.latents_argument, self.time_argument, "return_dict")
+        latents = self.latents_argument
+        aside = (latents, latents + LENGTHS, self.time_argument, "return_dict")
         leaves = {n: seen[n] for n in (*self.leaves, *self.own) if seen.get(n) is not None}
         shared = {n: v for n, v in seen.items() if n not in (*aside, *leaves)}
         return Conditioning(leaves, self.searched, shared, self.text_rows(texts, seen))
@@ -70,10 +71,18 @@ class Driver(Kind):
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         """Which texts are longer than the pipeline reads."""
-        tokenizer = self.pipeline.tokenizer
-        limit = tokenizer.model_max_length
-        ids = tokenizer(list(texts), verbose=False).input_ids
-        return torch.tensor([len(tokens) > limit for tokens in ids], dtype=torch.bool)
+        written = [self.templated(text) for text in texts]
+        ids = self.pipeline.tokenizer(written, verbose=False).input_ids
+        return torch.tensor([len(tokens) > self.limit for tokens in ids], dtype=torch.bool)
+
+    @property
+    def limit(self) -> int:
+        """How many tokens the pipeline reads."""
+        return self.reads or self.pipeline.tokenizer.model_max_length
+
+    def templated(self, text: str) -> str:
+        """What the pipeline's tokenizer is given for a text."""
+        return text
 
     # ------------------------------------------------------------------ latents
 

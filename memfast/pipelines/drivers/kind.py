@@ -26,8 +26,10 @@ class Kind:
     calls them; leaves have a row a prompt. searched: those that an attacker may search. own: leaves
     that follow from the schedule, not from the prompt.
     halves: the order of rows with and without the prompt under guidance; together: in one call.
-    guidance: what the pipeline's call names its scale, None where there is none; embedded: the
-    denoiser is told the scale, and there are no rows without the prompt.
+    guidance: what the pipeline's call names its scale, None where there is none; off: the scale
+    that is no guidance, above which there is some; embedded: the denoiser is told the scale, and
+    there are no rows without the prompt.
+    reads: the tokens of a prompt that its call reads, None where its tokenizer says so.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
@@ -46,7 +48,9 @@ class Kind:
     halves: ClassVar[tuple[str, str]] = (UNCONDITIONAL, CONDITIONAL)
     together: ClassVar[bool] = True
     guidance: ClassVar[str | None] = "guidance_scale"
+    off: ClassVar[float] = 1.0
     embedded: ClassVar[bool] = False
+    reads: ClassVar[int | None] = None
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False
@@ -103,13 +107,20 @@ class Kind:
         if isinstance(wanted, Schedule):
             return wanted
         asked = {k: v for k, v in {**(wanted or {}), **given}.items() if v is not None}
-        found = own_schedule(self.pipeline, self.guidance) | asked
-        scale = found["guidance_scale"] if self.guidance else 1.0
-        return Schedule(found["num_inference_steps"], float(scale or 1.0))
+        found = self.defaults | asked
+        scale = found["guidance_scale"] if self.guidance else self.off
+        return Schedule(found["num_inference_steps"], float(scale or self.off))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The pipeline's own schedule."""
+        return own_schedule(self.pipeline, self.guidance)
 
     def guided(self, schedule: Schedule) -> bool:
         """Whether there are rows without the prompt."""
-        return self.guidance is not None and not self.embedded and schedule.guidance_scale > 1
+        return (
+            self.guidance is not None and not self.embedded and schedule.guidance_scale > self.off
+        )
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         """What the pipeline's own call is given for a schedule."""
@@ -149,8 +160,8 @@ class Kind:
     @cached_property
     def _unguided(self) -> Schedule:
         """A short schedule in which every row has its prompt."""
-        own = own_schedule(self.pipeline, self.guidance)["guidance_scale"]
-        return Schedule(2, float(own) if self.embedded and own else 1.0)
+        own = self.defaults["guidance_scale"]
+        return Schedule(2, float(own) if self.embedded and own else self.off)
 
     def _first_calls(
         self, texts: Sequence[str], schedule: Schedule, calls: int = 1
