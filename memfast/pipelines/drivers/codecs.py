@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Images = Float[Tensor, "images 3 height width"]
-Maps = Float[Tensor, "images channels latent_height latent_width"]
+Pixels = Float[Tensor, "images 3 *size"]  # of a video too
+Maps = Float[Tensor, "images channels *latent_size"]
 
 
 @runtime_checkable
@@ -29,14 +30,14 @@ class Scaled:
     def __init__(self, vae: Any):
         self.vae = vae
 
-    def encode(self, images: Images) -> Maps:
+    def encode(self, images: Pixels) -> Maps:
         with upcast(self.vae):
             coded = self.vae.encode(2 * images.to(self.vae.device, self.vae.dtype) - 1)
             held = getattr(coded, "latent_dist", None)
             latents = coded.latent if held is None else held.mean
         return self.normalised(latents)
 
-    def decode(self, latents: Maps) -> Images:
+    def decode(self, latents: Maps) -> Pixels:
         with upcast(self.vae):
             raw = self.restored(latents).to(self.vae.device, self.vae.dtype)
             images = self.vae.decode(raw).sample

@@ -8,8 +8,19 @@ from diffusers import DiffusionPipeline
 from memfast.errors import InputError
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.flow.aura_flow import AuraFlow
+from memfast.pipelines.drivers.flow.lumina import Lumina2, LuminaNext
+from memfast.pipelines.drivers.flow.qwen_image import QwenImage
+from memfast.pipelines.drivers.flow.z_image import ZImage
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion,)
+DRIVERS: tuple[type[Driver], ...] = (
+    StableDiffusion,
+    AuraFlow,
+    Lumina2,
+    LuminaNext,
+    QwenImage,
+    ZImage,
+)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:

@@ -6,12 +6,20 @@ from typing import Any
 
 import torch
 
-from tests.support.tiny import unets
+from tests.support.tiny import language, unets
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
+    "aura-flow": language.aura_flow,
+    "lumina-next": language.lumina_next,
+    "lumina-2": partial(language.lumina2, use_dynamic_shifting=True),
+    "lumina-2-shifted": partial(language.lumina2, shift=6.0),
+    "qwen-image": partial(language.qwen_image, use_dynamic_shifting=True),
+    "qwen-image-shifted": partial(language.qwen_image, shift=3.0),
+    "z-image": partial(language.z_image, shift=3.0),
+    "z-image-filled": partial(language.z_image, levels=8, use_dynamic_shifting=True),
 }
 
 ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
