@@ -127,7 +127,7 @@ class Kind:
         scale = {self.guidance: schedule.guidance_scale} if self.guidance else {}
         return {"num_inference_steps": schedule.num_inference_steps, **scale}
 
-    def times(self, schedule: Schedule) -> list[float]:
+    def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""
         self._first_calls([self.null], schedule)
         return self.scheduler.timesteps.detach().cpu().tolist()

@@ -54,7 +54,7 @@ def gemma(tokenizer: Any, version: str = "2") -> Any:
     return getattr(transformers, f"Gemma{version}Model")(config)
 
 
-def lumina_next() -> Any:
+def lumina_next(scheduler: str = "FlowMatchEulerDiscreteScheduler") -> Any:
     tokenizer = gemma_tokenizer()
     transformer = diffusers.LuminaNextDiT2DModel(
         sample_size=16,
@@ -70,11 +70,11 @@ def lumina_next() -> Any:
         vae=kl(levels=4),
         text_encoder=gemma(tokenizer, ""),
         tokenizer=tokenizer,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        scheduler=getattr(diffusers, scheduler)(),
     )
 
 
-def lumina2(**scheduler: Any) -> Any:
+def lumina2(scheduler: Any = None) -> Any:
     tokenizer = gemma_tokenizer()
     return diffusers.Lumina2Pipeline(
         transformer=diffusers.Lumina2Transformer2DModel(
@@ -93,7 +93,15 @@ def lumina2(**scheduler: Any) -> Any:
         vae=kl(levels=4, shift_factor=0.1),
         text_encoder=gemma(tokenizer),
         tokenizer=tokenizer,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**scheduler),
+        scheduler=scheduler or diffusers.FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
+def lumina2_unipc() -> Any:
+    return lumina2(
+        diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, use_dynamic_shifting=True
+        )
     )
 
 

@@ -23,7 +23,7 @@ class AuraFlow(Driver):
     reads = 256
 
     def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
-        return times / 1000
+        return (times / 1000).to(self.dtype)
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
         own = (seen["encoder_hidden_states"] != 0).any(-1)

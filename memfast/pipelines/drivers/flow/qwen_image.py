@@ -69,7 +69,7 @@ class QwenImage(Driver):
         return seen[MASK].bool()
 
     def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
-        return times / 1000
+        return times.to(self.dtype) / 1000
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
