@@ -71,18 +71,10 @@ class Driver(Kind):
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         """Which texts are longer than the pipeline reads."""
-        written = [self.templated(text) for text in texts]
-        ids = self.pipeline.tokenizer(written, verbose=False).input_ids
-        return torch.tensor([len(tokens) > self.limit for tokens in ids], dtype=torch.bool)
-
-    @property
-    def limit(self) -> int:
-        """How many tokens the pipeline reads."""
-        return self.reads or self.pipeline.tokenizer.model_max_length
-
-    def templated(self, text: str) -> str:
-        """What the pipeline's tokenizer is given for a text."""
-        return text
+        tokenizer = self.pipeline.tokenizer
+        limit = tokenizer.model_max_length
+        ids = tokenizer(list(texts), verbose=False).input_ids
+        return torch.tensor([len(tokens) > limit for tokens in ids], dtype=torch.bool)
 
     # ------------------------------------------------------------------ latents
 
@@ -206,6 +198,10 @@ class Driver(Kind):
         """Which rows pass a site: "image", "text", "text+image" or "image+text"."""
         words = path.split(".")
         return next((rows for word, rows in self.streams.items() if word in words), "image")
+
+    def padded(self, path: str) -> bool:
+        """Whether rows at a site may be padding."""
+        return self.stream(path) != "image"
 
     def counted(
         self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int

@@ -29,7 +29,6 @@ class Kind:
     guidance: what the pipeline's call names its scale, None where there is none; off: the scale
     that is no guidance, above which there is some; embedded: the denoiser is told the scale, and
     there are no rows without the prompt.
-    reads: the tokens of a prompt that its call reads, None where its tokenizer says so.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
@@ -50,7 +49,6 @@ class Kind:
     guidance: ClassVar[str | None] = "guidance_scale"
     off: ClassVar[float] = 1.0
     embedded: ClassVar[bool] = False
-    reads: ClassVar[int | None] = None
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False

@@ -1,5 +1,6 @@
 """The table of drivers: which class of pipelines is driven by which kind. Add a kind here."""
 
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -45,8 +46,7 @@ def driver_of(pipeline: DiffusionPipeline) -> Driver:
 def text_to_image(pipeline: Any, name: str) -> DiffusionPipeline:
     """The pipeline of that class around the components of its sibling."""
     kind = getattr(diffusers, name)
-    own = kind._get_signature_keys(kind)
-    wanted = own[0] | own[1]
+    wanted = signature(kind.__init__).parameters
     given = {**pipeline.components, **_settings(pipeline)}
     made = kind(**{key: value for key, value in given.items() if key in wanted})
     made.set_progress_bar_config(disable=True)

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.reading import Reader
 
 
 class AuraFlow(Driver):
@@ -20,7 +21,10 @@ class AuraFlow(Driver):
     kind = "AuraFlow"
     pipelines = ("AuraFlowPipeline",)
     streams: ClassVar = {"ff_context": "text", "single_transformer_blocks": "text+image"}
-    reads = 256
+
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        limit = default(self.pipeline, "max_sequence_length")
+        return Reader(self.pipeline.tokenizer, limit).truncates(texts)
 
     def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
         return (times / 1000).to(self.dtype)

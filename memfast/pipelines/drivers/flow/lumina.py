@@ -7,17 +7,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents
+from memfast.pipelines.drivers.reading import Reader
 
 
 class Lumina(Driver):
     """What both share: rows with the prompt come first."""
 
     halves = (CONDITIONAL, UNCONDITIONAL)
-    reads = 256
+
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        limit = default(self.pipeline, "max_sequence_length")
+        return Reader(self.pipeline.tokenizer, limit).truncates(texts)
 
     def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
         return 1 - times / self.path.training_steps
@@ -37,8 +41,8 @@ class LuminaNext(Lumina):
     leaves = ("encoder_hidden_states", "encoder_mask")
     enters_by_attention = True
 
-    def templated(self, text: str) -> str:
-        return self.pipeline._text_preprocessing(text, clean_caption=True)[0]
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        return super().truncated(self.pipeline._text_preprocessing(list(texts), clean_caption=True))
 
     def raw(self, output: Latents) -> Latents:
         """The second half of the channels is a learned sigma, of no use here."""
@@ -54,8 +58,9 @@ class Lumina2(Lumina):
     together = False
     streams: ClassVar = {"context_refiner": "text", "layers": "text+image"}
 
-    def templated(self, text: str) -> str:
-        return f"{self.pipeline.system_prompt} <Prompt Start> {text}"
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        start = f"{self.pipeline.system_prompt} <Prompt Start> "
+        return super().truncated([start + text for text in texts])
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
         return seen["encoder_attention_mask"].bool()

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.codecs import Images, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents
+from memfast.pipelines.drivers.reading import Reader
 from memfast.pipelines.schedule import Schedule, own_schedule
 
 MASK = "encoder_hidden_states_mask"
@@ -39,7 +39,6 @@ class QwenImage(Driver):
     halves = (CONDITIONAL, UNCONDITIONAL)
     together = False
     guidance = "true_cfg_scale"
-    reads = 512
     streams: ClassVar = {"txt_mlp": "text"}
 
     @property
@@ -50,23 +49,23 @@ class QwenImage(Driver):
         without = {"negative_prompt": [WITHOUT] * prompts} if self.guided(schedule) else {}
         return super().call(prompts, schedule) | without
 
-    @property
-    def limit(self) -> int:
-        return self.reads + self.pipeline.prompt_template_encode_start_idx
-
-    def templated(self, text: str) -> str:
-        return self.pipeline.prompt_template_encode.format(text)
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        template = self.pipeline.prompt_template_encode
+        dropped = self.pipeline.prompt_template_encode_start_idx
+        limit = dropped + default(self.pipeline, "max_sequence_length")
+        written = [template.format(text) for text in texts]
+        return Reader(self.pipeline.tokenizer, limit).truncates(written)
 
     def conditioning(self, texts: Sequence[str], seen: Arguments) -> Conditioning:
         """With a mask also where the pipeline has none as nothing is padded."""
-        embeddings, mask = seen["encoder_hidden_states"], seen.get(MASK)
-        if mask is None:
-            mask = embeddings.new_ones(embeddings.shape[:2], dtype=torch.long)
         shapes = seen["img_shapes"][:1]  # the model reads the first, as all are the same
+        mask = self.text_rows(texts, seen).long()
         return super().conditioning(texts, {**seen, MASK: mask, "img_shapes": shapes})
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
-        return seen[MASK].bool()
+        embeddings, mask = seen["encoder_hidden_states"], seen.get(MASK)
+        own = embeddings.new_ones(embeddings.shape[:2]) if mask is None else mask
+        return own.bool()
 
     def model_time(self, times: Float[Tensor, " rows"]) -> Tensor:
         return times.to(self.dtype) / 1000

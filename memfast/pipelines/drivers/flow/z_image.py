@@ -1,6 +1,7 @@
 """Z-Image: a Qwen chat's embeddings as a list, time runs from noise at 0, the output is negated."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -8,11 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import LENGTHS, Arguments
+from memfast.pipelines.drivers.calls import LENGTHS, Arguments, default
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents, Times
+from memfast.pipelines.drivers.reading import Reader
 
 PROMPTS = "cap_feats"
 MULTIPLE = 32  # both streams are filled with a learned token to a multiple of it
@@ -39,16 +41,20 @@ class ZImage(Driver):
     searched = (PROMPTS,)
     halves = (CONDITIONAL, UNCONDITIONAL)
     off = 0.0
-    reads = 512
     streams: ClassVar = {"context_refiner": "text", "layers": "image+text"}
 
-    def templated(self, text: str) -> str:
-        return self.pipeline.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=True,
-        )
+    def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
+        chats = [
+            self.pipeline.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+            for text in texts
+        ]
+        limit = default(self.pipeline, "max_sequence_length")
+        return Reader(self.pipeline.tokenizer, limit).truncates(chats)
 
     def latents_of(self, seen: Arguments) -> Latents:
         return seen["x"].squeeze(2)
@@ -67,14 +73,22 @@ class ZImage(Driver):
         places = torch.arange(seen[PROMPTS].shape[1])
         return (places < seen[PROMPTS + LENGTHS][:, None]).to(self.device)
 
+    @cached_property
+    def image_rows(self) -> Bool[Tensor, " rows"]:
+        """An image's own rows, and its filling."""
+        height, width = self.latent_shape[1:]
+        own = torch.ones((height // 2) * (width // 2), dtype=torch.bool, device=self.device)
+        return F.pad(own, (0, -len(own) % MULTIPLE))
+
+    def padded(self, path: str) -> bool:
+        return super().padded(path) or not self.image_rows.all()
+
     def counted(
         self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int
     ) -> Bool[Tensor, "images rows"] | None:
         if text_rows is None:
             return None
-        stream, height, width = self.stream(path), *self.latent_shape[1:]
-        own = text_rows.new_ones(len(text_rows), (height // 2) * (width // 2))
-        image = F.pad(own, (0, -own.shape[1] % MULTIPLE))
+        image = self.image_rows.expand(len(text_rows), -1)
         parts = {"image": [image], "text": [text_rows], "image+text": [image, text_rows]}
-        found = torch.cat(parts[stream], 1)
+        found = torch.cat(parts[self.stream(path)], 1)
         return F.pad(found, (0, length - found.shape[1]))
