@@ -77,7 +77,7 @@ def watched(
 def passed(
     pipeline: DiffusionPipeline, models: Mapping[str, nn.Module], calls: int = 1, /, **call: Any
 ) -> list[Arguments]:
-    """What a run passes to its denoiser in the first `calls` calls; nothing is denoised after."""
+    """What a run passes to its denoiser in the first `calls` calls; nothing is denoised."""
     seen: list[Arguments] = []
 
     def before(arguments: Arguments) -> None:
@@ -85,9 +85,24 @@ def passed(
         if len(seen) == calls:
             raise Ended
 
-    with watched(models, before):
+    with idle(models), watched(models, before):
         run(pipeline, **call)
     return seen
+
+
+@contextmanager
+def idle(models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Within the context a model's call returns at once, None as its output."""
+    own = [(model, vars(model).get("forward")) for model in models.values()]
+    for model, _ in own:
+        model.forward = lambda *_, **__: (None,)
+    try:
+        yield
+    finally:
+        for model, forward in own:
+            del model.forward
+            if forward is not None:
+                model.forward = forward
 
 
 class Names:
