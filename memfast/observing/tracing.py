@@ -108,9 +108,9 @@ class Trace:
         self.text_rows: Tensor | None = None
         self.seen: dict[str, list[Moments]] = {path: [] for path in sites}
 
-    def reads_text(self, path: str) -> bool:
+    def padded(self, path: str) -> bool:
         """Whether rows at a site may be padding."""
-        return self.driver is not None and self.driver.stream(path) != "image"
+        return self.driver is not None and self.driver.padded(path)
 
     def counted(self, path: str, length: int) -> Tensor | None:
         """Which of the rows of each image count at a site; None for all."""
@@ -158,7 +158,7 @@ def trace(
         for path, site in sites.items():
             seen, layout = traced.seen[path], site.layout
             gated = layout.gate is not None and layout.activation is not None
-            fused = gated and not row_normalised and not traced.reads_text(path)
+            fused = gated and not row_normalised and not traced.padded(path)
             name = layout.gate if fused else layout.contraction
             parent_name, _, child_name = name.rpartition(".")  # type: ignore[union-attr]
             parent = site.block.get_submodule(parent_name)

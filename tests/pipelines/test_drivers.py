@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from memfast.blocks.families.finding import find_sites
 from memfast.pipelines.drivers.calls import passed, run, watched
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
-from memfast.pipelines.drivers.guidance import CONDITIONAL
+from memfast.pipelines.drivers.guidance import UNCONDITIONAL
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from tests.support.tiny.table import TINY, build
@@ -23,10 +24,12 @@ def driver(request: Any) -> Driver:
     return driver_of(build(request.param))
 
 
-def own_run(driver: Driver, texts: Any, steps: int = 2, scale: float = 1.0, **rest: Any) -> Any:
+def own_run(
+    driver: Driver, texts: Any, steps: int = 2, scale: float = 1.0, ids: Any = IDS, **rest: Any
+) -> Any:
     """The pipeline's own run from the driver's noise."""
     schedule = driver.schedule(num_inference_steps=steps, guidance_scale=scale)
-    sources = [generator(i, 3) for i in IDS[: len(texts)]]
+    sources = [generator(i, 3) for i in ids[: len(texts)]]
     noise = driver.noise_of(sources)
     return run(
         driver.pipeline,
@@ -112,26 +115,68 @@ def test_draws_the_noise_that_the_pipeline_draws(driver: Driver) -> None:
 
 
 def test_without_a_prompt_is_the_pipeline_s_unconditional_half(driver: Driver) -> None:
-    schedule = driver.schedule(num_inference_steps=2, guidance_scale=3.0)
+    schedule = driver.schedule(num_inference_steps=2, guidance_scale=2.0)
     if not driver.guided(schedule):
         pytest.skip(f"{driver.kind}: no rows without the prompt")
-    halves: dict[str, Any] = {}
+    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
+    hook = driver.model.register_forward_hook(
+        lambda _, args, output: outputs.append(driver.raw(output[0]))
+    )
+    with watched(driver.models, lambda arguments: seen.append(driver.latents_of(arguments))):
+        own_run(driver, TEXTS[:2], scale=2.0, output_type="latent")
+    hook.remove()
+    place = driver.halves.index(UNCONDITIONAL)
+    latents, own = (
+        (seen[0].chunk(2)[place], outputs[0].chunk(2)[place])
+        if driver.together
+        else (seen[place], outputs[place])
+    )
+    time = driver.times(schedule)[0]
+    with torch.no_grad():
+        made = driver.predict(latents, time, driver.no_prompt.expand(2))
+        told = driver.predict(latents, time, driver.encode(TEXTS[:2]))
+    close(made, own)
+    assert (told - own).abs().max() > 1e-4  # ten times what counts as equal
 
-    def after(arguments: Any) -> None:
-        halves.setdefault("first" if "first" not in halves else "second", arguments)
 
-    with watched(driver.models, after=after):
-        own_run(driver, TEXTS[:2], scale=3.0, output_type="latent")
-    place = driver.halves.index(CONDITIONAL)
-    for name, leaf in driver.no_prompt.leaves.items():
-        if name in driver.own:
-            continue
-        if driver.together:
-            both = driver.conditioning([*TEXTS[:2]] * 2, halves["first"]).leaves[name]
-            own = both.split(2)[1 - place]
-        else:
-            own = driver.conditioning(TEXTS[:2], halves["second"]).leaves[name]
-        close(leaf.expand(2, *leaf.shape[1:]), own[:, : leaf.shape[1]] if leaf.ndim > 1 else own)
+def test_counted_rows_do_not_depend_on_the_batch(driver: Driver) -> None:
+    """What is counted at each site for a text alone is counted beside longer texts."""
+    together = driver.encode(TEXTS)
+    batched = inner_rows(driver, TEXTS, IDS)
+    for place, (text, id_) in enumerate(zip(TEXTS, IDS, strict=True)):
+        told = driver.encode([text])
+        for path, rows in inner_rows(driver, [text], [id_]).items():
+            alone = counted(driver, path, told, rows)[0]
+            beside = counted(driver, path, together, batched[path])[place]
+            close(rows[0][alone], batched[path][place][beside])
+            if driver.stream(path) == "text":
+                assert told.text_rows is not None
+                assert alone.sum() == told.text_rows.sum()
+
+
+def inner_rows(driver: Driver, texts: Any, ids: Any) -> dict[str, Tensor]:
+    """The neurons' activations [images, rows, neurons] at each site in a run's first call."""
+    found: dict[str, Tensor] = {}
+    hooks = [
+        site.contraction.register_forward_pre_hook(
+            lambda _, args, path=path: keep(found, path, args[0])
+        )
+        for path, site in find_sites(driver.model).items()
+    ]
+    own_run(driver, texts, ids=ids, scale=driver._unguided.guidance_scale, output_type="latent")
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def keep(found: dict[str, Tensor], path: str, rows: Tensor) -> None:
+    found.setdefault(path, rows)
+
+
+def counted(driver: Driver, path: str, told: Conditioning, rows: Tensor) -> Tensor:
+    own = driver.counted(path, told.text_rows, rows.shape[1])
+    return torch.ones(rows.shape[:2], dtype=torch.bool) if own is None else own
 
 
 def test_times_are_the_pipeline_s(driver: Driver) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from memfast.blocks.families.finding import uncompiled
 
 Arguments = dict[str, Any]
 Before = Callable[[Arguments], Arguments | None]
 After = Callable[[Arguments], None]
+LENGTHS = "#"
 
 
 class Ended(Exception):
@@ -75,7 +77,7 @@ def watched(
 def passed(
     pipeline: DiffusionPipeline, models: Mapping[str, nn.Module], calls: int = 1, /, **call: Any
 ) -> list[Arguments]:
-    """What a run passes to its denoiser in the first `calls` calls; nothing is denoised after."""
+    """What a run passes to its denoiser in the first `calls` calls; nothing is denoised."""
     seen: list[Arguments] = []
 
     def before(arguments: Arguments) -> None:
@@ -83,9 +85,24 @@ def passed(
         if len(seen) == calls:
             raise Ended
 
-    with watched(models, before):
+    with idle(models), watched(models, before):
         run(pipeline, **call)
     return seen
+
+
+@contextmanager
+def idle(models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Within the context a model's call returns at once, None as its output."""
+    own = [(model, vars(model).get("forward")) for model in models.values()]
+    for model, _ in own:
+        model.forward = lambda *_, **__: (None,)
+    try:
+        yield
+    finally:
+        for model, forward in own:
+            del model.forward
+            if forward is not None:
+                model.forward = forward
 
 
 class Names:
@@ -97,11 +114,17 @@ class Names:
         self.positional = [p.name for p in own if p.kind in positional][1:]
 
     def flat(self, args: tuple, kwargs: Mapping[str, Any]) -> Arguments:
-        """All arguments by name, dicts that hold tensors opened: a["b"] is named "a.b"."""
+        """All arguments by name, with dicts and lists of tensors opened.
+
+        a["b"] is named "a.b"; the tensors of a list "a" are padded to one, their lengths are "a#".
+        """
         flat: Arguments = {}
         for name, value in {**dict(zip(self.positional, args, strict=False)), **kwargs}.items():
             if isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values()):
                 flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+            elif isinstance(value, list) and value and all(isinstance(v, Tensor) for v in value):
+                flat[name] = pad_sequence(value, batch_first=True)
+                flat[name + LENGTHS] = torch.tensor([len(v) for v in value])
             else:
                 flat[name] = value
         return flat
@@ -112,7 +135,12 @@ def nested(flat: Mapping[str, Any]) -> Arguments:
     arguments: Arguments = {}
     for name, value in flat.items():
         outer, dot, inner = name.partition(".")
-        if dot:
+        if name.endswith(LENGTHS):
+            continue
+        if name + LENGTHS in flat:
+            lengths = flat[name + LENGTHS].tolist()
+            arguments[name] = [row[:n] for row, n in zip(value, lengths, strict=True)]
+        elif dot:
             arguments.setdefault(outer, {})[inner] = value
         else:
             arguments[name] = value

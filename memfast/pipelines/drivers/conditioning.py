@@ -41,9 +41,15 @@ class Conditioning:
         """Each prompt so many times, one after another."""
         return self._each(lambda leaf: leaf.repeat_interleave(times, 0))
 
-    def to(self, *to: Any, **how: Any) -> "Conditioning":
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Conditioning":
         """All leaves on another device; floating leaves in another dtype."""
-        return self._each(lambda leaf: leaf.to(*to, **how))
+
+        def moved(leaf: Tensor) -> Tensor:
+            return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+        return self._each(moved)
 
     def searching(self) -> dict[str, Tensor]:
         """The leaves that an attacker may search."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from memfast.pipelines.drivers.calls import Arguments, nested, run, watched
+from memfast.pipelines.drivers.calls import LENGTHS, Arguments, nested, run, watched
 from memfast.pipelines.drivers.codecs import Codec, Images, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
@@ -58,7 +58,8 @@ class Driver(Kind):
 
     def conditioning(self, texts: Sequence[str], seen: Arguments) -> Conditioning:
         """The conditioning in a call of the denoiser for these texts."""
-        aside = (self.latents_argument, self.time_argument, "return_dict")
+        latents = self.latents_argument
+        aside = (latents, latents + LENGTHS, self.time_argument, "return_dict")
         leaves = {n: seen[n] for n in (*self.leaves, *self.own) if seen.get(n) is not None}
         shared = {n: v for n, v in seen.items() if n not in (*aside, *leaves)}
         return Conditioning(leaves, self.searched, shared, self.text_rows(texts, seen))
@@ -204,6 +205,10 @@ class Driver(Kind):
         """Which rows pass a site: "image", "text", "text+image" or "image+text"."""
         words = path.split(".")
         return next((rows for word, rows in self.streams.items() if word in words), "image")
+
+    def padded(self, path: str) -> bool:
+        """Whether rows at a site may be padding."""
+        return self.stream(path) != "image"
 
     def counted(
         self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int

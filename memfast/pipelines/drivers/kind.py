@@ -26,9 +26,10 @@ class Kind:
     calls them; leaves have a row a prompt. searched: those that an attacker may search. own: leaves
     that follow from the schedule, not from the prompt.
     halves: the order of rows with and without the prompt under guidance; together: in one call.
-    guidance: what the pipeline's call names its scale, None where there is none; embedded: the
-    denoiser is told the scale, and there are no rows without the prompt. true_guidance: what the
-    call names the scale that adds such rows all the same, with a negative prompt.
+    guidance: what the pipeline's call names its scale, None where there is none; off: the scale
+    that is no guidance, above which there is some; embedded: the denoiser is told the scale, and
+    there are no rows without the prompt. true_guidance: what the call names the scale that adds
+    such rows all the same, with a negative prompt.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
@@ -47,6 +48,7 @@ class Kind:
     halves: ClassVar[tuple[str, str]] = (UNCONDITIONAL, CONDITIONAL)
     together: ClassVar[bool] = True
     guidance: ClassVar[str | None] = "guidance_scale"
+    off: ClassVar[float] = 1.0
     embedded: bool = False
     true_guidance: ClassVar[str | None] = None
     null: ClassVar[str] = ""
@@ -113,15 +115,20 @@ class Kind:
         """A schedule as it takes effect: what is asked for, else the pipeline's own."""
         wanted = vars(wanted) if isinstance(wanted, Schedule) else wanted or {}
         asked = {k: v for k, v in {**wanted, **given}.items() if v is not None}
-        found = own_schedule(self.pipeline, self.guidance) | asked
-        scale = found["guidance_scale"] if self.takes_guidance else 1.0
+        found = self.defaults | asked
+        scale = found["guidance_scale"] if self.takes_guidance else self.off
         true = max(1.0, float(found.get("true_guidance_scale", 1)))
         if true > 1 and self.true_guidance is None:
             raise InputError(
                 f"true_guidance_scale {true:g}: {self.kind} has none beside its guidance_scale; "
                 "leave it at 1"
             )
-        return Schedule(found["num_inference_steps"], float(scale or 1.0), true)
+        return Schedule(found["num_inference_steps"], float(scale or self.off), true)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The pipeline's own schedule."""
+        return own_schedule(self.pipeline, self.guidance)
 
     @property
     def takes_guidance(self) -> bool:
@@ -130,8 +137,10 @@ class Kind:
 
     def guided(self, schedule: Schedule) -> bool:
         """Whether there are rows without the prompt."""
-        true = schedule.true_guidance_scale > 1
-        return true or (self.takes_guidance and not self.embedded and schedule.guidance_scale > 1)
+        if schedule.true_guidance_scale > 1:
+            return True
+        above = schedule.guidance_scale > self.off
+        return self.takes_guidance and not self.embedded and above
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         """What the pipeline's own call is given for a schedule."""
@@ -176,8 +185,8 @@ class Kind:
     @cached_property
     def _unguided(self) -> Schedule:
         """A short schedule in which every row has its prompt."""
-        own = own_schedule(self.pipeline, self.guidance)["guidance_scale"]
-        return Schedule(2, float(own) if self.embedded and own else 1.0)
+        own = self.defaults["guidance_scale"]
+        return Schedule(2, float(own) if self.embedded and own else self.off)
 
     def _first_calls(
         self, texts: Sequence[str], schedule: Schedule, calls: int = 1

@@ -14,10 +14,14 @@ from memfast.pipelines.drivers.alpha_bar.pixart import PixArt
 from memfast.pipelines.drivers.alpha_bar.sdxl import StableDiffusionXL
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.flow.aura_flow import AuraFlow
 from memfast.pipelines.drivers.flow.chroma import Chroma
 from memfast.pipelines.drivers.flow.flux import Flux
 from memfast.pipelines.drivers.flow.flux2 import Flux2, Flux2Klein, Flux2KleinKV
+from memfast.pipelines.drivers.flow.lumina import Lumina2, LuminaNext
+from memfast.pipelines.drivers.flow.qwen_image import QwenImage
 from memfast.pipelines.drivers.flow.sd3 import StableDiffusion3
+from memfast.pipelines.drivers.flow.z_image import ZImage
 
 DRIVERS: tuple[type[Driver], ...] = (
     StableDiffusion,
@@ -32,6 +36,11 @@ DRIVERS: tuple[type[Driver], ...] = (
     Flux2Klein,
     Flux2KleinKV,
     Chroma,
+    AuraFlow,
+    Lumina2,
+    LuminaNext,
+    QwenImage,
+    ZImage,
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from tests.support.tiny import alpha_bar, joint, unets
+from tests.support.tiny import alpha_bar, joint, language, unets
 from tests.support.tiny.kolors import kolors
 
 TINY: dict[str, Callable[[], Any]] = {
@@ -35,6 +35,15 @@ TINY: dict[str, Callable[[], Any]] = {
     "klein-distilled": partial(joint.klein, is_distilled=True),
     "klein-kv": partial(joint.klein, "Flux2KleinKVPipeline"),
     "chroma": joint.chroma,
+    "aura-flow": language.aura_flow,
+    "lumina-next": language.lumina_next,
+    "lumina-next-heun": partial(language.lumina_next, "FlowMatchHeunDiscreteScheduler"),
+    "lumina-2": language.lumina2,
+    "lumina-2-unipc": language.lumina2_unipc,
+    "qwen-image": partial(language.qwen_image, use_dynamic_shifting=True),
+    "qwen-image-shifted": partial(language.qwen_image, shift=3.0),
+    "z-image": partial(language.z_image, shift=3.0),
+    "z-image-filled": partial(language.z_image, levels=8, use_dynamic_shifting=True),
 }
 
 ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
@@ -50,6 +59,11 @@ ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
     "klein",
     "klein-kv",
     "chroma",
+    "aura-flow",
+    "lumina-next",
+    "lumina-2",
+    "qwen-image",
+    "z-image",
 )
 
 

@@ -8,11 +8,11 @@ from diffusers.utils import is_bs4_available, is_ftfy_available
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.drivers.reading import Reader
-from memfast.pipelines.schedule import Schedule, default
+from memfast.pipelines.schedule import Schedule
 
 
 class PixArt(Driver):
