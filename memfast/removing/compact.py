@@ -63,7 +63,8 @@ def compact(
         keep = kept_neurons(subspace.neurons[path].cpu(), widths[path])
         narrow(site, keep)
         start = site.layout.offset
-        site.contraction.weight[:, start : start + len(keep)] = weight[:, keep.to(weight.device)]
+        now = site.contraction.weight.flatten(1)
+        now[:, start : start + len(keep)] = weight[:, keep.to(weight.device)]
         if shift is not None:
             if site.contraction.bias is None:
                 add_bias(site.contraction)

@@ -73,10 +73,12 @@ def _sliced(key: str, weight: Tensor, path: str, site: Site, kept: Tensor) -> Te
         if _names(stem, f"{path}.{expansion.linear}"):
             _check_kind(key, match)
             if up:
-                neurons = (weight.shape[0] - expansion.start) // expansion.halves
+                axis = int(len(weight) == 1)  # of a convolution's magnitudes, [1, outputs, 1, 1]
+                size = weight.shape[axis]
+                neurons = (size - expansion.start) // expansion.halves
                 _check_size(key, neurons, kept)
-                rows = positions(weight.shape[0], neurons, kept, expansion.start, expansion.halves)
-                return weight[rows].contiguous()
+                rows = positions(size, neurons, kept, expansion.start, expansion.halves)
+                return weight.index_select(axis, rows)
     if _names(stem, f"{path}.{layout.contraction}"):
         _check_kind(key, match)
         if down:
