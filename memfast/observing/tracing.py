@@ -15,6 +15,7 @@ from memfast_kernels import Moments, column_moments, geglu, geglu_linear
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site, find_sites
+from memfast.blocks.families.linears import to_rows
 from memfast.errors import InputError
 from memfast.pipelines.drivers.driver import Driver
 
@@ -80,8 +81,9 @@ class ObservedLinear(nn.Module):
             return getattr(self._modules["linear"], name)
 
     def forward(self, inputs: Tensor, *args, **kwargs) -> Tensor:
-        length = _rows_per_image(inputs)
-        neurons = inputs[..., self.columns].flatten(0, -2)
+        rows = to_rows(self.linear, inputs)
+        length = _rows_per_image(rows)
+        neurons = rows[..., self.columns].flatten(0, -2)
         counted = self.counted(length)
         if counted is None:
             self.seen.append(self._moments(neurons, length))
