@@ -11,7 +11,7 @@ from torch import Tensor
 from memfast.blocks.families import Site, find_sites
 from memfast.blocks.slicing import KEPT, UNKNOWN, positions
 from memfast.errors import InputError
-from memfast.pipelines.loading import denoiser_name
+from memfast.pipelines.loading import denoisers_of
 
 # The end of a key says which of the two factors it is: inputs -> rank, or rank -> outputs.
 _DOWN = re.compile(r"\.(lora_A|lora_down|lora\.down)(\.\w+)?\.weight$")
@@ -27,7 +27,8 @@ def load_lora(pipeline: DiffusionPipeline, lora: Any, **how: Any) -> None:
     reading = {key: how.pop(key) for key in ("weight_name", "subfolder", "revision") if key in how}
     read: Any = pipeline.lora_state_dict(lora, **reading)  # type: ignore[attr-defined]
     weights, alphas = (read[0], read[1]) if isinstance(read, tuple) else (read, None)
-    model = getattr(pipeline, denoiser_name(pipeline))
+    models = denoisers_of(pipeline)
+    model = models["transformer_2" if how.get("load_into_transformer_2") else next(iter(models))]
     sliced = slice_lora(fold_alphas(weights, alphas or {}), model)
     pipeline.load_lora_weights(sliced, **how)  # type: ignore[attr-defined]
 
