@@ -37,6 +37,11 @@ def run(pipeline: DiffusionPipeline, /, **call: Any) -> Any:
         return None
 
 
+def default(pipeline: Any, argument: str) -> Any:
+    """What the pipeline's own call takes for an argument that nobody gives."""
+    return signature(type(pipeline).__call__).parameters[argument].default
+
+
 @contextmanager
 def watched(
     models: Mapping[str, nn.Module], before: Before | None = None, after: After | None = None

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Images = Float[Tensor, "images 3 height width"]
-Maps = Float[Tensor, "images channels latent_height latent_width"]
+Pixels = Float[Tensor, "images 3 ..."]  # of videos, frames before height
+Maps = Float[Tensor, "images channels ..."]
 
 
 @runtime_checkable
@@ -29,18 +30,23 @@ class Scaled:
     def __init__(self, vae: Any):
         self.vae = vae
 
-    def encode(self, images: Images) -> Maps:
+    def encode(self, images: Pixels) -> Maps:
         with upcast(self.vae):
             coded = self.vae.encode(2 * images.to(self.vae.device, self.vae.dtype) - 1)
             held = getattr(coded, "latent_dist", None)
             latents = coded.latent if held is None else held.mean
         return self.normalised(latents)
 
-    def decode(self, latents: Maps) -> Images:
+    def decode(self, latents: Maps) -> Pixels:
         with upcast(self.vae):
             raw = self.restored(latents).to(self.vae.device, self.vae.dtype)
             images = self.vae.decode(raw).sample
         return (images / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def scale(self) -> float:
+        """What latents are multiplied by; 1 where the config has none."""
+        return getattr(self.vae.config, "scaling_factor", 1.0)
 
     def normalised(self, raw: Maps) -> Maps:
         """What the denoiser sees of raw VAE latents."""
@@ -48,9 +54,9 @@ class Scaled:
         if getattr(config, "latents_mean", None) is not None:
             mean = channels_of(config, "latents_mean", raw)
             std = channels_of(config, "latents_std", raw)
-            return (raw - mean) * config.scaling_factor / std
+            return (raw - mean) * self.scale / std
         shift = getattr(config, "shift_factor", None)
-        return (raw - shift if shift else raw) * config.scaling_factor
+        return (raw - shift if shift else raw) * self.scale
 
     def restored(self, latents: Maps) -> Maps:
         """The inverse of `normalised`."""
@@ -58,9 +64,9 @@ class Scaled:
         if getattr(config, "latents_mean", None) is not None:
             mean = channels_of(config, "latents_mean", latents)
             std = channels_of(config, "latents_std", latents)
-            return latents * std / config.scaling_factor + mean
+            return latents * std / self.scale + mean
         shift = getattr(config, "shift_factor", None)
-        raw = latents / config.scaling_factor
+        raw = latents / self.scale
         return raw + shift if shift else raw
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from memfast.pipelines.drivers.calls import Arguments, nested, run, watched
@@ -42,6 +42,10 @@ class Driver(Kind):
         """What the denoiser is told of the texts, as the pipeline itself tells it."""
         (seen,) = self._first_calls(texts, self._unguided)
         return self.conditioning(texts, seen)
+
+    def alike(self, texts: Sequence[str]) -> list[list[int]]:
+        """Places of the texts that may share a run: what one is read as depends on no other."""
+        return [list(range(len(texts)))]
 
     @cached_property
     def no_prompt(self) -> Conditioning:
@@ -101,6 +105,25 @@ class Driver(Kind):
 
         latents: as the path's `add` makes them, whatever the scheduler. time: the scheduler's own.
         """
+        labels = self.calls_of(time, conditioning)
+        if labels is None:
+            return self._predicted(latents, time, conditioning)
+        times = several(time, len(latents), latents.device)
+        parts = [(labels == label).nonzero().flatten().cpu() for label in labels.unique()]
+        outputs = [
+            self._predicted(latents[rows], times[rows], conditioning[rows]) for rows in parts
+        ]
+        return torch.cat(outputs)[torch.cat(parts).argsort()]
+
+    def calls_of(
+        self, time: Times, conditioning: Conditioning
+    ) -> Int64[Tensor, " rows"] | None:
+        """A number for each row: those with different ones need calls of the denoiser of their own,
+        None where one call takes all."""
+        return None
+
+    def _predicted(self, latents: Latents, time: Times, conditioning: Conditioning) -> Latents:
+        """`predict` in one call of the denoiser."""
         arguments = self.arguments(latents, time, conditioning)
         return self.raw(self.denoising(time)(**nested(arguments), return_dict=False)[0])
 

@@ -13,6 +13,7 @@ from memfast.errors import InputError
 from memfast.pipelines.drivers.calls import Arguments, passed
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents, path_of
+from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
 from memfast.pipelines.schedule import Schedule, Wanted, own_schedule
 
 
@@ -56,9 +57,7 @@ class Kind:
         self.pipeline: Any = pipeline
         self.owner: Any = owner or pipeline
         self.check()
-        self.models: dict[str, nn.Module] = {
-            name: model for name in self.denoisers if (model := getattr(pipeline, name, None))
-        }
+        self.models: dict[str, nn.Module] = denoisers_of(pipeline)
         self.scheduler = pipeline.scheduler  # type: ignore[attr-defined]
         self.path = path_of(self.scheduler)
 
@@ -72,12 +71,21 @@ class Kind:
                 f"{', '.join((*self.denoisers[:1], *self.needs))}"
             )
 
+    def check_channels(self, takes: int, gives: int) -> None:
+        """Raise InputError for a denoiser that takes more than the latents that it gives."""
+        if takes != gives:
+            raise InputError(
+                f"{type(self.owner).__name__}: its denoiser takes {takes} channels, {gives} of "
+                "them latents (an image, a mask or a control are the rest); give the text-to-image "
+                "model that it was made from"
+            )
+
     # ------------------------------------------------------------------ the model
 
-    @property
+    @cached_property
     def model(self) -> nn.Module:
-        """What denoises."""
-        return next(iter(self.models.values()))
+        """What denoises; several as one."""
+        return denoiser_of(self.pipeline)
 
     @property
     def device(self) -> torch.device:
@@ -91,10 +99,7 @@ class Kind:
 
     def with_model(self, model: nn.Module) -> Any:
         """The same pipeline around another denoising model; the given one stays as it is."""
-        return type(self)(
-            replaced(self.pipeline, {self.denoisers[0]: model}),
-            replaced(self.owner, {self.denoisers[0]: model}),
-        )
+        return type(self)(around(self.pipeline, model), around(self.owner, model))
 
     # ------------------------------------------------------------------ schedules and sizes
 
@@ -116,7 +121,7 @@ class Kind:
         scale = {self.guidance: schedule.guidance_scale} if self.guidance else {}
         return {"num_inference_steps": schedule.num_inference_steps, **scale}
 
-    def times(self, schedule: Schedule) -> list[float]:
+    def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""
         self._first_calls([self.null], schedule)
         return self.scheduler.timesteps.detach().cpu().tolist()
@@ -160,11 +165,10 @@ class Kind:
         return passed(self.pipeline, self.models, calls, prompt=list(texts), **call, **_quiet())
 
 
-def replaced(pipeline: Any, components: Mapping[str, nn.Module]) -> Any:
-    """A copy of the pipeline around other components; the rest is shared."""
+def around(pipeline: Any, model: nn.Module) -> Any:
+    """A copy of the pipeline around another denoising model; the rest is shared."""
     result = copy(pipeline)
-    for name, component in components.items():
-        setattr(result, name, component)
+    replace_denoiser(result, model)
     return result
 
 

@@ -6,12 +6,18 @@ from typing import Any
 
 import torch
 
-from tests.support.tiny import unets
+from tests.support.tiny import gemma, unets, videos
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
     "sd-v": partial(unets.stable_diffusion, "v_prediction"),
     "sd-sample": partial(unets.stable_diffusion, "sample"),
+    "sana": gemma.sana,
+    "sana-sigma": partial(gemma.sana, "euler", side=8, out=8),
+    "wan": partial(videos.wan, frames=5),
+    "wan-2": partial(videos.wan, boundary=0.9, frames=5, scheduler="unipc"),
+    "wan-still": partial(videos.wan, boundary=0.9, frames=1),
+    "wan-patches": partial(videos.wan, expand_timesteps=True, frames=5),
 }
 
 ONE_A_KIND = ("sd-v",)  # a kind's plainest pipeline: what all commands are run on
