@@ -90,10 +90,8 @@ def compact(
         for key in ("neurons", "parameters", "bytes")
         for when, size in (("before", before), ("after", after))
     }
-    removed = {
-        "component": ", ".join(denoisers_of(pipeline)),
-        "neurons_removed": before["neurons"] - after["neurons"],
-    }
+    removed: dict[str, Any] = {"component": ", ".join(denoisers_of(pipeline))}
+    removed |= {"neurons_removed": before["neurons"] - after["neurons"]}
     removed |= {"neurons_located": located.removed} if located else {}
     if compensate == "mean" and not chosen.mean:
         compensate = "none"  # a subspace without reference means leaves nothing to fold

@@ -30,7 +30,8 @@ class Kind:
     guidance: what the pipeline's call names its scale, None where there is none; embedded: the
     denoiser is told the scale, and there are no rows without the prompt.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
-    "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
+    "text+image" or "image+text"}, the rows that pass there, "image,text" in two runs one after the
+    other; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
     """
 

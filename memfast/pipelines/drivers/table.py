@@ -8,10 +8,11 @@ from diffusers import DiffusionPipeline
 from memfast.errors import InputError
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.drivers.flow.cogview4 import CogView4
 from memfast.pipelines.drivers.flow.sana import Sana
 from memfast.pipelines.drivers.flow.wan import Wan
 
-DRIVERS: tuple[type[Driver], ...] = (StableDiffusion, Sana, Wan)
+DRIVERS: tuple[type[Driver], ...] = (StableDiffusion, Sana, CogView4, Wan)
 
 
 def driver_of(pipeline: DiffusionPipeline) -> Driver:

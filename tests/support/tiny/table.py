@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.support.tiny import gemma, unets, videos
+from tests.support.tiny import gemma, glm, unets, videos
 
 TINY: dict[str, Callable[[], Any]] = {
     "sd-epsilon": partial(unets.stable_diffusion, "epsilon"),
@@ -14,6 +14,8 @@ TINY: dict[str, Callable[[], Any]] = {
     "sd-sample": partial(unets.stable_diffusion, "sample"),
     "sana": gemma.sana,
     "sana-sigma": partial(gemma.sana, "euler", side=8, out=8),
+    "cogview4": glm.cogview4,
+    "cogview4-fixed": partial(glm.cogview4, dynamic=False),
     "wan": partial(videos.wan, frames=5),
     "wan-2": partial(videos.wan, boundary=0.9, frames=5, scheduler="unipc"),
     "wan-still": partial(videos.wan, boundary=0.9, frames=1),

@@ -35,7 +35,8 @@ class Wan(Driver):
 
     def check(self) -> None:
         super().check()
-        for model in denoisers_of(self.pipeline).values():
+        models: Any = denoisers_of(self.pipeline)
+        for model in models.values():
             self.check_channels(model.config.in_channels, self.pipeline.vae.config.z_dim)
 
     # ------------------------------------------------------------------ frames
