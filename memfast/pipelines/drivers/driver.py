@@ -220,6 +220,10 @@ class Driver(Kind):
         words = path.split(".")
         return next((rows for word, rows in self.streams.items() if word in words), "image")
 
+    def runs(self, path: str) -> int:
+        """How often a site runs in one call of the denoiser."""
+        return self.stream(path).count(",") + 1
+
     def counted(
         self,
         path: str,

@@ -82,7 +82,7 @@ class CogView4(Driver):
 
     def encode(self, texts: Sequence[str]) -> Conditioning:
         parts = self.alike(texts)
-        found = [super(CogView4, self).encode([texts[i] for i in part.tolist()]) for part in parts]
+        found = [super(CogView4, self).encode([texts[int(i)] for i in part]) for part in parts]
         return Conditioning.cat(found)[torch.cat(parts).argsort()]
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
@@ -109,7 +109,7 @@ class CogView4(Driver):
         latents = [
             super(CogView4, self)._sampled(
                 self._trimmed(conditioning[rows]),
-                [ids[row] for row in rows.tolist()],
+                [ids[int(row)] for row in rows],
                 seed,
                 schedule,
             )

@@ -26,7 +26,6 @@ class Sana(Driver):
     pipelines = ("SanaPipeline",)
     siblings = ("SanaControlNetPipeline",)
     leaves = ("encoder_hidden_states", "encoder_attention_mask")
-    enters_by_attention = True
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         side = PIXELS * self.pipeline.transformer.config.sample_size

@@ -31,7 +31,6 @@ class Wan(Driver):
     siblings = ("WanVideoToVideoPipeline", "WanImageToVideoPipeline")
     halves = (CONDITIONAL, UNCONDITIONAL)
     together = False
-    enters_by_attention = True
 
     def check(self) -> None:
         super().check()
