@@ -64,7 +64,8 @@ def flops_of(model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int]:
 
     def count(path: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            rows[path] = rows.get(path, 0) + arguments[0].numel() // arguments[0].shape[-1]
+            seen = sites[path].neurons_in(arguments[0])
+            rows[path] = rows.get(path, 0) + seen.shape[:-1].numel()
 
         return hook
 
@@ -75,13 +76,5 @@ def flops_of(model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int]:
     finally:
         for handle in handles:
             handle.remove()
-    weights = {
-        path: site.contraction.out_features
-        + sum(
-            e.halves * linear.in_features
-            for e, linear in zip(site.layout.expansions, site.expansions, strict=True)
-        )
-        for path, site in sites.items()
-    }
-    mine = sum(2 * n * weights[path] * sites[path].neurons for path, n in rows.items())
+    mine = sum(2 * n * sites[p].weights_per_neuron * sites[p].neurons for p, n in rows.items())
     return counter.get_total_flops(), mine

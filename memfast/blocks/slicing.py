@@ -1,12 +1,14 @@
 """Cut neurons out of a block: rows of its expanding linears, columns of its contracting one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site
+from memfast.blocks.families.linears import fit, is_plain, outputs_of
 from memfast.errors import InputError
 
 KEPT = "kept_neurons"  # buffer on a narrowed block: which of the base's neurons it has, int32
@@ -20,9 +22,8 @@ def narrow(site: Site, keep: Int64[Tensor, " kept"]) -> None:
     """
     for linear, name, new in sliced(site, keep):
         setattr(linear, name, new)
-    for linear in site.expansions:
-        linear.out_features = linear.weight.shape[0]
-    site.contraction.in_features = site.contraction.weight.shape[1]
+    for linear in (*site.expansions, site.contraction):
+        fit(linear)
     for name in site.layout.width_attributes:
         setattr(site.block, name, len(keep))
     if hasattr(site.contraction, "_tp_packed_row_blocks"):  # diffusers' plan for tensor parallelism
@@ -35,12 +36,10 @@ def narrow(site: Site, keep: Int64[Tensor, " kept"]) -> None:
     site.block.register_buffer(KEPT, keep.int() if before is None else before.to(keep.device)[keep])
 
 
-def sliced(
-    site: Site, keep: Int64[Tensor, " kept"]
-) -> Iterator[tuple[nn.Linear, str, nn.Parameter]]:
+def sliced(site: Site, keep: Int64[Tensor, " kept"]) -> Iterator[tuple[Any, str, nn.Parameter]]:
     """(linear, parameter name, its smaller replacement) wherever neurons go."""
     for expansion, linear in zip(site.layout.expansions, site.expansions, strict=True):
-        rows = positions(linear.out_features, site.neurons, keep, expansion.start, expansion.halves)
+        rows = positions(outputs_of(linear), site.neurons, keep, expansion.start, expansion.halves)
         yield linear, "weight", _select(linear.weight, 0, rows)
         if linear.bias is not None:
             yield linear, "bias", _select(linear.bias, 0, rows)
@@ -49,11 +48,11 @@ def sliced(
     yield site.contraction, "weight", _select(weight, 1, columns)
 
 
-def add_bias(linear: nn.Linear) -> None:
+def add_bias(linear: Any) -> None:
     """Give a linear without bias one of zeros."""
     if linear.bias is None:
         linear.bias = nn.Parameter(
-            linear.weight.new_zeros(linear.out_features), requires_grad=linear.weight.requires_grad
+            linear.weight.new_zeros(len(linear.weight)), requires_grad=linear.weight.requires_grad
         )
 
 
@@ -75,19 +74,12 @@ def positions(size: int, neurons: int, keep: Tensor, start: int, halves: int) ->
 def check_plain(site: Site) -> None:
     """Raise InputError unless the block's linears are plain, so that they can be cut."""
     for linear in (*site.expansions, site.contraction):
-        weight = getattr(linear, "weight", None)
-        if not (
-            isinstance(linear, nn.Linear)
-            and isinstance(weight, nn.Parameter)
-            and type(weight.data) is Tensor
-            and weight.is_floating_point()
-            and weight.shape == (linear.out_features, linear.in_features)
-        ):
+        if not is_plain(linear):
             raise InputError(
                 f"{site.path}: {type(linear).__name__} is not a plain linear; compact first, then "
                 "quantize or load adapters (or fuse and unload them)"
             )
-        if weight.is_meta:
+        if linear.weight.is_meta:
             raise InputError(
                 f"{site.path}: its weights are on the meta device; compact before offloading"
             )

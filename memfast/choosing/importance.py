@@ -31,5 +31,5 @@ def _variance(reference: NeuronStatistics, path: str) -> Tensor:
 
 
 def _output_energy(site: Site) -> Tensor:
-    weight = site.contraction.weight[:, site.columns].detach()
+    weight = site.weight.detach()
     return weight.float().square().sum(0).double().cpu()

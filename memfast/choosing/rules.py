@@ -42,7 +42,7 @@ class Request:
 
 def weight_of(site: Site) -> Tensor:
     """The neurons' columns of the contracting linear, on the CPU in float32."""
-    return site.contraction.weight[:, site.columns].detach().to("cpu", torch.float32)
+    return site.weight.detach().to("cpu", torch.float32)
 
 
 def _ranked(request: Request, paths: Sequence[str], step: int | None) -> Masks:

@@ -25,8 +25,8 @@ def removed_share(original: nn.Module, treated: nn.Module) -> tuple[Removed | No
     for path, site in before.items():
         if path not in after:
             raise InputError(f"--original: has a feed-forward at {path} that MODEL lacks")
-        old = site.contraction.weight.detach()[:, site.columns]
-        new = after[path].contraction.weight.detach()[:, after[path].columns]
+        old = site.weight.detach()
+        new = after[path].weight.detach()
         total += site.neurons
         entries += old.numel()
         alive = int((new != 0).any(0).sum())

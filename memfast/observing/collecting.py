@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from itertools import accumulate, islice
+from itertools import accumulate, groupby, islice
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ def collect(
         listener = Listener(
             driver, traced, schedule, without_prompt=rows == "both", padding=padding
         )
-        for batch in batched(prompts, batch_size or _default_batch(driver.model)):
+        for batch in batched(prompts, batch_size or _default_batch(driver.model), driver):
             size = len(batch)
             while batch:  # a batch is merged whole, or run again without its bad prompts
                 after, bad = _run(listener, batch, state, settings)
@@ -200,11 +200,21 @@ def header_of(driver: Driver, settings: Settings, kept: Kept) -> dict[str, Any]:
     }
 
 
-def batched(items: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
-    """Consecutive lists of `size` prompts; the last may be shorter."""
+def batched(
+    items: Iterable[Prompt], size: int, driver: Driver | None = None
+) -> Iterator[list[Prompt]]:
+    """Consecutive lists of `size` prompts; shorter where the next may not share a run of `driver`
+    (see its `alike`), and at the end."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
-        yield batch
+        if driver is None:
+            yield batch
+            continue
+        part_of: dict[int, int] = {}
+        for number, places in enumerate(driver.alike([prompt.text for prompt in batch])):
+            part_of |= dict.fromkeys(places.tolist(), number)
+        for _, places in groupby(range(len(batch)), part_of.__getitem__):
+            yield [batch[place] for place in places]
 
 
 Bad = dict[int, dict[str, Any]]  # place in the batch -> where it first was not finite

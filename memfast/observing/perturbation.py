@@ -52,14 +52,14 @@ def changes_by_perturbation(
         finally:
             hook.remove()
         gain = moved.float().square().flatten(1).sum(1) / added[0]
-        norms = site.contraction.weight[:, site.columns].float().square().sum(0)
+        norms = site.weight.float().square().sum(0)
         changes[path] = (gain[:, None] * energy[path] * norms).sqrt()
     return changes
 
 
 def _measure(path: str, site: Site, energy: dict[str, Tensor], size: dict[str, Tensor]):
     def after(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        neurons = inputs[0][..., site.columns].float()
+        neurons = site.neurons_in(inputs[0]).float()
         energy[path] = neurons.square().flatten(1, -2).sum(1)
         size[path] = output.float().square().flatten(1).mean(1).sqrt()
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site
+from memfast.blocks.families.linears import from_rows, to_rows
 
 Gates = Mapping[str, Float[Tensor, "... neurons"]]
 
@@ -51,6 +52,7 @@ def gated(
 def _gate(site: Site, gate: Tensor, mean: Tensor | None):
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole, *rest = inputs
+        whole = to_rows(module, whole)
         shaped = gate.to(whole.dtype)
         if gate.ndim == 2:  # one for each image, the same for all its tokens
             shaped = shaped.view(len(gate), *(1,) * (whole.ndim - 2), -1)
@@ -60,6 +62,7 @@ def _gate(site: Site, gate: Tensor, mean: Tensor | None):
         else:
             rest_of = mean.to(whole.device, whole.dtype)
             neurons = rest_of + (neurons - rest_of) * shaped
-        return torch.cat((whole[..., : site.layout.offset], neurons), dim=-1), *rest
+        changed = torch.cat((whole[..., : site.layout.offset], neurons), dim=-1)
+        return from_rows(module, changed), *rest
 
     return before

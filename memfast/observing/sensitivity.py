@@ -187,7 +187,7 @@ class _watched:
     def __enter__(self) -> None:
         def watch(path: str, site: Site):
             def before(module: object, inputs: tuple[Tensor, ...]) -> None:
-                neurons = inputs[0][..., site.columns].detach()
+                neurons = site.neurons_in(inputs[0]).detach()
                 self.means.setdefault(path, neurons.flatten(1, -2).mean(1))
 
             return before

@@ -7,14 +7,15 @@ gets a thin wrapper around its contracting linear. Both only append to a list, w
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
-from memfast_kernels import Moments, column_moments, geglu, geglu_linear
+from memfast_kernels import Moments, column_moments, geglu, geglu_linear, merge
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site, find_sites
+from memfast.blocks.families.linears import to_rows
 from memfast.errors import InputError
 from memfast.pipelines.drivers.driver import Driver
 
@@ -80,8 +81,9 @@ class ObservedLinear(nn.Module):
             return getattr(self._modules["linear"], name)
 
     def forward(self, inputs: Tensor, *args, **kwargs) -> Tensor:
-        length = _rows_per_image(inputs)
-        neurons = inputs[..., self.columns].flatten(0, -2)
+        rows = to_rows(self.linear, inputs)
+        length = _rows_per_image(rows)
+        neurons = rows[..., self.columns].flatten(0, -2)
         counted = self.counted(length)
         if counted is None:
             self.seen.append(self._moments(neurons, length))
@@ -113,26 +115,32 @@ class Trace:
         return self.driver is not None and self.driver.padded(path)
 
     def counted(self, path: str, length: int) -> Tensor | None:
-        """Which of the rows of each image count at a site; None for all."""
+        """Which of the rows of each image count at a site that is about to run; None for all."""
         if self.driver is None or self.text_rows is None:
             return None
-        return self.driver.counted(path, self.text_rows, length)
+        return self.driver.counted(path, self.text_rows, length, len(self.seen[path]))
 
     def drain(self) -> dict[str, Moments]:
         """The moments of each site in the one forward pass since the last drain.
 
         One segment per image of the batch; neurons in the model's order. Of several models the
-        one that ran. Raises RuntimeError if a site ran more or less than once, which would count
-        rows twice or not at all.
+        one that ran. Raises RuntimeError if a site ran more or less often than its driver says
+        (once), which would count rows twice or not at all.
         """
         models = self.driver.models if self.driver is not None else {}
         ran = [path for path, seen in self.seen.items() if seen]
         for path, seen in self.seen.items():
             model = path.partition(".")[0]
             idle = len(models) > 1 and not any(other.startswith(f"{model}.") for other in ran)
-            if len(seen) != 1 and not idle:
-                raise RuntimeError(f"{path} ran {len(seen)} times in one forward pass, expected 1")
-        return {path: self.seen[path].pop() for path in ran}
+            runs = self.driver.runs(path) if self.driver is not None else 1
+            if len(seen) != runs and not idle:
+                raise RuntimeError(
+                    f"{path} ran {len(seen)} times in one forward pass, expected {runs}"
+                )
+        moments = {path: reduce(merge, self.seen[path]) for path in ran}
+        for seen in self.seen.values():
+            seen.clear()
+        return moments
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError
-from memfast.pipelines.loading import denoiser_name
+from memfast.pipelines.loading import denoisers_of
 
 
 def set_attention(pipeline: DiffusionPipeline, kernel: str) -> str:
@@ -16,10 +16,11 @@ def set_attention(pipeline: DiffusionPipeline, kernel: str) -> str:
     if kernel != "xformers":
         raise InputError(f"attention must be one of auto, sdpa, xformers, not {kernel!r}")
     try:
-        if denoiser_name(pipeline) == "unet":
-            pipeline.enable_xformers_memory_efficient_attention()
-        else:
-            pipeline.transformer.set_attention_backend("xformers")
+        for name, model in denoisers_of(pipeline).items():
+            if name == "unet":
+                model.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+            else:
+                model.set_attention_backend("xformers")  # type: ignore[operator]
     except (
         ImportError,
         ModuleNotFoundError,

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
+from memfast.blocks.denoisers import Denoisers
+from memfast.blocks.families import uncompiled
 from memfast.errors import InputError
 from memfast.pipelines.single_file import load_single_file
 
@@ -131,22 +133,36 @@ def _near(source: Path) -> str:
     return f" (there is {' and '.join(found)})" if found else ""
 
 
-def denoiser_name(pipeline: DiffusionPipeline) -> str:
-    """The component that denoises: "unet" or "transformer"."""
-    for name in ("unet", "transformer"):
-        if getattr(pipeline, name, None) is not None:
-            return name
-    raise InputError(
-        f"{type(pipeline).__name__} has no denoiser; "
-        "pipelines with a unet or a transformer are known"
+def denoisers_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The components that denoise, by name: two where the noise level decides (Wan 2.2).
+
+    Raises InputError where there is none.
+    """
+    names = ["unet", "transformer"]
+    if pipeline.config.get("boundary_ratio") is not None:
+        names.append("transformer_2")
+    found = {name: model for name in names if (model := getattr(pipeline, name, None)) is not None}
+    if not found:
+        raise InputError(
+            f"{type(pipeline).__name__} has no denoiser; "
+            "pipelines with a unet or a transformer are known"
+        )
+    return found
+
+
+def denoiser_of(pipeline: DiffusionPipeline) -> nn.Module:
+    """The pipeline's unet or transformer; several as one model."""
+    found = denoisers_of(pipeline)
+    return (
+        next(iter(found.values()))
+        if len(found) == 1
+        else Denoisers({name: uncompiled(model) for name, model in found.items()})
     )
 
 
 def replace_denoiser(pipeline: DiffusionPipeline, model: nn.Module) -> None:
-    """Put another model in the denoiser's place, in the pipeline itself."""
-    setattr(pipeline, denoiser_name(pipeline), model)
-
-
-def denoiser_of(pipeline: DiffusionPipeline) -> nn.Module:
-    """The pipeline's unet or transformer."""
-    return getattr(pipeline, denoiser_name(pipeline))
+    """Put another model where `denoiser_of` found one, in the pipeline itself."""
+    several = isinstance(model, Denoisers)
+    parts = dict(model.items()) if several else dict.fromkeys([*denoisers_of(pipeline)][:1], model)
+    for name, part in parts.items():
+        setattr(pipeline, name, part)

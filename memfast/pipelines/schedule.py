@@ -49,7 +49,8 @@ def own_schedule(pipeline: DiffusionPipeline, argument: str | None) -> dict[str,
 
 def remember(pipeline: DiffusionPipeline, schedule: Schedule) -> None:
     """Make `schedule` the pipeline's own, also in every folder that it is saved to."""
-    pipeline.scheduler.register_to_config(**{KEY: schedule.as_dict()})
+    before = pipeline.scheduler.config.get(KEY) or {}
+    pipeline.scheduler.register_to_config(**{KEY: {**before, **schedule.as_dict()}})
 
 
 Wanted = Schedule | Mapping[str, Any] | None  # a whole schedule, or what of it is not the own

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from memfast.blocks.compact_class import PREFIX, base_of, compact_class
+from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import Site, find_sites, uncompiled
 from memfast.blocks.slicing import add_bias, kept_neurons, narrow
 from memfast.errors import InputError
@@ -63,7 +64,8 @@ def compact(
         keep = kept_neurons(subspace.neurons[path].cpu(), widths[path])
         narrow(site, keep)
         start = site.layout.offset
-        site.contraction.weight[:, start : start + len(keep)] = weight[:, keep.to(weight.device)]
+        now = site.contraction.weight.flatten(1)
+        now[:, start : start + len(keep)] = weight[:, keep.to(weight.device)]
         if shift is not None:
             if site.contraction.bias is None:
                 add_bias(site.contraction)
@@ -86,7 +88,16 @@ def _copy_for_narrowing(model: Model, sites: dict[str, Site]) -> Model:
 
 
 def _become_compact(model: Any, widths: Widths, given_a_bias: list[str]) -> None:
-    """Make `model` an instance of its base's compact class, with the widths in its config."""
+    """Make `model` an instance of its base's compact class, with the widths in its config.
+
+    Of several denoisers, each.
+    """
+    if isinstance(model, Denoisers):
+        for name, part in model.items():
+            own = {p.removeprefix(f"{name}."): p for p in widths if p.startswith(f"{name}.")}
+            biases = [short for short, path in own.items() if path in given_a_bias]
+            _become_compact(part, {short: widths[path] for short, path in own.items()}, biases)
+        return
     base = base_of(model)
     if base is None:
         _log.warning(

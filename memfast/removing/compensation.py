@@ -53,7 +53,7 @@ def contraction_after(
     Also what to add to the bias, float32, or None for nothing. Raises InputError for a correction
     that was solved for other neurons than these.
     """
-    old = site.contraction.weight[:, site.columns].detach()
+    old = site.weight.detach()
     removed = subspace.masks[site.path].to(old.device)
     weight = old.masked_fill(removed, 0)
     if isinstance(compensate, Mapping):

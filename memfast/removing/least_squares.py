@@ -28,11 +28,11 @@ class Gram:
     """Sums over token rows, at one site, of products of the kept neurons and the lost output."""
 
     def __init__(self, site: Site, removed: Tensor):
-        weight = site.contraction.weight
+        weight = site.weight.detach()
         removed = removed.to(weight.device)
-        self.columns = site.columns
+        self.site = site
         self.kept, self.lost = ((mask.nonzero().flatten()) for mask in (~removed, removed))
-        self.weight = weight[:, site.columns][:, self.lost].detach().float()
+        self.weight = weight[:, self.lost].float()
         self.constant = site.contraction.bias is not None
         size = len(self.kept) + self.constant
         self.inputs = torch.zeros(size, size, dtype=torch.float64, device=weight.device)
@@ -41,7 +41,7 @@ class Gram:
     @torch.no_grad()
     def add(self, inputs: Tensor) -> None:
         """Count the rows of one call of the contracting linear; rows not finite are left out."""
-        rows = inputs[..., self.columns].flatten(0, -2).float()
+        rows = self.site.neurons_in(inputs).flatten(0, -2).float()
         rows = rows[rows.isfinite().all(1)]
         kept = rows[:, self.kept]
         if self.constant:
@@ -111,7 +111,7 @@ def listening(sites: Mapping[str, Site], grams: Mapping[str, Gram]) -> Iterator[
 def gram_bytes(site: Site, removed: Tensor) -> int:
     """What a site's sums take, in float64."""
     size = int((~removed).sum()) + 1
-    return 8 * size * (size + site.contraction.out_features)
+    return 8 * size * (size + len(site.contraction.weight))
 
 
 def passes(sizes: Mapping[str, int], memory: int) -> list[list[str]]:

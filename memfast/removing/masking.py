@@ -41,7 +41,7 @@ def check_subspace(model: nn.Module, subspace: Subspace) -> dict[str, Site]:
             raise InputError(f"subspace: unknown site {path!r}; the sites are {', '.join(sites)}")
         expected = (sites[path].neurons,)
         if subspace.kind == "weights":
-            expected = (sites[path].contraction.out_features, sites[path].neurons)
+            expected = tuple(sites[path].weight.shape)
         if tuple(mask.shape) != expected:
             raise InputError(f"subspace: {path!r} has shape {tuple(mask.shape)}, not {expected}")
         check_plain(sites[path])
@@ -52,7 +52,7 @@ def _mask(model: nn.Module, subspace: Subspace, compensate: Compensation) -> Non
     with torch.no_grad():
         for site in check_subspace(model, subspace).values():
             weight, shift = contraction_after(site, subspace, compensate)
-            site.contraction.weight[:, site.columns] = weight
+            site.weight.copy_(weight)
             if shift is not None:
                 add_bias(site.contraction)
                 shift_bias(site, shift)

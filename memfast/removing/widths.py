@@ -36,7 +36,7 @@ def widths_of(
     if buckets is None:
         return widths
     kinds = {
-        path: (site.family.name, site.contraction.out_features, site.neurons)
+        path: (site.family.name, len(site.contraction.weight), site.neurons)
         for path, site in sites.items()
     }
     return bucketed(widths, kinds, buckets, down)
@@ -111,10 +111,7 @@ def round_down(
 
 def output_norms(sites: Mapping[str, Site]) -> dict[str, Float[Tensor, " neurons"]]:
     """A ranking where nothing better is known: the norm of each neuron's output column."""
-    return {
-        path: site.contraction.weight[:, site.columns].detach().float().norm(dim=0).cpu()
-        for path, site in sites.items()
-    }
+    return {path: site.weight.detach().float().norm(dim=0).cpu() for path, site in sites.items()}
 
 
 def warn_of_little_gain(subspace: Subspace, widths: Widths) -> str | None:

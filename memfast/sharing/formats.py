@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from memfast.blocks.compact_class import KEYS, base_of
 from memfast.blocks.families import find_sites
+from memfast.blocks.families.linears import inputs_of, outputs_of
 from memfast.blocks.slicing import KEPT, UNKNOWN, positions
 from memfast.errors import InputError
 from memfast.files import atomic_write_json, atomic_write_text
@@ -83,14 +84,14 @@ def to_dense(model: Any) -> Any:
             kept = torch.arange(len(kept), device=kept.device)
         for expansion, linear in zip(site.layout.expansions, site.expansions, strict=True):
             rows = positions(
-                linear.out_features, site.neurons, kept, expansion.start, expansion.halves
+                outputs_of(linear), site.neurons, kept, expansion.start, expansion.halves
             )
             for name, parameter in linear.named_parameters(recurse=False):
                 key = f"{path}.{expansion.linear}.{name}"
                 zeros = state[key].new_zeros(parameter.shape)
                 state[key] = zeros.index_copy_(0, rows, state[key])
         linear, key = site.contraction, f"{path}.{site.layout.contraction}.weight"
-        columns = positions(linear.in_features, site.neurons, kept, site.layout.offset, 1)
+        columns = positions(inputs_of(linear), site.neurons, kept, site.layout.offset, 1)
         zeros = state[key].new_zeros(linear.weight.shape)
         state[key] = zeros.index_copy_(1, columns, state[key])
     dense.load_state_dict(state, assign=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from memfast.blocks.families import Site, find_sites
 from memfast.blocks.slicing import KEPT, UNKNOWN, positions
 from memfast.errors import InputError
-from memfast.pipelines.loading import denoiser_name
+from memfast.pipelines.loading import denoisers_of
 
 # The end of a key says which of the two factors it is: inputs -> rank, or rank -> outputs.
 _DOWN = re.compile(r"\.(lora_A|lora_down|lora\.down)(\.\w+)?\.weight$")
@@ -27,7 +27,8 @@ def load_lora(pipeline: DiffusionPipeline, lora: Any, **how: Any) -> None:
     reading = {key: how.pop(key) for key in ("weight_name", "subfolder", "revision") if key in how}
     read: Any = pipeline.lora_state_dict(lora, **reading)  # type: ignore[attr-defined]
     weights, alphas = (read[0], read[1]) if isinstance(read, tuple) else (read, None)
-    model = getattr(pipeline, denoiser_name(pipeline))
+    models = denoisers_of(pipeline)
+    model = models["transformer_2" if how.get("load_into_transformer_2") else next(iter(models))]
     sliced = slice_lora(fold_alphas(weights, alphas or {}), model)
     pipeline.load_lora_weights(sliced, **how)  # type: ignore[attr-defined]
 
@@ -73,10 +74,12 @@ def _sliced(key: str, weight: Tensor, path: str, site: Site, kept: Tensor) -> Te
         if _names(stem, f"{path}.{expansion.linear}"):
             _check_kind(key, match)
             if up:
-                neurons = (weight.shape[0] - expansion.start) // expansion.halves
+                axis = int(len(weight) == 1)  # of a convolution's magnitudes, [1, outputs, 1, 1]
+                size = weight.shape[axis]
+                neurons = (size - expansion.start) // expansion.halves
                 _check_size(key, neurons, kept)
-                rows = positions(weight.shape[0], neurons, kept, expansion.start, expansion.halves)
-                return weight[rows].contiguous()
+                rows = positions(size, neurons, kept, expansion.start, expansion.halves)
+                return weight.index_select(axis, rows)
     if _names(stem, f"{path}.{layout.contraction}"):
         _check_kind(key, match)
         if down:

@@ -4,6 +4,7 @@ from typing import Any
 
 from memfast.blocks.compact_class import base_of
 from memfast.blocks.families import Site, find_sites
+from memfast.blocks.families.linears import arguments_of, is_convolution
 
 MODULE = "memfast_compact"
 
@@ -18,7 +19,7 @@ import torch
 from {library} import {base}
 from torch import nn
 
-# block -> its linears as (inputs, outputs, bias), attributes that follow, neurons
+# block -> its linears' classes and arguments, attributes that follow, neurons
 BLOCKS = {blocks}
 
 
@@ -26,9 +27,9 @@ def resize(model):
     """Give freshly built blocks the widths that their weights are about to have."""
     for path, block in BLOCKS.items():
         module = model.get_submodule(path)
-        for name, (inputs, outputs, bias) in block["linears"].items():
+        for name, (kind, arguments) in block["linears"].items():
             parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, nn.Linear(inputs, outputs, bias=bias))
+            setattr(module.get_submodule(parent), child, getattr(nn, kind)(**arguments))
         for name, value in block["attributes"].items():
             setattr(module, name, value)
         module.register_buffer(
@@ -89,7 +90,7 @@ def _block(site: Site) -> dict[str, Any]:
     linears[layout.contraction] = site.contraction
     return {
         "linears": {
-            name: (linear.in_features, linear.out_features, linear.bias is not None)
+            name: ("Conv2d" if is_convolution(linear) else "Linear", arguments_of(linear))
             for name, linear in linears.items()
         },
         "attributes": dict.fromkeys(layout.width_attributes, site.neurons),

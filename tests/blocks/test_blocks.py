@@ -28,7 +28,9 @@ BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
     "Kandinsky5FeedForward": ("transformer_kandinsky", {"ff_dim": NEURONS}),
     "AudioDiTFeedForward": ("transformer_longcat_audio_dit", {"mult": 2.5}),
     "Flux3FeedForward": ("transformer_flux3", {"inner_dim": NEURONS}),
+    "GLUMBTempConv": ("transformer_sana_video", {"out_channels": CHANNELS, "expand_ratio": 2.5}),
 }
+FRAMES = {"GLUMBTempConv": (4, 5)}  # height and width of each
 WITHIN_A_BLOCK = {"ffn.0", "ff_in"}  # their neurons are found below, without running the block
 
 
@@ -44,7 +46,7 @@ def test_compact_equals_masked(name: str) -> None:
     model = nn.ModuleDict({"ff": block_of(name)})
     assert ffn_sites(model) == {"ff": NEURONS}
     subspace = random_subspace(model)
-    rows = torch.randn(2, 3, CHANNELS)
+    rows = torch.randn(2, 3, *FRAMES.get(name, ()), CHANNELS)
     with torch.no_grad():
         small = compact(model, subspace, multiple_of=1)["ff"](rows)
         masked = prune(model, subspace, compensate="mean")["ff"](rows)

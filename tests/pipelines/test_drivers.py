@@ -11,6 +11,7 @@ from memfast.pipelines.drivers.calls import passed, run, watched
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import UNCONDITIONAL
+from memfast.pipelines.drivers.paths import RectifiedFlow
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from tests.support.tiny.table import TINY, build
@@ -27,7 +28,7 @@ def driver(request: Any) -> Driver:
 def own_run(
     driver: Driver, texts: Any, steps: int = 2, scale: float = 1.0, ids: Any = IDS, **rest: Any
 ) -> Any:
-    """The pipeline's own run from the driver's noise."""
+    """The pipeline's own run from the driver's noise, of texts that may share one."""
     schedule = driver.schedule(num_inference_steps=steps, guidance_scale=scale)
     sources = [generator(i, 3) for i in ids[: len(texts)]]
     noise = driver.noise_of(sources)
@@ -54,6 +55,11 @@ def close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
 def test_predicts_as_the_pipeline_s_own_run(driver: Driver, texts: Any) -> None:
     """At every step of an unguided run: the same output for the same latents, time and text."""
     conditioning = driver.encode(texts)
+    for part in driver.alike(texts):
+        predicts_as_its_run(driver, [texts[place] for place in part], conditioning[part])
+
+
+def predicts_as_its_run(driver: Driver, texts: list[str], conditioning: Conditioning) -> None:
     seen: list[tuple[Tensor, Any]] = []
     outputs: list[Any] = []
 
@@ -68,6 +74,7 @@ def test_predicts_as_the_pipeline_s_own_run(driver: Driver, texts: Any) -> None:
         own_run(driver, texts, scale=driver._unguided.guidance_scale, output_type="latent")
     for hook in hooks:
         hook.remove()
+    assert len(seen) == 2
     for (latents, time), output in zip(seen, outputs, strict=True):
         with torch.no_grad():
             own = driver.raw(output[0])
@@ -90,10 +97,17 @@ def test_a_prompt_s_conditioning_does_not_depend_on_its_batch(driver: Driver) ->
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_generates_what_the_pipeline_generates(driver: Driver, scale: float) -> None:
-    (own,) = own_run(driver, TEXTS, scale=scale, output_type="pt")[:1]
+    parts = driver.alike(TEXTS)
+    own = [
+        own_run(
+            driver, [TEXTS[i] for i in part], 2, scale, [IDS[i] for i in part], output_type="pt"
+        )[0]
+        for part in parts
+    ]
+    order = torch.cat(parts).argsort()
     schedule = driver.schedule(num_inference_steps=2, guidance_scale=scale)
     made = driver.generate(driver.encode(TEXTS), IDS, 3, schedule, batch_size=2)
-    close(made, driver.pictures(own), 1e-4)
+    close(made, torch.cat([driver.pictures(one) for one in own])[order], 1e-4)
     assert made.shape[-2:] == driver.size
 
 
@@ -194,6 +208,17 @@ def test_path_inverts_itself(driver: Driver) -> None:
         output = driver.path.target(clean, noise, time)
         close(driver.path.clean(output, noisy, time), clean, 1e-4)
         close(driver.path.noise(output, noisy, time), noise, 1e-4)
+
+
+def test_levels_are_the_scheduler_s(driver: Driver) -> None:
+    if not isinstance(driver.path, RectifiedFlow):
+        pytest.skip(f"{driver.kind}: no rectified flow")
+    own_run(driver, TEXTS[:1], steps=4, output_type="latent")
+    sigmas = driver.scheduler.sigmas
+    for time, sigma in zip(driver.scheduler.timesteps, sigmas, strict=False):
+        level = driver.path.add(torch.zeros(1, 1), torch.ones(1, 1), time)
+        close(level, sigma.reshape(1, 1), 1e-3)  # some schedulers round their times
+        assert driver.path.time_of(float(level)) == pytest.approx(float(time), abs=1e-2)
 
 
 def test_pictures_round_trip(driver: Driver) -> None:

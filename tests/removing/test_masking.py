@@ -10,7 +10,8 @@ from memfast.pipelines.identity import fingerprint
 from tests.support.models import THIRD_PARTY, output, random_subspace, run
 
 pytestmark = [pytest.mark.filterwarnings(w) for w in THIRD_PARTY]
-NAMES = ["SD 1.4", "Flux.1", "Z-Image", "T5"]  # packed, fused, without bias, of transformers
+# Packed, fused, without bias, of transformers, of convolutions.
+NAMES = ["SD 1.4", "Flux.1", "Z-Image", "T5", "Sana 1.6B"]
 
 
 @pytest.mark.parametrize("compensate", ["none", "mean"])

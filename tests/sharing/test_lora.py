@@ -19,6 +19,7 @@ TARGETS = {
     "Flux.1": ["to_q", "proj_mlp", "proj_out", "net.2"],
     "Flux.2": ["to_qkv_mlp_proj", "linear_in", "linear_out"],
     "Z-Image": ["to_q", "w1", "w2", "w3"],
+    "Sana 1.6B": ["to_q", "conv_inverted", "conv_point"],
 }
 
 
@@ -63,7 +64,7 @@ def without(weights: dict[str, Tensor], removed: dict[str, Tensor]) -> dict[str,
             if key.startswith(path + ".") and ".lora_A." in key:
                 inputs = value.shape[1]
                 last = key.removeprefix(path + ".").split(".lora_A")[0]
-                if last in ("net.2", "proj_out", "linear_out", "to_out", "w2"):
+                if last in ("net.2", "proj_out", "linear_out", "to_out", "w2", "conv_point"):
                     result[key] = value.clone()
                     result[key][:, inputs - len(mask) :][:, mask] = 0
     return result

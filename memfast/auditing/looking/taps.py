@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from memfast_kernels import Moments, column_moments
 from torch import Tensor, nn
 
-from memfast.blocks.families import find_sites
+from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
 from memfast.pipelines.drivers.driver import Driver
 
@@ -88,8 +88,8 @@ def tap(driver: Driver) -> Iterator[Taps]:
     try:
         for path, site in sites.items():
 
-            def see(_: nn.Module, inputs: tuple, path: str = path, columns: slice = site.columns):
-                taps.see(path, inputs[0][..., columns].flatten(1, -2))
+            def see(_: nn.Module, inputs: tuple, path: str = path, site: Site = site):
+                taps.see(path, site.neurons_in(inputs[0]).flatten(1, -2))
 
             handles.append(site.contraction.register_forward_pre_hook(see))
         yield taps

@@ -276,6 +276,17 @@ EXAMPLES: dict[str, Example] = {
         size=128,
         tokens=256,
     ),
+    "Sana 1.6B": Example(
+        "SanaTransformer2DModel",
+        HEADS
+        | {"in_channels": 4, "out_channels": 4, "num_layers": 2, "caption_channels": 24}
+        | {"num_cross_attention_heads": 2, "cross_attention_head_dim": 16}
+        | {"cross_attention_dim": 32, "sample_size": 8},
+        make.sana,
+        activation="SwiGLU (3×3)",
+        size=32,
+        tokens=300,
+    ),
     "CLIP-L": Example(
         "CLIPTextModel",
         _CLIP | _SPECIAL | {"num_attention_heads": 4, "max_position_embeddings": 16},

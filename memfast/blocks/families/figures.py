@@ -40,6 +40,7 @@ FIGURES: dict[str, Figures] = {
     "Lumina 2": Figures(30, 276480, 73.2, 65.2),
     "Z-Image": Figures(34, 348160, 65.2, 56.1),
     "AuraFlow": Figures(40, 327680, 44.2, 53.9),
+    "Sana 1.6B": Figures(20, 112000, 47.1, 52.1),
     "CLIP-L": Figures(12, 36864, 46.0, 65.6),
     "T5": Figures(24, 1572864, 66.2, 64.0),
     "T5 v1.1 XXL": Figures(24, 245760, 63.4, 64.5),

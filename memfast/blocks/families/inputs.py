@@ -66,6 +66,11 @@ def pixart(config: Any, size: int, tokens: int) -> Inputs:
     }
 
 
+def sana(config: Any, size: int, tokens: int) -> Inputs:
+    text = _noise(2, tokens, config.caption_channels)
+    return latents(config, size, tokens) | {"encoder_hidden_states": text}
+
+
 def hunyuan_dit(config: Any, size: int, tokens: int) -> Inputs:
     side = size // config.patch_size
     return latents(config, size, tokens) | {

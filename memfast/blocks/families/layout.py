@@ -4,7 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from memfast.blocks.families.linears import (
+    convolution_at,
+    fan_in,
+    inputs_of,
+    linear_at,
+    outputs_of,
+    to_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,8 @@ class Family:
 
     `neurons(block)` counts them where the contracting linear reads more than neurons. `halves` is
     the number of runs of neurons among an expanding linear's outputs; None: all of its outputs.
-    `only` lists class names where other modules name their children alike.
+    `only` lists class names where other modules name their children alike. `convolutions`: the
+    linears are those, over pixels.
     """
 
     name: str
@@ -47,21 +57,23 @@ class Family:
     gate: str | None = None
     width_attributes: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    convolutions: bool = False
 
     def layout(self, block: nn.Module) -> Layout | None:
         """The layout of `block`, or None if it is not of this family."""
         if self.only and type(block).__name__ not in self.only:
             return None
-        contraction = _linear(block, self.contract)
+        child = convolution_at if self.convolutions else linear_at
+        contraction = child(block, self.contract)
         if contraction is None:
             return None
-        expanding = {name: _linear(block, name) for name in self.expand}
+        expanding = {name: child(block, name) for name in self.expand}
         if None in expanding.values():
             return None
-        neurons = self.neurons(block, contraction) if self.neurons else contraction.in_features
+        neurons = self.neurons(block, contraction) if self.neurons else inputs_of(contraction)
         expansions = []
         for name, linear in expanding.items():
-            rows: int = linear.out_features
+            rows = outputs_of(linear)
             halves = self.halves or rows // max(1, neurons)
             start = rows - halves * neurons
             if halves < 1 or start < 0 or (start and self.halves is None):
@@ -72,7 +84,7 @@ class Family:
             neurons=neurons,
             expansions=tuple(expansions),
             contraction=self.contract,
-            offset=contraction.in_features - neurons,
+            offset=inputs_of(contraction) - neurons,
             gate=self.gate if packed else None,
             activation=packed,
             width_attributes=tuple(a for a in self.width_attributes if hasattr(block, a)),
@@ -108,23 +120,32 @@ class Site:
         return slice(self.layout.offset, self.layout.offset + self.neurons)
 
     @property
-    def parameters_per_neuron(self) -> int:
-        """How many parameters go with one neuron."""
+    def weight(self) -> Tensor:
+        """What the neurons are multiplied by, [channels, neurons]: a view of the contracting
+        linear's weight."""
+        return self.contraction.weight.flatten(1)[:, self.columns]
+
+    def neurons_in(self, inputs: Tensor) -> Tensor:
+        """The neurons [images, ..., neurons] in what the contracting linear reads."""
+        return to_rows(self.contraction, inputs)[..., self.columns]
+
+    @property
+    def weights_per_neuron(self) -> int:
+        """How many weights, biases aside, go with one neuron: its products for each row."""
         rows = sum(
-            e.halves * (linear.in_features + (linear.bias is not None))
+            e.halves * fan_in(linear)
             for e, linear in zip(self.layout.expansions, self.expansions, strict=True)
         )
-        return rows + self.contraction.out_features
+        return rows + outputs_of(self.contraction)
+
+    @property
+    def parameters_per_neuron(self) -> int:
+        """How many parameters go with one neuron."""
+        return self.weights_per_neuron + sum(
+            e.halves * (linear.bias is not None)
+            for e, linear in zip(self.layout.expansions, self.expansions, strict=True)
+        )
 
 
 # Packed gates, value first, that the kernels compute: class of the gate -> kernel activation.
 GATES = {"GEGLU": "gelu", "SwiGLU": "silu"}
-
-
-def _linear(block: nn.Module, name: str) -> Any:
-    """The child of that name if it is linear, or wraps one as an adapter does."""
-    child: nn.Module | None = block
-    for part in name.split("."):
-        child = child._modules.get(part) if child is not None else None
-    is_linear = hasattr(child, "in_features") and hasattr(child, "out_features")
-    return child if is_linear else None

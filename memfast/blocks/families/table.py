@@ -71,6 +71,13 @@ FAMILIES = (
         models="Kandinsky 5",
     ),
     Family("two linears", ("ffn.0",), "ffn.2", models="Wan-Animate 2"),
+    Family(
+        "mixing convolutions",
+        ("conv_inverted", "conv_depth"),
+        "conv_point",
+        convolutions=True,
+        models="Sana, Sana Video",
+    ),
     Family("two linears", ("ff.0",), "ff.3", only=("AudioDiTFeedForward",), models="LongCat audio"),
 )
 

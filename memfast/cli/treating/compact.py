@@ -57,7 +57,7 @@ def compact(
     from memfast.cli.console import finish, progress
     from memfast.files import check_out
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.loading import denoiser_name, denoiser_of, replace_denoiser
+    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
     from memfast.removing.compact import compact as run
     from memfast.selection import Subspace
     from memfast.sharing import card
@@ -75,7 +75,6 @@ def compact(
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
     settings |= options.schedule(num_inference_steps, guidance_scale)
     widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
-    name = denoiser_name(pipeline)
     dense = denoiser_of(pipeline)
     with progress() as bar:
         chosen, note = _choose(
@@ -91,7 +90,8 @@ def compact(
         for key in ("neurons", "parameters", "bytes")
         for when, size in (("before", before), ("after", after))
     }
-    removed = {"component": name, "neurons_removed": before["neurons"] - after["neurons"]}
+    removed: dict[str, Any] = {"component": ", ".join(denoisers_of(pipeline))}
+    removed |= {"neurons_removed": before["neurons"] - after["neurons"]}
     removed |= {"neurons_located": located.removed} if located else {}
     if compensate == "mean" and not chosen.mean:
         compensate = "none"  # a subspace without reference means leaves nothing to fold

@@ -93,9 +93,7 @@ def drawn(setting: Setting, kind: str, density: float, mean: Mapping[str, Tensor
     """A random subspace of that density, by the setting's seed, with the means of a method."""
     masks = {}
     for path, site in find_sites(setting.driver.model).items():
-        shape = (
-            (site.neurons,) if kind == "neurons" else (site.contraction.out_features, site.neurons)
-        )
+        shape = (site.neurons,) if kind == "neurons" else tuple(site.weight.shape)
         masks[path] = torch.zeros(shape, dtype=torch.bool)
     flat = torch.cat([mask.flatten() for mask in masks.values()])
     flat[: round(density * len(flat))] = True

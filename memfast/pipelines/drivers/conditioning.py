@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 Index = slice | Tensor | Sequence[int]
@@ -92,6 +92,12 @@ class Conditioning:
         if first.text_rows is not None:
             rows = cat_padded([part.text_rows for part in parts if part.text_rows is not None])
         return replace(first, leaves=leaves, text_rows=rows)
+
+
+def rows_of_each(labels: Int64[Tensor, " rows"]) -> list[Tensor]:
+    """The rows of every label, on the CPU."""
+    labels = labels.cpu()
+    return [(labels == label).nonzero().flatten() for label in labels.unique()]
 
 
 def cat_padded(parts: Sequence[Tensor]) -> Tensor:

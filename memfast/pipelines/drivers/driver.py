@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from memfast.pipelines.drivers.calls import LENGTHS, Arguments, nested, run, watched
 from memfast.pipelines.drivers.codecs import Codec, Images, Scaled
-from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.conditioning import Conditioning, rows_of_each
 from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
 from memfast.pipelines.drivers.kind import Kind
 from memfast.pipelines.drivers.paths import Latents, Times, several
@@ -43,6 +43,10 @@ class Driver(Kind):
         """What the denoiser is told of the texts, as the pipeline itself tells it."""
         (seen,) = self._first_calls(texts, self._unguided)
         return self.conditioning(texts, seen)
+
+    def alike(self, texts: Sequence[str]) -> list[Tensor]:
+        """Places of the texts that may share a run: what one is read as depends on no other."""
+        return [torch.arange(len(texts))]
 
     @cached_property
     def no_prompt(self) -> Conditioning:
@@ -105,6 +109,23 @@ class Driver(Kind):
 
         latents: as the path's `add` makes them, whatever the scheduler. time: the scheduler's own.
         """
+        labels = self.calls_of(time, conditioning)
+        if labels is None:
+            return self._predicted(latents, time, conditioning)
+        times = several(time, len(latents), latents.device)
+        parts = rows_of_each(labels)
+        outputs = [
+            self._predicted(latents[rows], times[rows], conditioning[rows]) for rows in parts
+        ]
+        return torch.cat(outputs)[torch.cat(parts).argsort()]
+
+    def calls_of(self, time: Times, conditioning: Conditioning) -> Int64[Tensor, " rows"] | None:
+        """A number for each row: those with different ones need calls of the denoiser of their own,
+        None where one call takes all."""
+        return None
+
+    def _predicted(self, latents: Latents, time: Times, conditioning: Conditioning) -> Latents:
+        """`predict` in one call of the denoiser."""
         arguments = self.arguments(latents, time, conditioning)
         return self.raw(self.denoising(time)(**nested(arguments), return_dict=False)[0])
 
@@ -202,7 +223,8 @@ class Driver(Kind):
     # ------------------------------------------------------------------ which rows are whose
 
     def stream(self, path: str) -> str:
-        """Which rows pass a site: "image", "text", "text+image" or "image+text"."""
+        """Which rows pass a site: "image", "text", "text+image" or "image+text"; "image,text" where
+        it runs on one after the other."""
         words = path.split(".")
         return next((rows for word, rows in self.streams.items() if word in words), "image")
 
@@ -210,11 +232,22 @@ class Driver(Kind):
         """Whether rows at a site may be padding."""
         return self.stream(path) != "image"
 
+    def runs(self, path: str) -> int:
+        """How often a site runs in one call of the denoiser."""
+        return self.stream(path).count(",") + 1
+
     def counted(
-        self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int
+        self,
+        path: str,
+        text_rows: Bool[Tensor, "images tokens"] | None,
+        length: int,
+        run: int = 0,
     ) -> Bool[Tensor, "images rows"] | None:
-        """Which of the `length` rows of each image at a site are no padding; None for all."""
-        stream = self.stream(path)
+        """Which of the `length` rows of each image at a site are no padding; None for all.
+
+        run: which of the site's runs in one call of the denoiser, where it makes several.
+        """
+        stream = self.stream(path).split(",")[run]
         if text_rows is None or stream == "image":
             return None
         if stream == "text":

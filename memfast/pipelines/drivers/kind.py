@@ -13,6 +13,7 @@ from memfast.errors import InputError
 from memfast.pipelines.drivers.calls import Arguments, passed
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents, path_of
+from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
 from memfast.pipelines.schedule import Schedule, Wanted, own_schedule
 
 
@@ -31,7 +32,8 @@ class Kind:
     there are no rows without the prompt. true_guidance: what the call names the scale that adds
     such rows all the same, with a negative prompt.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
-    "text+image" or "image+text"}, the rows that pass there; "image" where no word matches.
+    "text+image" or "image+text"}, the rows that pass there, "image,text" in two runs one after the
+    other; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
     """
 
@@ -60,9 +62,7 @@ class Kind:
         self.pipeline: Any = pipeline
         self.owner: Any = owner or pipeline
         self.check()
-        self.models: dict[str, nn.Module] = {
-            name: model for name in self.denoisers if (model := getattr(pipeline, name, None))
-        }
+        self.models: dict[str, nn.Module] = denoisers_of(pipeline)
         self.scheduler = pipeline.scheduler  # type: ignore[attr-defined]
         self.path = path_of(self.scheduler)
 
@@ -87,10 +87,10 @@ class Kind:
 
     # ------------------------------------------------------------------ the model
 
-    @property
+    @cached_property
     def model(self) -> nn.Module:
-        """What denoises."""
-        return next(iter(self.models.values()))
+        """What denoises; several as one."""
+        return denoiser_of(self.pipeline)
 
     @property
     def device(self) -> torch.device:
@@ -104,10 +104,7 @@ class Kind:
 
     def with_model(self, model: nn.Module) -> Any:
         """The same pipeline around another denoising model; the given one stays as it is."""
-        return type(self)(
-            replaced(self.pipeline, {self.denoisers[0]: model}),
-            replaced(self.owner, {self.denoisers[0]: model}),
-        )
+        return type(self)(around(self.pipeline, model), around(self.owner, model))
 
     # ------------------------------------------------------------------ schedules and sizes
 
@@ -196,11 +193,10 @@ class Kind:
         return passed(self.pipeline, self.models, calls, prompt=list(texts), **call, **_quiet())
 
 
-def replaced(pipeline: Any, components: Mapping[str, nn.Module]) -> Any:
-    """A copy of the pipeline around other components; the rest is shared."""
+def around(pipeline: Any, model: nn.Module) -> Any:
+    """A copy of the pipeline around another denoising model; the rest is shared."""
     result = copy(pipeline)
-    for name, component in components.items():
-        setattr(result, name, component)
+    replace_denoiser(result, model)
     return result
 
 

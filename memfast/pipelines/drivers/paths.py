@@ -153,8 +153,26 @@ class RectifiedFlow:
         return noise - clean
 
     def _level(self, time: Times, like: Latents) -> Tensor:
-        level = torch.as_tensor(time, dtype=torch.float32, device=like.device) / self.training_steps
-        return level.reshape(-1, *(1,) * (like.ndim - 1)).to(like.dtype)
+        share = torch.as_tensor(time, dtype=torch.float32, device=like.device) / self.training_steps
+        return self.level_at(share).reshape(-1, *(1,) * (like.ndim - 1)).to(like.dtype)
+
+    def level_at(self, share: Tensor) -> Tensor:
+        """The level at a time, as a share of all times."""
+        return share
+
+
+class Shifted(RectifiedFlow):
+    """A denoiser that is told times before their shift: level = s·t / (1 + (s - 1)·t)."""
+
+    def __init__(self, scheduler: Any, shift: float):
+        super().__init__(scheduler)
+        self.shift = shift
+
+    def time_of(self, level: float) -> float:
+        return level / (self.shift - (self.shift - 1) * level) * self.training_steps
+
+    def level_at(self, share: Tensor) -> Tensor:
+        return self.shift * share / (1 + (self.shift - 1) * share)
 
 
 def several(times: Times, rows: int, device: torch.device | str) -> Float[Tensor, " rows"]:

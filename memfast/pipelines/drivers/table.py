@@ -16,11 +16,14 @@ from memfast.pipelines.drivers.alpha_bar.stable_diffusion import StableDiffusion
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.flow.aura_flow import AuraFlow
 from memfast.pipelines.drivers.flow.chroma import Chroma
+from memfast.pipelines.drivers.flow.cogview4 import CogView4
 from memfast.pipelines.drivers.flow.flux import Flux
 from memfast.pipelines.drivers.flow.flux2 import Flux2, Flux2Klein, Flux2KleinKV
 from memfast.pipelines.drivers.flow.lumina import Lumina2, LuminaNext
 from memfast.pipelines.drivers.flow.qwen_image import QwenImage
+from memfast.pipelines.drivers.flow.sana import Sana
 from memfast.pipelines.drivers.flow.sd3 import StableDiffusion3
+from memfast.pipelines.drivers.flow.wan import Wan
 from memfast.pipelines.drivers.flow.z_image import ZImage
 
 DRIVERS: tuple[type[Driver], ...] = (
@@ -41,6 +44,9 @@ DRIVERS: tuple[type[Driver], ...] = (
     LuminaNext,
     QwenImage,
     ZImage,
+    Sana,
+    CogView4,
+    Wan,
 )
 
 

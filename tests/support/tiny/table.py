@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from tests.support.tiny import alpha_bar, joint, language, unets
+from tests.support.tiny import alpha_bar, gemma, glm, joint, language, unets, videos
 from tests.support.tiny.kolors import kolors
 
 TINY: dict[str, Callable[[], Any]] = {
@@ -44,6 +44,14 @@ TINY: dict[str, Callable[[], Any]] = {
     "qwen-image-shifted": partial(language.qwen_image, shift=3.0),
     "z-image": partial(language.z_image, shift=3.0),
     "z-image-filled": partial(language.z_image, levels=8, use_dynamic_shifting=True),
+    "sana": gemma.sana,
+    "sana-sigma": partial(gemma.sana, "euler", side=8, out=8),
+    "cogview4": glm.cogview4,
+    "cogview4-fixed": partial(glm.cogview4, dynamic=False),
+    "wan": partial(videos.wan, frames=5),
+    "wan-2": partial(videos.wan, boundary=0.9, frames=5, scheduler="unipc"),
+    "wan-still": partial(videos.wan, boundary=0.9, frames=1),
+    "wan-patches": partial(videos.wan, expand_timesteps=True, frames=5),
 }
 
 ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
@@ -64,6 +72,10 @@ ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
     "lumina-2",
     "qwen-image",
     "z-image",
+    "sana",
+    "cogview4",
+    "wan",
+    "wan-2",
 )
 
 
