@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from memfast.pipelines.drivers.calls import Arguments, default
-from memfast.pipelines.drivers.flow.packed import Packed
+from memfast.pipelines.drivers.packed import Packed
 from memfast.pipelines.drivers.reading import Reader
 
 

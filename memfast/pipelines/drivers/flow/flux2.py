@@ -11,7 +11,7 @@ from torch import Tensor
 from memfast.pipelines.drivers.calls import Arguments, Ended, default, watched
 from memfast.pipelines.drivers.codecs import Maps, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
-from memfast.pipelines.drivers.flow.packed import FluxBlocks
+from memfast.pipelines.drivers.packed import FluxBlocks
 from memfast.pipelines.drivers.paths import Latents, Times
 
 

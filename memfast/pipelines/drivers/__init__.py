@@ -1,0 +1,1 @@
+"""A driver for each kind of pipeline, in one table."""
