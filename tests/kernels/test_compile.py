@@ -17,7 +17,7 @@ OPERATORS = {
     "geglu_moments": (projected, "silu", True, 4, ""),
     "geglu_linear": (x, weight, bias, "gelu", True, True, ""),
     "geglu_linear_moments": (x, weight, None, "gelu_tanh", False, True, 12, ""),
-    "column_moments": (projected, torch.rand(12), 6, ""),
+    "column_moments": (projected, torch.rand(12), False, 6, ""),
     "merge": (state, [tensor.clone() for tensor in state]),
 }
 

@@ -106,6 +106,32 @@ def test_row_weights_give_the_row_normalised_norm(backend):
     torch.testing.assert_close(moments.l2_norm, unit.norm(dim=1), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_row_normalised_is_a_weight(backend):
+    hidden = torch.randn(2, 50, 21)
+    hidden[1, 3] = 0
+    weight = 1 / hidden.norm(dim=-1).clamp(min=1e-12)
+    how = dict(segment_rows=50, backend=backend)
+    found = mk.column_moments(hidden, row_normalised=True, **how)
+    expected = mk.column_moments(hidden, row_weight=weight, **how)
+    torch.testing.assert_close(found.l2_norm, expected.l2_norm, rtol=1e-6, atol=0)
+    assert torch.equal(found.nonzero, expected.nonzero)
+    assert found.nonzero[1].tolist() == [49] * 21
+
+
+def test_prepared_weights_are_the_weights_where_no_kernel_wants_another_layout():
+    x, weight, bias = torch.randn(6, 8), torch.randn(10, 8), torch.randn(10)
+    prepared = mk.prepare(weight, bias)
+    assert prepared.interleaved is None
+    assert torch.equal(mk.geglu_linear(x, prepared), mk.geglu_linear(x, weight, bias))
+    weight += 1
+    assert torch.equal(mk.geglu_linear(x, prepared), mk.geglu_linear(x, weight, bias))
+    with pytest.raises(ValueError, match=r"weight: prepared weights are gated and hold"):
+        mk.geglu_linear(x, prepared, bias)
+    with pytest.raises(ValueError, match=r"weight: 9 features; a gated"):
+        mk.prepare(weight[:9])
+
+
 def test_rows_may_be_strided(check_statistics):
     wide = torch.randn(60, 80)
     check_statistics(mk.column_moments(wide[:, ::2]), wide[:, ::2])
@@ -142,3 +168,5 @@ def test_errors_name_the_argument_and_the_choices():
         mk.geglu_linear(x, torch.randn(4, 8).double())
     with pytest.raises(ValueError, match=r"row_weight: shape \(5,\); expected \(6,\)"):
         mk.column_moments(x, row_weight=torch.ones(5))
+    with pytest.raises(ValueError, match=r"row_weight: rows are either weighted or"):
+        mk.column_moments(x, row_weight=torch.ones(6), row_normalised=True)

@@ -122,15 +122,23 @@ def _(
 
 @torch.library.custom_op(f"{NAMESPACE}::column_moments", mutates_args=())
 def column_moments(
-    activation: Tensor, row_weight: Tensor | None, segment_rows: int, backend: str
+    activation: Tensor,
+    row_weight: Tensor | None,
+    row_normalised: bool,
+    segment_rows: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     module = load(backend, activation)
-    return _fields(module.column_moments(activation, row_weight, segment_rows))
+    return _fields(module.column_moments(activation, row_weight, row_normalised, segment_rows))
 
 
 @column_moments.register_fake
 def _(
-    activation: Tensor, row_weight: Tensor | None, segment_rows: Size, backend: str
+    activation: Tensor,
+    row_weight: Tensor | None,
+    row_normalised: bool,
+    segment_rows: Size,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, neurons = activation.shape
     return _fake_fields(activation, rows, segment_rows, neurons)

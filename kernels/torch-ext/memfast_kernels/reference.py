@@ -11,12 +11,16 @@ from .shapes import counts
 __all__ = ["column_moments", "geglu", "geglu_linear", "merge"]
 
 
-def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
+def column_moments(
+    activation: Tensor, row_weight: Tensor | None, row_normalised: bool, segment_rows: int
+) -> Moments:
     rows, neurons = activation.shape
     count = counts(rows, segment_rows, activation.device)
     values = activation.to(float64)
     if row_weight is not None:
         values = values * row_weight.to(float64)[:, None]
+    if row_normalised:
+        values = values / values.norm(dim=1, keepdim=True).clamp(min=1e-12)
     values = values.view(len(count), segment_rows, neurons)
     if segment_rows == 0:
         return Moments.empty(len(count), neurons, activation.device)
@@ -34,7 +38,9 @@ def geglu(
     projected: Tensor, activation: str, gated: bool, segment_rows: int | None
 ) -> tuple[Tensor, Moments | None]:
     hidden = _gate(projected.to(float64), activation, gated).to(projected.dtype)
-    return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
+    return hidden, None if segment_rows is None else column_moments(
+        hidden, None, False, segment_rows
+    )
 
 
 def geglu_linear(
@@ -50,7 +56,9 @@ def geglu_linear(
         x.to(float64), weight.to(float64), None if bias is None else bias.to(float64)
     )
     hidden = _gate(projected, activation, gated).to(x.dtype)
-    return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
+    return hidden, None if segment_rows is None else column_moments(
+        hidden, None, False, segment_rows
+    )
 
 
 def _gate(projected: Tensor, activation: str, gated: bool) -> Tensor:
