@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from .activations import find
 from .backends import load
 from .moments import Moments
-from .shapes import Size, inner_neurons, segments_of
+from .shapes import Size, inner_neurons, segments_of, statistics_device
 
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
 Statistics = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -23,12 +23,12 @@ def _fields(moments: Moments) -> Statistics:
 
 
 def _fake_fields(like: Tensor, rows: Size, segment_rows: Size, neurons: Size) -> Statistics:
-    shape = (segments_of(rows, segment_rows), neurons)
+    shape, device = (segments_of(rows, segment_rows), neurons), statistics_device(like.device)
     return (
-        like.new_empty(shape, dtype=torch.float64),
-        like.new_empty(shape, dtype=torch.float64),
-        like.new_empty(shape, dtype=torch.float32),
-        like.new_empty(shape, dtype=torch.int64),
+        torch.empty(shape, dtype=torch.float64, device=device),
+        torch.empty(shape, dtype=torch.float64, device=device),
+        torch.empty(shape, dtype=torch.float32, device=device),
+        torch.empty(shape, dtype=torch.int64, device=device),
     )
 
 

@@ -16,7 +16,7 @@ TILES = [False, True]
 
 
 @pytest.fixture(autouse=True)
-def poisoned():
+def poisoned(device):
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
     yield
@@ -60,8 +60,9 @@ def test_pointwise_plain(activation, check_geglu):
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(("rows", "neurons", "channels", "segment_rows"), SHAPES)
 def test_dual_gemm(
-    tma, dtype, rows, neurons, channels, segment_rows, check_linear, check_statistics
+    tma, dtype, rows, neurons, channels, segment_rows, check_linear, check_statistics, device
 ):
+    needs_tma(tma, device)
     channels = -(-channels // 8) * 8 if tma else channels  # 16-byte rows
     x, weight = torch.randn(rows, channels).to(dtype), torch.randn(2 * neurons, channels)
     weight, bias = (weight / channels**0.5).to(dtype), torch.randn(2 * neurons).to(dtype)
@@ -75,15 +76,28 @@ def test_dual_gemm(
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("activation", mk.ACTIVATIONS)
-def test_dual_gemm_variants(tma, exact, gated, activation, check_linear):
+def test_dual_gemm_variants(tma, exact, gated, activation, check_linear, device):
+    needs_tma(tma, device)
     x, weight = torch.randn(20, 16).bfloat16(), (torch.randn(40, 16) / 4).bfloat16()
     hidden, _ = backend().fused(x, weight, None, activation, gated, exact, None, tma=tma)
     check_linear(hidden, x, weight, None, activation, gated)
 
 
+def interleaved(weight):
+    laid_out = backend().interleave(weight)
+    if laid_out is None:
+        pytest.skip("no tile of the paired product for this GPU")
+    return laid_out
+
+
+def needs_tma(tma, device):
+    if tma and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 9:
+        pytest.skip("tensor memory access needs sm_90")
+
+
 def paired(x, weight, bias, activation, exact, size, tma):
     """The matrix product over interleaved weights."""
-    laid_out = backend().interleave(weight)
+    laid_out = interleaved(weight)
     how = dict(interleaved=laid_out, tma=tma)
     return backend().fused(x, weight, bias, activation, True, exact, size, **how)
 
@@ -95,8 +109,9 @@ def paired(x, weight, bias, activation, exact, size, tma):
     [*SHAPES, (1500, 5, 8, 750), (1100, 3, 8, None)],
 )
 def test_gated_gemm(
-    tma, dtype, rows, neurons, channels, segment_rows, check_linear, check_statistics
+    tma, dtype, rows, neurons, channels, segment_rows, check_linear, check_statistics, device
 ):
+    needs_tma(tma, device)
     channels = -(-channels // 8) * 8 if tma else channels
     x, weight = torch.randn(rows, channels).to(dtype), torch.randn(2 * neurons, channels)
     weight, bias = (weight / channels**0.5).to(dtype), torch.randn(2 * neurons).to(dtype)
@@ -119,7 +134,7 @@ def test_gated_gemm_variants(exact, activation, check_linear):
 
 def test_prepared_weights_take_the_paired_product(check_linear, check_statistics):
     x, weight = torch.randn(2, 30, 16).bfloat16(), (torch.randn(44, 16) / 4).bfloat16()
-    laid_out = backend().interleave(weight)
+    laid_out = interleaved(weight)
     prepared = mk.Prepared(weight, None, laid_out, weight._version)
     hidden, moments = mk.geglu_linear(x, prepared, moments=True, segment_rows=30, backend="triton")
     check_linear(hidden, x, weight, None)
