@@ -15,7 +15,9 @@ def straight(*tensors: Tensor | None) -> bool:
     if peek_interpreter_stack() is not None or torch.jit.is_tracing():
         return False
     gradients = torch.is_grad_enabled()
-    return all(
-        tensor is None or (type(tensor) in PLAIN and not (gradients and tensor.requires_grad))
-        for tensor in tensors
-    )
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in PLAIN or (gradients and tensor.requires_grad):
+            return False
+    return True

@@ -65,16 +65,17 @@ def geglu(
     check_tensor("projected", projected)
     find(activation)
     neurons = inner_neurons("projected", projected.shape[-1], gated)
-    rows = projected.flatten(0, -2)
+    rows = _rows(projected)
     shape = (*projected.shape[:-1], neurons)
-    size = segment_size(len(rows), segment_rows) if moments else None
+    size = segment_size(rows.shape[0], segment_rows) if moments else None
     if straight(rows):
         hidden, counted = load(backend or "", rows).geglu(rows, activation, gated, size)
-        return hidden.view(shape) if counted is None else (hidden.view(shape), counted)
+        hidden = hidden if hidden.shape == shape else hidden.view(shape)
+        return hidden if counted is None else (hidden, counted)
     if size is None:
         return ops.geglu(rows, activation, gated, backend or "").view(shape)
     hidden, *statistics = ops.geglu_moments(rows, activation, gated, size, backend or "")
-    return hidden.view(shape), Moments(counts(len(rows), size, rows.device), *statistics)
+    return hidden.view(shape), Moments(counts(rows.shape[0], size, rows.device), *statistics)
 
 
 @overload
@@ -143,32 +144,35 @@ def geglu_linear(
         weight, bias, interleaved = weight.weight, weight.bias, weight.interleaved
     check_tensor("x", x)
     check_tensor("weight", weight, 2)
+    find(activation)
+    features, channels = weight.shape
+    neurons = inner_neurons("weight", features, gated)
+    if x.shape[-1] != channels:
+        raise ValueError(f"weight: {channels} channels, but x has {x.shape[-1]}")
+    if weight.dtype != x.dtype:
+        raise TypeError(f"weight: {weight.dtype}, but x is {x.dtype}")
     if bias is not None:
         check_tensor("bias", bias, 1)
-    find(activation)
-    neurons = inner_neurons("weight", len(weight), gated)
-    if x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"weight: {weight.shape[1]} channels, but x has {x.shape[-1]}")
-    if bias is not None and len(bias) != len(weight):
-        raise ValueError(f"bias: {len(bias)} features, but weight has {len(weight)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: {tensor.dtype}, but x is {x.dtype}")
-    rows = x.flatten(0, -2)
+        if bias.shape[0] != features:
+            raise ValueError(f"bias: {bias.shape[0]} features, but weight has {features}")
+        if bias.dtype != x.dtype:
+            raise TypeError(f"bias: {bias.dtype}, but x is {x.dtype}")
+    rows = _rows(x)
     shape = (*x.shape[:-1], neurons)
     settings = (activation, gated, exact)
-    size = segment_size(len(rows), segment_rows) if moments else None
+    size = segment_size(rows.shape[0], segment_rows) if moments else None
     if straight(rows, weight, bias):
         module = load(backend or "", rows)
-        laid_out = {} if interleaved is None else {"interleaved": interleaved}
-        hidden, counted = module.geglu_linear(rows, weight, bias, *settings, size, **laid_out)
-        return hidden.view(shape) if counted is None else (hidden.view(shape), counted)
+        laid_out = () if interleaved is None else (interleaved,)
+        hidden, counted = module.geglu_linear(rows, weight, bias, *settings, size, *laid_out)
+        hidden = hidden if hidden.shape == shape else hidden.view(shape)
+        return hidden if counted is None else (hidden, counted)
     if size is None:
         return ops.geglu_linear(rows, weight, bias, *settings, backend or "").view(shape)
     hidden, *statistics = ops.geglu_linear_moments(
         rows, weight, bias, *settings, size, backend or ""
     )
-    return hidden.view(shape), Moments(counts(len(rows), size, rows.device), *statistics)
+    return hidden.view(shape), Moments(counts(rows.shape[0], size, rows.device), *statistics)
 
 
 def column_moments(
@@ -188,19 +192,19 @@ def column_moments(
     if row_normalised and row_weight is not None:
         raise ValueError("row_weight: rows are either weighted or row_normalised, not both")
     check_tensor("activation", activation)
-    rows = activation.detach().flatten(0, -2)
+    rows = _rows(activation.detach())
     if row_weight is not None:
         check_tensor("row_weight", row_weight, activation.ndim - 1)
         if row_weight.shape != activation.shape[:-1]:
             expected = tuple(activation.shape[:-1])
             raise ValueError(f"row_weight: shape {tuple(row_weight.shape)}; expected {expected}")
         row_weight = row_weight.detach().flatten()
-    size = segment_size(len(rows), segment_rows)
+    size = segment_size(rows.shape[0], segment_rows)
     if straight(rows, row_weight):
         module = load(backend or "", rows)
         return module.column_moments(rows, row_weight, row_normalised, size)
     statistics = ops.column_moments(rows, row_weight, row_normalised, size, backend or "")
-    return Moments(counts(len(rows), size, rows.device), *statistics)
+    return Moments(counts(rows.shape[0], size, rows.device), *statistics)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -214,3 +218,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     fields = ("count", "mean", "m2", "max_abs", "nonzero")
     statistics = ops.merge([getattr(a, f) for f in fields], [getattr(b, f) for f in fields])
     return Moments(a.count + b.count, *statistics)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """[..., rows, features] as [rows, features]."""
+    return tensor if tensor.ndim == 2 else tensor.flatten(0, -2)
