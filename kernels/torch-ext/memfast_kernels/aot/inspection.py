@@ -53,7 +53,8 @@ def _nvidia(compiled: CompiledKernel) -> Report:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(compiled.asm["cubin"])
         usage = _run(knobs.nvidia.cuobjdump.path, "-res-usage", str(path))
-        sass = _run(knobs.nvidia.nvdisasm.path, "-c", str(path))
+        known = compiled.metadata.target.arch >= 75  # nvdisasm reads nothing older
+        sass = _run(knobs.nvidia.nvdisasm.path, "-c", str(path)) if known else ""
     instructions = Counter(SASS.findall(sass))
     return Report(
         registers=int(re.findall(r"REG:(\d+)", usage)[-1]),
