@@ -2,8 +2,10 @@
 
 Every operation takes the larger of its arithmetic at the GPU's matrix rate and its memory traffic
 at the GPU's bandwidth; nothing overlaps, launches are free, caches hold nothing between operations.
-Statistics of the pointwise and the dual kernel cost their partial results' traffic, and on the
-dual kernel also their instructions (as counted in the compiled kernel), either hidden or not.
+Statistics of the pointwise kernel and the matrix product cost their partial results' traffic, and
+in the product also their instructions (as counted in the compiled kernel), either hidden or not.
+The last table holds the pointwise kernel's instructions against its memory traffic: below 1, the
+memory is what it waits for, and its statistics should be free.
 
 Usage: python benchmarks/roofline.py
 """
@@ -12,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 BYTES = 2  # of an element, bfloat16
-PART_ROWS = 64  # the fewest rows behind one partial result
+PART_ROWS = 512  # the fewest rows behind one partial result
 PART_BYTES = 20  # float64 mean, float32 m2 and max_abs, int32 nonzero
-STATISTICS = 11  # lane instructions an element of H
+STATISTICS = 8.6  # lane instructions an element of H, in the product's epilogue
+GATE, GATE_STATISTICS = 36.2, 10.0  # the same in the pointwise kernel's loop, sm_90
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,20 @@ def dual_exposed(gpu: Gpu, layer: Layer) -> float:
     return dual_hidden(gpu, layer) + STATISTICS * layer.rows * layer.neurons / gpu.lanes
 
 
+def instructions_over_memory(gpu: Gpu, layer: Layer) -> float:
+    """Time to issue the pointwise kernel's instructions over the time of its bytes."""
+    elements = layer.rows * layer.neurons
+    issue = (GATE + GATE_STATISTICS) * elements / gpu.lanes
+    return issue / (passes(gpu, layer, 3) + parts(gpu, layer))
+
+
 WAYS: dict[str, Callable[[Gpu, Layer], float]] = {
     "eager": eager,
     "eager + L2 hook": norm_hook,
     "eager + four-statistic hook": statistics_hook,
     "linear + pointwise kernel, four statistics": pointwise,
-    "dual GEMM, four statistics, hidden": dual_hidden,
-    "dual GEMM, four statistics, exposed": dual_exposed,
+    "one product, four statistics, hidden": dual_hidden,
+    "one product, four statistics, exposed": dual_exposed,
 }
 
 
@@ -149,6 +159,10 @@ def report() -> str:
         for name, way in WAYS.items():
             figures = "".join(f"{step(way, gpu, layers):22.0f}" for gpu in GPUS)
             lines.append(f"{name:45}{figures}")
+    lines += ["", "pointwise kernel with statistics, instructions over memory"]
+    for layer in dict.fromkeys(n for layers in MODELS.values() for n in layers if n.gated):
+        figures = "".join(f"{instructions_over_memory(gpu, layer):22.2f}" for gpu in GPUS)
+        lines.append(f"{layer.rows} × {layer.neurons}".ljust(45) + figures)
     return "\n".join(lines)
 
 

@@ -4,20 +4,23 @@
 well as eager torch does; a GPU is synchronised around every timing. Bars for the CPU backend, as a
 share of the same code without statistics: 2 % of the operator with its linear, over the sixteen
 feed-forwards of SD1.4, and 1 % of a whole forward of its UNet (random weights; this one needs
-8 GB and minutes: MEMFAST_BENCHMARK_UNET=1). `-s` prints the shares; they are CPU time of this
-process, medians over pairs of runs, so that a busy machine distorts them less.
+8 GB and minutes: MEMFAST_BENCHMARK_UNET=1). A public call may take 15 µs of host time more than
+its backend. `-s` prints the figures; they are CPU time of this process, medians over pairs of
+runs, so that a busy machine distorts them less.
 """
 
 import os
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import median
 
 import memfast_kernels as mk
 import pytest
 import torch
+from memfast_kernels.backends import BACKENDS, PREFERRED
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
@@ -26,7 +29,10 @@ DTYPE = torch.float32 if DEVICE.type == "cpu" else torch.bfloat16
 # count, rows, channels of SD1.4's feed-forwards at 512 px with a guidance batch of two
 LAYERS = [(5, 8192, 320), (5, 2048, 640), (5, 512, 1280), (1, 128, 1280)]
 ROUNDS = int(os.environ.get("MEMFAST_BENCHMARK_ROUNDS", "7"))
-OPERATOR_BAR, UNET_BAR = 0.02, 0.01
+OPERATOR_BAR, UNET_BAR, CALL_BAR = 0.02, 0.01, 15e-6
+
+
+CALLS = 100  # one timing of what takes microseconds
 
 
 def inputs(rows: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,6 +157,48 @@ def test_what_statistics_cost_the_operator(benchmark):
     arguments = inputs(*LAYERS[0][1:])
     benchmark.pedantic(synchronised, (fused(backend, True), *arguments), rounds=1)
     assert added / base <= OPERATOR_BAR
+
+
+@pytest.mark.parametrize("name", ["geglu", "geglu_linear", "column_moments"])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_a_call_costs_beyond_its_backend(benchmark, name, gradients):
+    """Checks, dispatch and wrapping; gradients may be on, as long as nobody wants one."""
+    x, weight, bias = inputs(8, 16)
+    module = import_module(f"memfast_kernels.{BACKENDS[PREFERRED[DEVICE.type]].module}")
+    public, backend = {
+        "geglu": (
+            lambda: mk.geglu(weight, moments=True, segment_rows=64),
+            lambda: module.geglu(weight, "gelu", True, 64),
+        ),
+        "geglu_linear": (
+            lambda: mk.geglu_linear(x, weight, bias, moments=True, segment_rows=4),
+            lambda: module.geglu_linear(x, weight, bias, "gelu", True, True, 4),
+        ),
+        "column_moments": (
+            lambda: mk.column_moments(x, segment_rows=4),
+            lambda: module.column_moments(x, None, False, 4),
+        ),
+    }[name]
+
+    def many(run: Callable[[], object]) -> None:
+        for _ in range(CALLS):
+            run()
+
+    with torch.set_grad_enabled(gradients):
+        found, expected = public(), backend()
+        found, expected = (r if name == "column_moments" else r[1] for r in (found, expected))
+        assert torch.equal(found.mean, expected.mean)
+        times = {backend: [], public: []}
+        for _ in range(20 * ROUNDS):  # the least of many: a busy machine only adds
+            for run in times:
+                start = time.process_time()
+                many(run)
+                times[run].append(time.process_time() - start)
+        benchmark.pedantic(public, rounds=ROUNDS)
+    seconds, added = min(times[backend]) / CALLS, (min(times[public]) - min(times[backend])) / CALLS
+    benchmark.extra_info["added"] = added
+    print(f"\n{name}: {1e6 * seconds:.1f} µs, the call adds {1e6 * added:.1f}")
+    assert added <= CALL_BAR
 
 
 class Counted(nn.Module):

@@ -1,6 +1,10 @@
-"""What a backend is held to: statistics of the H it stored, an error at most twice eager's own."""
+"""What a backend is held to: statistics of the H it stored, an error at most twice eager's own.
 
-from collections.abc import Callable
+`pytest tests/kernels --device cuda` runs these tests on a GPU: their tensors are made there.
+"""
+
+import os
+from collections.abc import Callable, Iterator
 
 import memfast_kernels as mk
 import pytest
@@ -9,6 +13,33 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 Check = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests/kernels makes its tensors")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu_only(reason): skipped with --device cuda")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of the run; factories make their tensors on it unless told otherwise."""
+    chosen = torch.device(request.config.getoption("--device", "cpu"))
+    if chosen.type != "cpu" and request.node.get_closest_marker("cpu_only"):
+        pytest.skip(request.node.get_closest_marker("cpu_only").args[0])
+    with chosen:
+        yield chosen
+
+
+@pytest.fixture(params=["reference", "cpu", "triton"])
+def backend(request: pytest.FixtureRequest, device: torch.device) -> str:
+    """Every backend that can run on the device."""
+    if request.param not in mk.available(device):
+        pytest.skip(f"{request.param} does not run on {device}")
+    return request.param
 
 
 def statistics_of(moments: mk.Moments, hidden: Tensor, segment_rows: int | None = None) -> None:

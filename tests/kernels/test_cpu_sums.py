@@ -5,6 +5,8 @@ import torch
 from memfast_kernels import column_moments, cpu_sums
 from memfast_kernels.cpu_sums import Products, Sums, Totals
 
+pytestmark = pytest.mark.cpu_only("the cpu backend's own")
+
 needs_c = pytest.mark.skipif(cpu_sums.LIBRARY is None, reason="no compiler at install")
 
 

@@ -7,6 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.cpu_only(
+    "NumPy is the reference; merging on a GPU is tested in interpreter/"
+)
+
 
 def exact(values: np.ndarray) -> mk.Moments:
     """Statistics of one segment of rows, by NumPy in float64."""

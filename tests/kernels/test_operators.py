@@ -3,8 +3,9 @@
 import memfast_kernels as mk
 import pytest
 import torch
+from memfast_kernels import reference, shapes
+from torch.utils._python_dispatch import TorchDispatchMode
 
-BACKENDS = ["reference", "cpu"]
 HALF = [torch.float16, torch.bfloat16]
 DTYPES = [*HALF, torch.float32, torch.float64]
 # rows, neurons, rows of a segment
@@ -13,16 +14,17 @@ SHAPES = [(1, 1, None), (0, 5, None), (4, 0, None), (77, 45, None), (77, 45, 7),
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def seed(device: torch.device) -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "neurons", "segment_rows"), SHAPES)
 def test_shapes_and_types(
-    backend, dtype, rows, neurons, segment_rows, check_geglu, check_statistics
+    backend, dtype, rows, neurons, segment_rows, check_geglu, check_statistics, device
 ):
+    if backend not in mk.available(device, dtype):
+        pytest.skip(f"{backend} does not run {dtype}")
     projected = torch.randn(rows, 2 * neurons).mul(2).to(dtype)
     hidden, moments = mk.geglu(projected, moments=True, segment_rows=segment_rows, backend=backend)
     check_geglu(hidden, projected, "gelu", True)
@@ -30,6 +32,7 @@ def test_shapes_and_types(
     assert torch.equal(mk.geglu(projected, backend=backend), hidden)
 
 
+@pytest.mark.cpu_only("the promise of equal bits is the cpu backend's")
 @pytest.mark.parametrize("activation", mk.ACTIVATIONS)
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32])
@@ -40,7 +43,6 @@ def test_the_cpu_backend_equals_eager_bit_by_bit(activation, gated, dtype, eager
     check_statistics(moments, hidden)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("activation", mk.ACTIVATIONS)
@@ -61,7 +63,6 @@ def test_linear_in_several_groups_of_blocks(check_linear, check_statistics):
     check_statistics(moments, hidden, 650)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rows", [1, 32, 4096])
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1000.0])
 def test_a_mean_far_from_zero_costs_no_accuracy(backend, rows, mean, check_statistics):
@@ -69,7 +70,6 @@ def test_a_mean_far_from_zero_costs_no_accuracy(backend, rows, mean, check_stati
     check_statistics(mk.column_moments(values, backend=backend), values)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rows", [64, 640])
 def test_what_is_not_finite_shows(backend, rows, check_statistics):
     values = torch.randn(rows, 12)
@@ -97,13 +97,38 @@ def test_zeros_are_counted_one_by_one(share, segment_rows, weighted, check_stati
     check_statistics(moments, scaled, segment_rows)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_row_weights_give_the_row_normalised_norm(backend):
     hidden = torch.randn(2, 50, 21)
     weight = 1 / hidden.norm(dim=-1)
     moments = mk.column_moments(hidden, row_weight=weight, segment_rows=50, backend=backend)
     unit = hidden.double() / hidden.double().norm(dim=-1, keepdim=True)
     torch.testing.assert_close(moments.l2_norm, unit.norm(dim=1), rtol=1e-6, atol=0)
+
+
+def test_row_normalised_is_a_weight(backend):
+    hidden = torch.randn(2, 50, 21)
+    hidden[1, 3] = 0
+    weight = 1 / hidden.norm(dim=-1).clamp(min=1e-12)
+    how = dict(segment_rows=50, backend=backend)
+    found = mk.column_moments(hidden, row_normalised=True, **how)
+    expected = mk.column_moments(hidden, row_weight=weight, **how)
+    torch.testing.assert_close(found.l2_norm, expected.l2_norm, rtol=1e-6, atol=0)
+    assert torch.equal(found.nonzero, expected.nonzero)
+    assert found.nonzero[1].tolist() == [49] * 21
+
+
+@pytest.mark.cpu_only("a GPU wants another layout")
+def test_prepared_weights_are_the_weights_where_no_kernel_wants_another_layout():
+    x, weight, bias = torch.randn(6, 8), torch.randn(10, 8), torch.randn(10)
+    prepared = mk.prepare(weight, bias)
+    assert prepared.interleaved is None
+    assert torch.equal(mk.geglu_linear(x, prepared), mk.geglu_linear(x, weight, bias))
+    weight += 1
+    assert torch.equal(mk.geglu_linear(x, prepared), mk.geglu_linear(x, weight, bias))
+    with pytest.raises(ValueError, match=r"weight: prepared weights are gated and hold"):
+        mk.geglu_linear(x, prepared, bias)
+    with pytest.raises(ValueError, match=r"weight: 9 features; a gated"):
+        mk.prepare(weight[:9])
 
 
 def test_rows_may_be_strided(check_statistics):
@@ -120,13 +145,36 @@ def test_bits_repeat():
     assert torch.equal(first.mean, second.mean)
 
 
+class NoFloat64(TorchDispatchMode):
+    """What MPS would do."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            raise TypeError("float64 on a device that has none")
+        return made
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+def test_a_device_without_float64(dtype, monkeypatch, check_geglu, check_statistics):
+    projected = torch.randn(40, 12).to(dtype)
+    monkeypatch.setattr(shapes, "NO_FLOAT64", ("cpu", "cuda"))
+    with NoFloat64():
+        hidden = reference.geglu(projected, "gelu", True, None)[0]
+    check_geglu(hidden, projected, "gelu", True)
+    assert not mk.BACKENDS["triton"].runs(torch.device("mps"), dtype)
+    moments = mk.geglu(projected, moments=True, segment_rows=10, backend="reference")[1]
+    assert moments.mean.device.type == "cpu"
+    check_statistics(moments, hidden.cpu(), 10)
+
+
 def test_errors_name_the_argument_and_the_choices():
     x = torch.randn(6, 8)
     with pytest.raises(ValueError, match=r"activation='gulu': choose from gelu, gelu_tanh"):
         mk.geglu(x, activation="gulu")
     with pytest.raises(ValueError, match=r"segment_rows=4: must be a positive divisor of 6 rows"):
         mk.geglu(x, moments=True, segment_rows=4)
-    with pytest.raises(ValueError, match=r"backend='cuda' .* choose from reference, cpu"):
+    with pytest.raises(ValueError, match=r"backend='cuda' .* choose from reference, "):
         mk.geglu(x, backend="cuda")
     with pytest.raises(ValueError, match=r"projected: 7 features"):
         mk.geglu(x[:, :7])
@@ -142,3 +190,5 @@ def test_errors_name_the_argument_and_the_choices():
         mk.geglu_linear(x, torch.randn(4, 8).double())
     with pytest.raises(ValueError, match=r"row_weight: shape \(5,\); expected \(6,\)"):
         mk.column_moments(x, row_weight=torch.ones(5))
+    with pytest.raises(ValueError, match=r"row_weight: rows are either weighted or"):
+        mk.column_moments(x, row_weight=torch.ones(6), row_normalised=True)

@@ -8,6 +8,8 @@ import memfast_kernels as mk
 import pytest
 import torch
 
+pytestmark = pytest.mark.cpu_only("reads sources")
+
 ROOT = Path(__file__).parents[2] / "kernels"
 SOURCES = sorted((ROOT / "torch-ext" / "memfast_kernels").rglob("*.py"))
 ALLOWED = {*sys.stdlib_module_names, "torch", "triton"}

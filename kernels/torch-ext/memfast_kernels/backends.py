@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -44,7 +45,11 @@ def load(name: str, tensor: Tensor) -> ModuleType:
 
     Raises ValueError, listing those that can run, for a named one that cannot.
     """
-    device, dtype = tensor.device, tensor.dtype
+    return _module(name, tensor.device, tensor.dtype)
+
+
+@cache
+def _module(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
     backend = BACKENDS.get(name or PREFERRED.get(device.type, "reference"))
     if backend is None or not backend.runs(device, dtype):
         if name:

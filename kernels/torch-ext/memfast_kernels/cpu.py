@@ -101,7 +101,12 @@ def _groups(blocks: list[Block], rows: int) -> list[list[Block]]:
     return groups
 
 
-def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
+def column_moments(
+    activation: Tensor, row_weight: Tensor | None, row_normalised: bool, segment_rows: int
+) -> Moments:
+    if row_normalised:
+        wide = activation if activation.dtype == torch.float64 else activation.float()
+        row_weight = 1 / wide.norm(dim=1).clamp(min=1e-12)
     statistics = Statistics(activation, row_weight, segment_rows)
     statistics.add_all()
     return statistics.finish()

@@ -88,5 +88,6 @@ class Statistics:
         """Overwrites the columns [neurons] that are True with what the reference finds."""
         rows = slice(segment * self.segment_rows, (segment + 1) * self.segment_rows)
         weight = None if self.weight is None else self.weight[rows]
-        exact = reference.column_moments(self.values[rows, columns], weight, self.segment_rows)
+        values = self.values[rows, columns]
+        exact = reference.column_moments(values, weight, False, self.segment_rows)
         moments.mean[segment, columns], moments.m2[segment, columns] = exact.mean[0], exact.m2[0]

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from .activations import find
 from .backends import load
 from .moments import Moments
-from .shapes import Size, inner_neurons, segments_of
+from .shapes import Size, inner_neurons, segments_of, statistics_device
 
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
 Statistics = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -23,12 +23,12 @@ def _fields(moments: Moments) -> Statistics:
 
 
 def _fake_fields(like: Tensor, rows: Size, segment_rows: Size, neurons: Size) -> Statistics:
-    shape = (segments_of(rows, segment_rows), neurons)
+    shape, device = (segments_of(rows, segment_rows), neurons), statistics_device(like.device)
     return (
-        like.new_empty(shape, dtype=torch.float64),
-        like.new_empty(shape, dtype=torch.float64),
-        like.new_empty(shape, dtype=torch.float32),
-        like.new_empty(shape, dtype=torch.int64),
+        torch.empty(shape, dtype=torch.float64, device=device),
+        torch.empty(shape, dtype=torch.float64, device=device),
+        torch.empty(shape, dtype=torch.float32, device=device),
+        torch.empty(shape, dtype=torch.int64, device=device),
     )
 
 
@@ -122,15 +122,23 @@ def _(
 
 @torch.library.custom_op(f"{NAMESPACE}::column_moments", mutates_args=())
 def column_moments(
-    activation: Tensor, row_weight: Tensor | None, segment_rows: int, backend: str
+    activation: Tensor,
+    row_weight: Tensor | None,
+    row_normalised: bool,
+    segment_rows: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     module = load(backend, activation)
-    return _fields(module.column_moments(activation, row_weight, segment_rows))
+    return _fields(module.column_moments(activation, row_weight, row_normalised, segment_rows))
 
 
 @column_moments.register_fake
 def _(
-    activation: Tensor, row_weight: Tensor | None, segment_rows: Size, backend: str
+    activation: Tensor,
+    row_weight: Tensor | None,
+    row_normalised: bool,
+    segment_rows: Size,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, neurons = activation.shape
     return _fake_fields(activation, rows, segment_rows, neurons)

@@ -1,4 +1,7 @@
-"""Backend `reference`: float64 throughout, rounded once at the end; any device. The truth."""
+"""Backend `reference`: float64 throughout, rounded once at the end; any device. The truth.
+
+A device without float64 computes H in float32; its statistics are taken on the CPU.
+"""
 
 from torch import Tensor, float32, float64
 from torch.nn.functional import linear
@@ -6,17 +9,22 @@ from torch.nn.functional import linear
 from .activations import find
 from .moments import Moments
 from .moments import join as merge
-from .shapes import counts
+from .shapes import counts, statistics_device, widest
 
 __all__ = ["column_moments", "geglu", "geglu_linear", "merge"]
 
 
-def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: int) -> Moments:
+def column_moments(
+    activation: Tensor, row_weight: Tensor | None, row_normalised: bool, segment_rows: int
+) -> Moments:
+    activation = activation.to(statistics_device(activation.device))
     rows, neurons = activation.shape
     count = counts(rows, segment_rows, activation.device)
     values = activation.to(float64)
     if row_weight is not None:
-        values = values * row_weight.to(float64)[:, None]
+        values = values * row_weight.to(values)[:, None]
+    if row_normalised:
+        values = values / values.norm(dim=1, keepdim=True).clamp(min=1e-12)
     values = values.view(len(count), segment_rows, neurons)
     if segment_rows == 0:
         return Moments.empty(len(count), neurons, activation.device)
@@ -33,8 +41,10 @@ def column_moments(activation: Tensor, row_weight: Tensor | None, segment_rows: 
 def geglu(
     projected: Tensor, activation: str, gated: bool, segment_rows: int | None
 ) -> tuple[Tensor, Moments | None]:
-    hidden = _gate(projected.to(float64), activation, gated).to(projected.dtype)
-    return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
+    hidden = _gate(projected.to(widest(projected.device)), activation, gated).to(projected.dtype)
+    return hidden, None if segment_rows is None else column_moments(
+        hidden, None, False, segment_rows
+    )
 
 
 def geglu_linear(
@@ -46,11 +56,12 @@ def geglu_linear(
     exact: bool,
     segment_rows: int | None,
 ) -> tuple[Tensor, Moments | None]:
-    projected = linear(
-        x.to(float64), weight.to(float64), None if bias is None else bias.to(float64)
-    )
+    wide = widest(x.device)
+    projected = linear(x.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
     hidden = _gate(projected, activation, gated).to(x.dtype)
-    return hidden, None if segment_rows is None else column_moments(hidden, None, segment_rows)
+    return hidden, None if segment_rows is None else column_moments(
+        hidden, None, False, segment_rows
+    )
 
 
 def _gate(projected: Tensor, activation: str, gated: bool) -> Tensor:

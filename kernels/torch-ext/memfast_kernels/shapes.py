@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 Size = int | torch.SymInt  # what a compiler traces instead of a number
+NO_FLOAT64 = ("mps",)  # devices that cannot hold it
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -37,8 +38,18 @@ def segments_of(rows: Size, segment_rows: Size) -> Size:
     return rows // segment_rows if segment_rows else 1
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """What the truth is computed in on a device."""
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
+
+
+def statistics_device(device: torch.device) -> torch.device:
+    """Where the statistics of a device's activations lie: there, or on the CPU without float64."""
+    return torch.device("cpu") if device.type in NO_FLOAT64 else device
+
+
 def counts(rows: Size, segment_rows: Size, device: torch.device) -> Tensor:
     """Rows of every segment, int64 [segments]."""
     segments = segments_of(rows, segment_rows)
     size: int = segment_rows  # pyright: ignore[reportAssignmentType]
-    return torch.full((segments,), size, dtype=torch.int64, device=device)
+    return torch.full((segments,), size, dtype=torch.int64, device=statistics_device(device))

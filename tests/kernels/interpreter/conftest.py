@@ -1,4 +1,7 @@
-"""These tests interpret the Triton kernels, so TRITON_INTERPRET must be set before any import."""
+"""These tests interpret the Triton kernels, so TRITON_INTERPRET must be set before any import.
+
+With `--device cuda` they run the compiled kernels instead.
+"""
 
 import os
 
@@ -7,8 +10,8 @@ import pytest
 REASON = "needs a process of its own: TRITON_INTERPRET=1 pytest tests/kernels/interpreter"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("TRITON_INTERPRET") == "1":
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("TRITON_INTERPRET") == "1" or config.getoption("--device", "cpu") != "cpu":
         return
     for item in items:
         if "interpreter" in item.path.parts:

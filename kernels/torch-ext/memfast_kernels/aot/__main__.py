@@ -10,27 +10,29 @@ import sys
 
 import triton
 
-from .bars import ATOMICS, BARS, MATRIX, Row, judge
+from ..triton_backend.tuning import Product
+from .bars import ATOMICS, BARS, EXCHANGES, MATRIX, Row, judge
 from .cases import ARCHITECTURES, cases
 from .inspection import Report, inspect
 
 COLUMNS = (
-    "kernel", "architecture", "tile", "warps", "stages", "moments", "masked", "registers",
-    "stack", "spills", "shared", "blocks", "matrix", "shuffles", "atomics", "added",
+    "kernel", "architecture", "tile", "dtype", "warps", "moments", "masked", "one", "registers",
+    "stack", "spills", "shared", "blocks", "matrix", "shuffles", "exchanged", "atomics", "added",
 )  # fmt: skip
 
 
 def table(architectures: list[str]) -> list[Row]:
     """Compiles and judges every case of the architectures."""
-    plain: dict[object, Report] = {}
+    plain: dict[tuple, Report] = {}
     rows = []
     for case in cases():
-        if case.tile.architecture not in architectures:
+        if case.architecture not in architectures:
             continue
         report = inspect(triton.compile(case.source, target=case.target, options=case.options))
+        same = (case.tile, case.architecture, case.dtype)
         if not case.moments:
-            plain[case.tile] = report
-        rows.append(judge(case, report, plain.get(case.tile) if case.moments else None))
+            plain[same] = report
+        rows.append(judge(case, report, plain.get(same) if case.moments else None))
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return rows
@@ -39,24 +41,28 @@ def table(architectures: list[str]) -> list[Row]:
 def record(row: Row) -> dict[str, object]:
     """A row as plain data."""
     tile, report = row.case.tile, row.report
+    last = f"{tile.channels} s{tile.stages}" if isinstance(tile, Product) else f"{tile.deep} deep"
+    shape = f"{tile.rows}x{tile.neurons}x{last}".replace(" ", "_")
     return dict(
         zip(
             COLUMNS,
             (
                 tile.kernel,
-                tile.architecture,
-                f"{tile.rows}x{tile.neurons}x{tile.channels}",
+                row.case.architecture,
+                shape,
+                row.case.dtype,
                 tile.warps,
-                tile.stages,
                 row.case.moments,
                 row.case.masked,
+                row.case.one,
                 report.registers,
                 report.stack,
                 report.spills,
                 report.shared,
                 row.occupancy,
-                report.count(MATRIX[tile.architecture]),
+                report.count(MATRIX.get(row.case.architecture, "HMMA")),
                 report.count("SHFL", "ds_bpermute", "ds_swizzle"),
+                report.in_loop(*EXCHANGES),
                 report.count(*ATOMICS),
                 None if row.added is None else round(row.added, 2),
             ),

@@ -4,29 +4,39 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from triton import knobs
 from triton.compiler.compiler import CompiledKernel
 
 SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", re.M)
+LABEL = re.compile(r"^(\.L\w+):")
+JUMP = re.compile(r"BRA(?:\.\w+)*\s.*?(\.L\w+)")
 AMD = re.compile(r"^\s+([vs]_[a-z0-9_]+|(?:global|flat|buffer|ds|scratch)_[a-z0-9_]+)", re.M)
 
 
 @dataclass(frozen=True)
 class Report:
-    """registers: of one thread; stack: bytes of a thread; shared: bytes of a block."""
+    """registers: of one thread; stack: bytes of a thread; shared: bytes of a block.
+
+    loop: the instructions of the longest loop; none are known for AMD.
+    """
 
     registers: int
     stack: int
     spills: int
     shared: int
     instructions: dict[str, int]
+    loop: dict[str, int] = field(default_factory=dict)
 
     def count(self, *prefixes: str) -> int:
         """Instructions whose name starts with one of the prefixes."""
         return sum(n for name, n in self.instructions.items() if name.startswith(prefixes))
+
+    def in_loop(self, *prefixes: str) -> int:
+        """The same, of the longest loop alone; all of its instructions without a prefix."""
+        return sum(n for name, n in self.loop.items() if name.startswith(prefixes or ""))
 
     @property
     def total(self) -> int:
@@ -43,7 +53,8 @@ def _nvidia(compiled: CompiledKernel) -> Report:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(compiled.asm["cubin"])
         usage = _run(knobs.nvidia.cuobjdump.path, "-res-usage", str(path))
-        sass = _run(knobs.nvidia.nvdisasm.path, "-c", str(path))
+        known = compiled.metadata.target.arch >= 75  # nvdisasm reads nothing older
+        sass = _run(knobs.nvidia.nvdisasm.path, "-c", str(path)) if known else ""
     instructions = Counter(SASS.findall(sass))
     return Report(
         registers=int(re.findall(r"REG:(\d+)", usage)[-1]),
@@ -51,7 +62,24 @@ def _nvidia(compiled: CompiledKernel) -> Report:
         spills=sum(n for name, n in instructions.items() if name.startswith(("LDL", "STL"))),
         shared=compiled.metadata.shared,
         instructions=dict(instructions),
+        loop=longest_loop(sass),
     )
+
+
+def longest_loop(sass: str) -> dict[str, int]:
+    """Instructions between a label and the last jump back to it, of the longest such stretch."""
+    names: list[str] = []
+    labels: dict[str, int] = {}
+    longest: list[str] = []
+    for line in sass.splitlines():
+        if label := LABEL.match(line):
+            labels[label[1]] = len(names)
+        elif found := SASS.match(line):
+            names.append(found[1])
+            jump = JUMP.search(line)
+            if jump and jump[1] in labels:
+                longest = max(longest, names[labels[jump[1]] :], key=len)
+    return dict(Counter(longest))
 
 
 def _amd(compiled: CompiledKernel) -> Report:

@@ -4,39 +4,54 @@
 import triton
 import triton.language as tl
 
-from .device import store_parts, tile_moments
+from .device import store_parts
+from .walking import add_rows, join_sums, place, slot_rows, widen
 
 
 @triton.jit
 def columns(
     p_activation,  # [rows, neurons]
     p_weight,  # [rows], only where WEIGHTED
-    p_mean,  # float64 [segments · pieces, neurons]
+    p_mean,  # [segments · pieces, neurons]
     p_m2,
     p_max_abs,
     p_nonzero,
     row_stride,
     segment_rows,
     pieces,
+    chunks,
     neurons,
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
-    ROWS: tl.constexpr,
+    DEEP: tl.constexpr,
+    SLOTS: tl.constexpr,
     NEURONS: tl.constexpr,
 ):
-    part = tl.program_id(0)
-    first = (part % pieces) * ROWS
-    within = first + tl.arange(0, ROWS)
-    column = tl.program_id(1) * NEURONS + tl.arange(0, NEURONS)
-    rows = (part // pieces).to(tl.int64) * segment_rows + within
-    inside = column < neurons
-    valid = within < segment_rows
-    mask = (valid[:, None] & inside[None, :]) if MASKED else inside[None, :]
-    source = p_activation + rows[:, None] * row_stride + column[None, :]
-    h = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-    if WEIGHTED:
-        h *= tl.load(p_weight + rows, mask=valid, other=0.0).to(tl.float32)[:, None]
-    count = tl.minimum(segment_rows - first, ROWS).to(tl.float32)
-    mean, m2, max_abs, nonzero = tile_moments(h, valid[:, None], count, 0, MASKED)
-    offsets = part.to(tl.int64) * neurons + column
-    store_parts(p_mean, p_m2, p_max_abs, p_nonzero, offsets, inside, mean, m2, max_abs, nonzero)
+    ROWS: tl.constexpr = DEEP * SLOTS
+    part, column, start, rows = place(segment_rows, pieces, chunks, neurons, ROWS, NEURONS)
+    row = tl.arange(0, DEEP)[:, None, None] * SLOTS + tl.arange(0, SLOTS)[None, :, None]
+    inside = (column < neurons)[None, None, :]
+    source = p_activation + start * row_stride
+    read = row * row_stride + column[None, None, :]
+    seen = slot_rows(rows, SLOTS)
+    share = 1.0 / tl.minimum(tl.maximum(seen, 1.0), DEEP)
+    shift = tl.zeros((SLOTS, NEURONS), tl.float32)
+    total = tl.zeros((SLOTS, NEURONS), tl.float32)
+    squares = tl.zeros((SLOTS, NEURONS), tl.float32)
+    top = tl.zeros((SLOTS, NEURONS), tl.float32)
+    some = tl.zeros((SLOTS, NEURONS), tl.float32)
+    for chunk in range(tl.cdiv(rows, ROWS) if MASKED else chunks):
+        valid = row < rows - chunk * ROWS
+        h = widen(tl.load(source + read, mask=(valid & inside) if MASKED else inside, other=0.0))
+        if WEIGHTED:
+            weight = tl.load(p_weight + start + chunk * ROWS + row, mask=valid, other=0.0)
+            h *= weight.to(tl.float32)
+        if chunk == 0:
+            shift = tl.sum(h, 0) * share
+        total, squares, top, some = add_rows(h, valid, shift, total, squares, top, some, 0, MASKED)
+        source += ROWS * row_stride
+    mean, m2, max_abs, nonzero = join_sums(seen, shift, total, squares, top, some, 0)
+    at = part.to(tl.int64) * neurons + column
+    store_parts(
+        p_mean, p_m2, p_max_abs, p_nonzero, at, column < neurons, mean, m2, max_abs, nonzero
+    )

@@ -104,7 +104,9 @@ def dual_gemm(
     inside = (column < neurons)[:, None]
     source_x = p_x + rows[None, :] * x_stride + step[:, None]  # [CHANNELS, ROWS]
     source_value = p_weight + column[:, None].to(tl.int64) * weight_stride + step[None, :]
-    source_gate = source_value + neurons.to(tl.int64) * weight_stride if GATED else source_value
+    source_gate = (
+        source_value + tl.cast(neurons, tl.int64) * weight_stride if GATED else source_value
+    )
     value = tl.zeros((NEURONS, ROWS), tl.float32)
     x = tl.zeros((NEURONS, ROWS), tl.float32)
     for k in range(0, channels, CHANNELS):

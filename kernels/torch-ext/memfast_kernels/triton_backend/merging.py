@@ -21,8 +21,8 @@ def fold_parts(
     p_nonzero,  # int64
     segment_rows,
     pieces,
+    piece_rows,
     neurons,
-    ROWS: tl.constexpr,
     NEURONS: tl.constexpr,
 ):
     segment = tl.program_id(0).to(tl.int64)
@@ -35,7 +35,7 @@ def fold_parts(
     nonzero = tl.zeros((NEURONS,), tl.int64)
     for piece in range(pieces):
         offsets = (segment * pieces + piece) * neurons + column
-        count = tl.minimum(segment_rows - piece * ROWS, ROWS).to(tl.float64)
+        count = tl.minimum(segment_rows - piece * piece_rows, piece_rows).to(tl.float64)
         part_mean = tl.load(p_part_mean + offsets, mask=inside, other=0.0)
         part_m2 = tl.load(p_part_m2 + offsets, mask=inside, other=0.0).to(tl.float64)
         n, mean, m2 = chan(n, mean, m2, count, part_mean, part_m2)

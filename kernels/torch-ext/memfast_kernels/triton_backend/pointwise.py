@@ -4,47 +4,69 @@
 import triton
 import triton.language as tl
 
-from .device import activate, cast, gate, store_parts, tile_moments
+from .device import activate, cast, gate, store_parts
+from .walking import add_rows, join_sums, place, slot_rows, widen
 
 
 @triton.jit
 def pointwise(
     p_projected,  # [rows, 2·neurons], or [rows, neurons] where not GATED
     p_hidden,  # [rows, neurons]
-    p_mean,  # float64 [segments · pieces, neurons]; these four only where MOMENTS
+    p_mean,  # [segments · pieces, neurons]; these four only where MOMENTS
     p_m2,
     p_max_abs,
     p_nonzero,
     row_stride,
     segment_rows,
     pieces,
+    chunks,
     neurons,
     ACTIVATION: tl.constexpr,
     GATED: tl.constexpr,
     MOMENTS: tl.constexpr,
     MASKED: tl.constexpr,
-    ROWS: tl.constexpr,
+    DEEP: tl.constexpr,
+    SLOTS: tl.constexpr,
     NEURONS: tl.constexpr,
 ):
-    part = tl.program_id(0)
-    first = (part % pieces) * ROWS
-    within = first + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * NEURONS + tl.arange(0, NEURONS)
-    rows = (part // pieces).to(tl.int64) * segment_rows + within
-    inside = columns < neurons
-    valid = (within < segment_rows)[:, None]
-    mask = (valid & inside[None, :]) if MASKED else inside[None, :]
-    source = p_projected + rows[:, None] * row_stride + columns[None, :]
-    if GATED:
-        value = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        x = tl.load(source + neurons, mask=mask, other=0.0).to(tl.float32)
-        h = gate(value, x, ACTIVATION, True, p_hidden.dtype.element_ty)
-    else:
-        x = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        h = cast(activate(x, ACTIVATION, True), p_hidden.dtype.element_ty)
-    tl.store(p_hidden + rows[:, None] * neurons + columns[None, :], h, mask=mask)
+    ROWS: tl.constexpr = DEEP * SLOTS
+    part, column, start, rows = place(segment_rows, pieces, chunks, neurons, ROWS, NEURONS)
+    row = tl.arange(0, DEEP)[:, None, None] * SLOTS + tl.arange(0, SLOTS)[None, :, None]
+    inside = (column < neurons)[None, None, :]
+    source = p_projected + start * row_stride
+    target = p_hidden + start * neurons
+    read = row * row_stride + column[None, None, :]
+    write = row * neurons + column[None, None, :]
+    seen = slot_rows(rows, SLOTS)
+    share = 1.0 / tl.minimum(tl.maximum(seen, 1.0), DEEP)
+    shift = tl.zeros((SLOTS, NEURONS), tl.float32)
+    total = tl.zeros((SLOTS, NEURONS), tl.float32)
+    squares = tl.zeros((SLOTS, NEURONS), tl.float32)
+    top = tl.zeros((SLOTS, NEURONS), tl.float32)
+    some = tl.zeros((SLOTS, NEURONS), tl.float32)
+    for chunk in range(tl.cdiv(rows, ROWS) if MASKED else chunks):
+        valid = row < rows - chunk * ROWS
+        mask = (valid & inside) if MASKED else inside
+        if GATED:
+            value = tl.load(source + read, mask=mask, other=0.0).to(tl.float32)
+            x = tl.load(source + neurons + read, mask=mask, other=0.0).to(tl.float32)
+            h = gate(value, x, ACTIVATION, True, p_hidden.dtype.element_ty)
+        else:
+            x = tl.load(source + read, mask=mask, other=0.0).to(tl.float32)
+            h = cast(activate(x, ACTIVATION, True), p_hidden.dtype.element_ty)
+        tl.store(target + write, h, mask=mask)
+        if MOMENTS:
+            h = widen(h)
+            if chunk == 0:
+                shift = tl.sum(h, 0) * share
+            total, squares, top, some = add_rows(
+                h, valid, shift, total, squares, top, some, 0, MASKED
+            )
+        source += ROWS * row_stride
+        target += ROWS * neurons
     if MOMENTS:
-        count = tl.minimum(segment_rows - first, ROWS).to(tl.float32)
-        mean, m2, max_abs, nonzero = tile_moments(h.to(tl.float32), valid, count, 0, MASKED)
-        offsets = part.to(tl.int64) * neurons + columns
-        store_parts(p_mean, p_m2, p_max_abs, p_nonzero, offsets, inside, mean, m2, max_abs, nonzero)
+        mean, m2, max_abs, nonzero = join_sums(seen, shift, total, squares, top, some, 0)
+        at = part.to(tl.int64) * neurons + column
+        store_parts(
+            p_mean, p_m2, p_max_abs, p_nonzero, at, column < neurons, mean, m2, max_abs, nonzero
+        )

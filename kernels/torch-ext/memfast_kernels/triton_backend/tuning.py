@@ -1,15 +1,37 @@
-"""The tuning table: which tile for which kernel, architecture and number of rows. Data only.
+"""The tuning tables: which tile for which kernel and architecture. Data only.
 
-Every entry is compiled ahead of time and held to its bars by `python -m memfast_kernels.aot`. The
-choice is a function of the shape alone, and within an architecture a kernel's statistics always
-use the same number of rows, so that their bits repeat; nothing is autotuned.
+Every entry is compiled ahead of time and held to its bars by `python -m memfast_kernels.aot`.
+Within an architecture the rows that are summed together depend on a segment's length alone, so
+that the bits of statistics repeat whatever the batch; nothing is autotuned. An architecture
+without entries of its own takes those of its nearest relative, or its vendor's ("sm", "gfx",
+"xpu"), which ask for little.
 """
 
+import warnings
+from functools import cache
 from typing import NamedTuple
 
 
-class Tile(NamedTuple):
-    """rows × neurons of one program; channels: of one step of a matrix product."""
+class Walk(NamedTuple):
+    """A chunk of deep × slots rows of `neurons`, which a program takes again and again.
+
+    A thread holds `deep` rows of 16 bytes each: slots · neurons / 8 threads.
+    """
+
+    kernel: str
+    architecture: str
+    deep: int
+    slots: int
+    neurons: int
+    warps: int
+
+    @property
+    def rows(self) -> int:
+        return self.deep * self.slots
+
+
+class Product(NamedTuple):
+    """A tile of a matrix product: rows × neurons, `channels` a step."""
 
     kernel: str
     architecture: str
@@ -21,46 +43,75 @@ class Tile(NamedTuple):
     stages: int
 
 
-TILES = (
-    #    kernel          architecture  from  rows neurons channels warps stages
-    Tile("pointwise",    "sm_80",         0,   64,    128,       0,    4,     1),
-    Tile("pointwise",    "sm_89",         0,   64,    128,       0,    4,     1),
-    Tile("pointwise",    "sm_90",         0,   64,    128,       0,    4,     1),
-    Tile("pointwise",    "sm_100",        0,   64,    128,       0,    4,     1),
-    Tile("pointwise",    "gfx942",        0,  128,     64,       0,    4,     1),
-    Tile("pointwise",    "interpreter",   0,   32,     32,       0,    4,     1),
-    Tile("columns",      "sm_80",         0,  128,     64,       0,    8,     1),
-    Tile("columns",      "sm_89",         0,  128,     64,       0,    8,     1),
-    Tile("columns",      "sm_90",         0,  128,     64,       0,    8,     1),
-    Tile("columns",      "sm_100",        0,  128,     64,       0,    8,     1),
-    Tile("columns",      "gfx942",        0,  128,     64,       0,    4,     1),
-    Tile("columns",      "interpreter",   0,   32,     32,       0,    4,     1),
-    Tile("dual_gemm",    "sm_80",         0,   64,     64,      64,    4,     4),
-    Tile("dual_gemm",    "sm_80",      2048,   64,    128,      64,    8,     3),
-    Tile("dual_gemm",    "sm_89",         0,   64,     64,      64,    4,     3),
-    Tile("dual_gemm",    "sm_90",         0,  128,     64,      64,    8,     3),
-    Tile("dual_gemm",    "sm_90",      2048,  128,    128,      64,    8,     3),
-    Tile("dual_gemm",    "sm_100",        0,  128,    128,      64,    8,     3),
-    Tile("dual_gemm",    "gfx942",        0,  128,    128,      64,    8,     2),
-    Tile("dual_gemm",    "interpreter",   0,   32,     16,      16,    4,     1),
-    Tile("dual_tma",     "sm_90",         0,  128,    128,      64,    8,     3),
-    Tile("dual_tma",     "sm_100",        0,   64,    128,      64,    8,     3),
-    Tile("dual_tma",     "interpreter",   0,   32,     16,      16,    4,     1),
+WALKS = (
+    #    kernel          architecture  deep slots neurons warps
+    Walk("pointwise",    "sm",            4,   32,     64,    8),
+    Walk("pointwise",    "gfx",           4,   32,     64,    4),
+    Walk("pointwise",    "xpu",           4,   32,     64,   16),
+    Walk("pointwise",    "interpreter",   4,   32,     32,    4),
+    Walk("columns",      "sm",            4,   32,     64,    8),
+    Walk("columns",      "gfx",           4,   32,     64,    4),
+    Walk("columns",      "xpu",           4,   32,     64,   16),
+    Walk("columns",      "interpreter",   4,   32,     32,    4),
+    Walk("normalised",   "sm",            4,    1,   2048,    8),
+    Walk("normalised",   "gfx",           4,    1,   2048,    4),
+    Walk("normalised",   "xpu",           4,    1,   2048,   16),
+    Walk("normalised",   "interpreter",   4,    1,     32,    4),
 )  # fmt: skip
 
-# An architecture that has no entries of its own takes those of its nearest relative.
-RELATIVES = {"sm_86": "sm_89", "sm_87": "sm_80", "sm_103": "sm_100", "sm_120": "sm_89"}
+PRODUCTS = (
+    #       kernel          architecture  from  rows neurons channels warps stages
+    Product("gated_gemm",   "sm_90",         0,  128,     64,      64,    8,     3),
+    Product("gated_gemm",   "interpreter",   0,  128,     16,      16,    4,     1),
+    Product("gated_tma",    "sm_90",         0,  128,    128,      64,    8,     3),
+    Product("gated_tma",    "interpreter",   0,  128,     16,      16,    4,     1),
+    Product("dual_gemm",    "sm",            0,   64,     32,      32,    4,     2),
+    Product("dual_gemm",    "sm_80",         0,   64,     64,      64,    4,     4),
+    Product("dual_gemm",    "sm_80",      2048,   64,    128,      64,    8,     3),
+    Product("dual_gemm",    "sm_89",         0,   64,     64,      64,    4,     3),
+    Product("dual_gemm",    "sm_90",         0,  128,     64,      64,    8,     3),
+    Product("dual_gemm",    "sm_90",      2048,  128,    128,      64,    8,     3),
+    Product("dual_gemm",    "sm_100",        0,  128,    128,      64,    8,     3),
+    Product("dual_gemm",    "gfx",           0,   64,     64,      32,    4,     2),
+    Product("dual_gemm",    "gfx942",        0,  128,    128,      64,    8,     2),
+    Product("dual_gemm",    "xpu",           0,   64,     64,      32,    8,     2),
+    Product("dual_gemm",    "interpreter",   0,   32,     16,      16,    4,     1),
+    Product("dual_tma",     "sm_90",         0,  128,    128,      64,    8,     3),
+    Product("dual_tma",     "sm_100",        0,   64,    128,      64,    8,     3),
+    Product("dual_tma",     "interpreter",   0,   32,     16,      16,    4,     1),
+)  # fmt: skip
+
+RELATIVES = {"sm_86": "sm_89", "sm_87": "sm_80", "sm_103": "sm_100"}
 
 
-def tile(kernel: str, architecture: str, rows: int) -> Tile:
-    """The last entry of the kernel and the architecture whose `min_rows` the rows reach."""
+def vendor(architecture: str) -> str:
+    """The entries that any architecture of the same maker can run."""
+    return next((v for v in ("sm", "gfx", "xpu") if architecture.startswith(v)), architecture)
+
+
+def walk(kernel: str, architecture: str) -> Walk:
+    """The vendor's entry: one layout serves all its architectures."""
+    return next(w for w in WALKS if (w.kernel, w.architecture) == (kernel, vendor(architecture)))
+
+
+@cache
+def products(kernel: str, architecture: str) -> tuple[Product, ...]:
+    """The architecture's entries, or its relative's, or its vendor's; few rows first."""
     architecture = RELATIVES.get(architecture, architecture)
-    found = [
-        entry
-        for entry in TILES
-        if (entry.kernel, entry.architecture) == (kernel, architecture) and entry.min_rows <= rows
-    ]
-    if not found:
-        known = sorted({entry.architecture for entry in TILES if entry.kernel == kernel})
-        raise ValueError(f"no tile of {kernel} for {architecture}: known are {', '.join(known)}")
-    return found[-1]
+    found = tuple(p for p in PRODUCTS if (p.kernel, p.architecture) == (kernel, architecture))
+    if found or vendor(architecture) == architecture:
+        return found
+    safe = products(kernel, vendor(architecture))
+    if safe:
+        warnings.warn(
+            f"memfast_kernels has no tile of {kernel} tuned for {architecture}: "
+            "it takes one that is safe everywhere, not the fastest",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return safe
+
+
+def tile(kernel: str, architecture: str, rows: int) -> Product:
+    """The last entry whose `min_rows` the rows reach."""
+    return [p for p in products(kernel, architecture) if p.min_rows <= rows][-1]
