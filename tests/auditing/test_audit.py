@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,8 @@ def test_statistics_are_those_of_the_first_look(tiny_pipeline, lists, settings, 
     found = NeuronStatistics.load(tmp_path / "out" / "statistics.safetensors")
     assert found.steps == 1
     expected = 0.0
-    with Worker(tiny_pipeline, settings) as worker:
+    own = driver_of(tiny_pipeline).schedule().as_dict()
+    with Worker(tiny_pipeline, replace(settings, **own)) as worker:
         for start in range(0, 20, 6):
             for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
                 for looks in by_noise:
