@@ -165,6 +165,10 @@ def test_collect_both_halves(bench: Bench) -> None:
 def test_locate(bench: Bench, rule: str) -> None:
     sets = bench.both[2:] if rule == "reference" else bench.both
     sets = [*sets, "--gate-steps", 3] if rule == "gates" else sets
+    if rule == "paper":  # it compares norms over all captions: as many of each
+        sets[-1] = bench.root / "as-many.jsonl"
+        lines = bench.lists[1].read_text().splitlines(keepends=True)
+        sets[-1].write_text("".join(lines[: len(CAPTIONS)]))
     out = bench.run(
         f"locate {rule}", "locate", bench.model, *sets, "--rule", rule, "--fraction", "0.25",
         *SHORT, out=f"{rule}.safetensors",
