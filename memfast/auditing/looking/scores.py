@@ -101,7 +101,7 @@ def discriminant_direction(
     return direction / direction.norm().clamp(min=1e-300)
 
 
-def _length(difference: Float[Tensor, "rows channels height width"]) -> Scores:
+def _length(difference: Float[Tensor, "rows ..."]) -> Scores:
     return difference.double().flatten(1).norm(dim=1).cpu()
 
 
