@@ -81,9 +81,9 @@ class ObservedLinear(nn.Module):
             return getattr(self._modules["linear"], name)
 
     def forward(self, inputs: Tensor, *args, **kwargs) -> Tensor:
-        rows = to_rows(self.linear, inputs)
-        length = _rows_per_image(rows)
-        neurons = rows[..., self.columns].flatten(0, -2)
+        taken = to_rows(self.linear, inputs)
+        length = _rows_per_image(taken)
+        neurons = taken[..., self.columns].flatten(0, -2)
         counted = self.counted(length)
         if counted is None:
             self.seen.append(self._moments(neurons, length))
@@ -94,8 +94,7 @@ class ObservedLinear(nn.Module):
         return self.linear(inputs, *args, **kwargs)
 
     def _moments(self, neurons: Tensor, rows: int) -> Moments:
-        weight = 1 / neurons.float().norm(dim=1).clamp(min=1e-12) if self.row_normalised else None
-        return column_moments(neurons, row_weight=weight, segment_rows=rows)
+        return column_moments(neurons, row_normalised=self.row_normalised, segment_rows=rows)
 
 
 class Trace:
