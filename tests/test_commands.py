@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from memfast import load_pipeline
 from memfast.cli import main
 from memfast.pipelines.drivers.table import driver_of
-from tests.support.tiny.table import ONE_A_KIND, build
+from tests.support.tiny.table import EVERYDAY, ONE_A_KIND, build, marked
 
 SHORT = ["--num-inference-steps", "2"]
 CAPTIONS = ("a red cat", "b", "dog on a blue background", "the last one")
@@ -125,7 +125,7 @@ def call(*words: Any) -> int:
     return 0
 
 
-@pytest.fixture(scope="module", params=ONE_A_KIND)
+@pytest.fixture(scope="module", params=marked(ONE_A_KIND, EVERYDAY))
 def bench(request: Any, tmp_path_factory: Any) -> Iterator[Bench]:
     threads = torch.get_num_threads()
     yield Bench(request.param, tmp_path_factory.mktemp(request.param))

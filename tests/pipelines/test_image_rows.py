@@ -12,13 +12,13 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import AlphaBar
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
-from tests.support.tiny.table import TINY, build
+from tests.support.tiny.table import ONE_A_KIND, TINY, build, marked
 
 TEXTS = ["a red cat", "b", "a dog on a blue background"]
 IDS = ["one", "two", "three"]
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=marked(TINY, ONE_A_KIND))
 def driver(request: Any) -> Driver:
     found = driver_of(build(request.param))
     if not isinstance(found.path, AlphaBar):

@@ -1,10 +1,11 @@
 """Every kind of pipeline, tiny. Add a builder here: tests are parametrised over the table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any
 
 import diffusers
+import pytest
 import torch
 
 from tests.support.tiny import alpha_bar, gemma, glm, joint, language, unets, videos
@@ -77,6 +78,14 @@ ONE_A_KIND = (  # a kind's plainest pipeline: what all commands are run on
     "wan",
     "wan-2",
 )
+
+EVERYDAY = ("sd-v", "sdxl-euler", "flux-dev", "z-image")  # the kinds that CI runs all commands on
+
+
+def marked(names: Iterable[str], everyday: Container[str]) -> list[Any]:
+    """Parameters of a test: what is not for every day is run by `pytest -m kinds`."""
+    rest = pytest.mark.kinds
+    return [name if name in everyday else pytest.param(name, marks=rest) for name in names]
 
 
 def build(name: str, seed: int = 0) -> Any:
