@@ -58,12 +58,13 @@ def test_pixart_reads_so_many_tokens(name: str, most: int, short: int) -> None:
     assert driver.truncated(texts).tolist() == [False, True, most <= short]
 
 
-@pytest.mark.parametrize(("length", "cut"), [(75, False), (76, True)])
-def test_hunyuan_reads_77_tokens_with_bert_and_256_with_t5(length: int, cut: bool) -> None:
+def test_hunyuan_reads_77_tokens_with_bert_and_256_with_t5() -> None:
+    """A word of one letter is one token for BERT and two for T5; each adds an end, BERT a start."""
     driver = driver_of(build("hunyuan-dit"))
-    assert driver.truncated(["a" * length, " ".join("a" * length)]).tolist() == [cut, cut]
-    driver.pipeline.tokenizer.add_tokens(["word"])
-    assert driver.truncated(["word " * 60]).tolist() == [True]  # 5 characters each for T5
+    letters = [" ".join("a" * number) for number in (75, 76, 127, 128)]
+    bert, t5 = (reader.truncates(letters).tolist() for reader in driver.readers)
+    assert (bert, t5) == ([False, True, True, True], [False, False, False, True])
+    assert driver.truncated(letters).tolist() == [False, False, False, True]
 
 
 def test_later_hunyuan_models_are_told_no_sizes() -> None:
