@@ -88,5 +88,8 @@ def _checksum(tensors: "Mapping[str, Tensor]", header: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.contiguous().reshape(-1)
+        if flat.stride() != (1,):  # a single element may keep any
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()

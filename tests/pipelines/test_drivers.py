@@ -74,7 +74,7 @@ def predicts_as_its_run(driver: Driver, texts: list[str], conditioning: Conditio
         own_run(driver, texts, scale=driver._unguided.guidance_scale, output_type="latent")
     for hook in hooks:
         hook.remove()
-    assert len(seen) == 2
+    assert len(seen) == len(driver.scheduler.timesteps)
     for (latents, time), output in zip(seen, outputs, strict=True):
         with torch.no_grad():
             own = driver.raw(output[0])

@@ -30,6 +30,8 @@ def run(pipeline: DiffusionPipeline, /, **call: Any) -> Any:
 
     Offloaded components are where the pipeline wants them afterwards.
     """
+    bar = getattr(pipeline, "_progress_bar_config", {})
+    pipeline.set_progress_bar_config(**{**bar, "disable": True})
     try:
         with torch.no_grad():
             return pipeline(**call)  # type: ignore[operator]
@@ -37,6 +39,8 @@ def run(pipeline: DiffusionPipeline, /, **call: Any) -> Any:
         if hasattr(pipeline, "maybe_free_model_hooks"):
             pipeline.maybe_free_model_hooks()
         return None
+    finally:
+        pipeline.set_progress_bar_config(**bar)
 
 
 def default(pipeline: Any, argument: str) -> Any:
