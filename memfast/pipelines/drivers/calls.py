@@ -96,10 +96,10 @@ def passed(
 
 @contextmanager
 def idle(models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Within the context a model's call returns at once, None as its output."""
+    """Within the context a model's call returns at once: its first argument, the latents."""
     own = [(model, vars(model).get("forward")) for model in models.values()]
     for model, _ in own:
-        model.forward = lambda *_, **__: (None,)
+        model.forward = lambda *args, **named: ((*args, *named.values())[0],)
     try:
         yield
     finally:
