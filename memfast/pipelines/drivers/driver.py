@@ -114,10 +114,12 @@ class Driver(Kind):
         if len(parts) < 2:
             return self._predicted(latents, time, conditioning)
         times, outputs = several(time, len(latents), latents.device), []
-        for self.part in parts:
-            rows = self.part
-            outputs.append(self._predicted(latents[rows], times[rows], conditioning[rows]))
-        self.part = None
+        try:
+            for rows in parts:
+                self.part = rows
+                outputs.append(self._predicted(latents[rows], times[rows], conditioning[rows]))
+        finally:
+            self.part = None
         return torch.cat(outputs)[torch.cat(parts).argsort()]
 
     part: Tensor | None = None  # rows in the running call, where `predict` makes several
