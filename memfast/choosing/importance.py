@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memfast.blocks.families import Site
+from memfast.errors import InputError
 from memfast.statistics import NeuronStatistics
 
 
@@ -16,7 +17,13 @@ def importance(
 
     variance · |W|² over the block's sum of it (after An et al., arXiv 2312.11983: with the mean
     folded into the bias, only the variance is lost). The share makes blocks comparable.
+    Raises InputError where a site never ran, of which nothing is known.
     """
+    for path in sites:
+        if not reference.moments[path].count.any():
+            raise InputError(
+                f"reference: {path} did not run at the first {reference.steps} steps; collect more"
+            )
     ranking = {}
     for path, site in sites.items():
         energy = _variance(reference, path) * _output_energy(site)

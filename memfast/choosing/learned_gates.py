@@ -83,13 +83,13 @@ def learn_gates(
             empty = driver.no_prompt.expand(len(memory))
             wanted = Conditioning.cat([empty, description])
             target = driver.predict(noisy, times, wanted)
-        with torch.enable_grad(), gated(sites, gates, means):
+        with torch.enable_grad(), gated(driver, sites, gates, means):
             output = driver.predict(noisy, times, Conditioning.cat([caption, description]))
             error = (output - target).square().flatten(1).mean(1)
             open_share = torch.cat(list(gates.values())).mean()
             forget, keep = error[: len(memory)].mean(), error[len(memory) :].mean()
             loss = keep + pull.forget * forget + pull.close * open_share
-            gradients = torch.autograd.grad(loss, list(gates.values()))
+            gradients = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
         if not loss.isfinite():
             raise InputError(f"gates: the loss is not finite at step {step}")
         for gate, gradient in zip(gates.values(), gradients, strict=True):

@@ -41,6 +41,8 @@ def locate(
     `over_steps` ranks by the "mean" of the score over steps (default, except for "paper"), or
     selects at every step and keeps the "union" (default for "paper"), the "intersection", or what
     at least `min_steps` select ("minimum"; implied by min_steps > 1).
+    Where a site did not run (Wan 2.2 has two models, each for some steps) it selects nothing, and
+    the steps at which it did are all of its steps.
     Equal scores: the earlier site, then the lower index, wins. `steps` uses only the first so many
     steps (all by default). The result carries the reference's mean activation for compensation.
 
@@ -97,7 +99,7 @@ def check_request(
             f"memorized: statistics of other sites than the model's {', '.join(sites)}"
         )
     for name, statistics in (("memorized", memorized), ("reference", reference)):
-        if any(int(moments.count.min()) == 0 for moments in statistics.moments.values()):
+        if not any(moments.count.any() for moments in statistics.moments.values()):
             raise InputError(f"{name}: statistics of no prompt at all")
     if default.contrasts and (shared := shared_prompts(memorized, reference)):
         raise InputError(f"prompts in both memorized and reference: {some(shared)}")
@@ -157,8 +159,9 @@ def combined(request: Request, paths: Sequence[str], counted: StepCount | None =
         counted = StepCount()
         for masks in step_masks(request, paths):
             counted.add(masks)
-    needed = {"union": 1, "intersection": request.steps}
-    return counted.at_least(needed.get(request.over_steps, request.min_steps))
+    if request.over_steps == "intersection":
+        return {p: n >= max(1, int(request.ran(p).sum())) for p, n in counted.counts.items()}
+    return counted.at_least(1 if request.over_steps == "union" else request.min_steps)
 
 
 def site_groups(request: Request) -> list[list[str]]:

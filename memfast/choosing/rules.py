@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from memfast.blocks.families import Site
@@ -31,6 +32,11 @@ class Request:
     per: str
     over_steps: str
 
+    def ran(self, path: str) -> Bool[Tensor, " steps"]:
+        """At which steps a site ran at all."""
+        counts = [each.moments[path].count for each in (self.memorized, self.reference)]
+        return (counts[0] * counts[1])[: self.steps] > 0
+
     @cached_property
     def column_norms(self) -> dict[str, Tensor]:
         """L2 norm of each neuron's column of the contracting linear, float64 [neurons]."""
@@ -50,13 +56,16 @@ def _ranked(request: Request, paths: Sequence[str], step: int | None) -> Masks:
     score, scores = SCORES[str(request.score)], {}
     for path in paths:
         contrast = score.contrast(request.memorized[path], request.reference[path])
-        value = contrast[: request.steps].mean(0) if step is None else contrast[step]
+        ran = request.ran(path)
+        value = contrast[: request.steps][ran].mean(0) if step is None else contrast[step]
         if RULES[request.rule].selects == "weights":
             value = weight_of(request.sites[path]).abs() * value.float()
         elif score.weighted:
             value = request.column_norms[path] * value
-        scores[path] = value
-    return top(scores, request.fraction, request.per)
+        idle = not ran.any() if step is None else not ran[step]
+        scores[path] = torch.full_like(value, float("-inf")) if idle else value
+    chosen = top(scores, request.fraction, request.per)
+    return {path: mask & scores[path].isfinite() for path, mask in chosen.items()}
 
 
 def _paper(request: Request, paths: Sequence[str], step: int | None) -> Masks:

@@ -93,8 +93,10 @@ def _of_batch(
     for time in times:
         noise = driver.noise_of(generators)
         gates = open_gates(sites, len(batch))
-        with torch.enable_grad(), gated(sites, gates):
+        with torch.enable_grad(), gated(driver, sites, gates):
             loss = driver.loss(clean, conditioning, noise, time)
-            gradients = torch.autograd.grad(loss.sum(), list(gates.values()))
+            gradients = torch.autograd.grad(
+                loss.sum(), list(gates.values()), materialize_grads=True
+            )
         values += [gradient.float().cpu() for gradient in gradients]
     return torch.cat(values, 1)

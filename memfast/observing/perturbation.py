@@ -32,11 +32,10 @@ def changes_by_perturbation(
 
     Takes one forward pass, and one more for each site.
     """
-    energy: dict[str, Tensor] = {}
-    size: dict[str, Tensor] = {}
+    images = len(latents)
+    seen = {path: Output(images, site, driver) for path, site in sites.items()}
     handles = [
-        site.contraction.register_forward_hook(_measure(path, site, energy, size))
-        for path, site in sites.items()
+        site.contraction.register_forward_hook(seen[path].measure) for path, site in sites.items()
     ]
     try:
         output = driver.predict(latents, times, conditioning)
@@ -45,32 +44,48 @@ def changes_by_perturbation(
             handle.remove()
     changes = {}
     for path, site in sites.items():
-        added: list[Tensor] = []
-        hook = site.contraction.register_forward_hook(_add(size[path], source, added))
+        if not seen[path].energy.any():  # of several models not the one that ran
+            changes[path] = seen[path].energy
+            continue
+        seen[path].source = source
+        hook = site.contraction.register_forward_hook(seen[path].disturb)
         try:
             moved = driver.predict(latents, times, conditioning) - output
         finally:
             hook.remove()
-        gain = moved.float().square().flatten(1).sum(1) / added[0]
+        added = seen[path].added
+        gain = moved.float().square().flatten(1).sum(1) / torch.where(added > 0, added, 1)
         norms = site.weight.float().square().sum(0)
-        changes[path] = (gain[:, None] * energy[path] * norms).sqrt()
+        changes[path] = (gain[:, None] * seen[path].energy * norms).sqrt()
     return changes
 
 
-def _measure(path: str, site: Site, energy: dict[str, Tensor], size: dict[str, Tensor]):
-    def after(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        neurons = site.neurons_in(inputs[0]).float()
-        energy[path] = neurons.square().flatten(1, -2).sum(1)
-        size[path] = output.float().square().flatten(1).mean(1).sqrt()
+class Output:
+    """One site's output: how large it is, and noise of a share of that added to it."""
 
-    return after
+    source: torch.Generator
 
+    def __init__(self, images: int, site: Site, driver: Driver):
+        self.images, self.site, self.driver = images, site, driver
+        device = site.contraction.weight.device
+        self.energy = torch.zeros(images, site.neurons, device=device)  # of the neurons
+        self.square, self.values, self.added = torch.zeros(3, images, device=device)
 
-def _add(size: Tensor, source: torch.Generator, added: list[Tensor]):
-    def after(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def measure(self, module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Counts a run of the contracting linear."""
+        neurons = self.site.neurons_in(inputs[0]).float()
+        squares = output.float().square().flatten(1)
+        self.energy += self._all(neurons.square().flatten(1, -2).sum(1))
+        self.square += self._all(squares.sum(1))
+        self.values += self._all(torch.full_like(squares[:, 0], squares.shape[1]))
+
+    def disturb(self, module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Adds noise to a run's output."""
+        size = self.driver.of_call((self.square / self.values).sqrt())
         scale = (SIZE * size).view(-1, *(1,) * (output.ndim - 1))
-        noise = torch.randn(output.shape, generator=source).to(output.device) * scale
-        added.append(noise.square().flatten(1).sum(1))
+        noise = torch.randn(output.shape, generator=self.source).to(output.device) * scale
+        self.added += self._all(noise.square().flatten(1).sum(1))
         return output + noise.to(output.dtype)
 
-    return after
+    def _all(self, values: Tensor) -> Tensor:
+        return self.driver.of_all(values, self.images)

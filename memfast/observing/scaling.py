@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memfast.blocks.families import Site
 from memfast.blocks.families.linears import from_rows, to_rows
+from memfast.pipelines.drivers.driver import Driver
 
 Gates = Mapping[str, Float[Tensor, "... neurons"]]
 
@@ -29,7 +30,10 @@ def open_gates(sites: Mapping[str, Site], images: int | None = None) -> dict[str
 
 @contextmanager
 def gated(
-    sites: Mapping[str, Site], gates: Gates, means: Mapping[str, Tensor] | None = None
+    driver: Driver,
+    sites: Mapping[str, Site],
+    gates: Gates,
+    means: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
     """Within the context each neuron is multiplied by its gate: [neurons] or [images, neurons].
 
@@ -38,7 +42,7 @@ def gated(
     """
     handles = [
         site.contraction.register_forward_pre_hook(
-            _gate(site, gates[path], (means or {}).get(path))
+            _gate(driver, site, gates[path], (means or {}).get(path))
         )
         for path, site in sites.items()
     ]
@@ -49,13 +53,14 @@ def gated(
             handle.remove()
 
 
-def _gate(site: Site, gate: Tensor, mean: Tensor | None):
+def _gate(driver: Driver, site: Site, gate: Tensor, mean: Tensor | None):
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole, *rest = inputs
         whole = to_rows(module, whole)
         shaped = gate.to(whole.dtype)
         if gate.ndim == 2:  # one for each image, the same for all its tokens
-            shaped = shaped.view(len(gate), *(1,) * (whole.ndim - 2), -1)
+            shaped = driver.of_call(shaped)
+            shaped = shaped.view(len(shaped), *(1,) * (whole.ndim - 2), -1)
         neurons = whole[..., site.columns]
         if mean is None:
             neurons = neurons * shaped

@@ -141,7 +141,7 @@ def _of_batch(
         times = times_of(driver, stratum, strata, sources)
         latents = driver.path.add(clean, noise, times)
         means: dict[str, Tensor] = {}
-        with _watched(sites, means):
+        with _watched(driver, sites, means, len(batch)):
             if by == "gradient":
                 slopes = _by_gradient(driver, sites, latents, times, conditioning, direction)
             else:
@@ -164,9 +164,11 @@ def _by_gradient(
 ) -> dict[str, Tensor]:
     """The derivative of direction · output by every image's gates, all open: [images, neurons]."""
     gates = open_gates(sites, len(latents))
-    with torch.enable_grad(), gated(sites, gates):
+    with torch.enable_grad(), gated(driver, sites, gates):
         output = driver.predict(latents, times, conditioning)
-        slopes = torch.autograd.grad((output * direction).sum(), list(gates.values()))
+        slopes = torch.autograd.grad(
+            (output * direction).sum(), list(gates.values()), materialize_grads=True
+        )
     return dict(zip(gates, slopes, strict=True))
 
 
@@ -179,24 +181,37 @@ def times_of(
 
 
 class _watched:
-    """Within the context, forward passes leave each site's mean activation of each image."""
+    """Within the context the first pass leaves each site's mean activation of each image in
+    `means`: zeros where the site does not run."""
 
-    def __init__(self, sites: dict[str, Site], means: dict[str, Tensor]):
-        self.sites, self.means = sites, means
+    def __init__(
+        self, driver: Driver, sites: dict[str, Site], means: dict[str, Tensor], images: int
+    ):
+        self.driver, self.sites, self.means, self.images = driver, sites, means, images
 
     def __enter__(self) -> None:
-        def watch(path: str, site: Site):
-            def before(module: object, inputs: tuple[Tensor, ...]) -> None:
-                neurons = site.neurons_in(inputs[0]).detach()
-                self.means.setdefault(path, neurons.flatten(1, -2).mean(1))
+        self.runs = {path: torch.zeros(self.images, dtype=torch.int64) for path in self.sites}
+        self.rows = {path: torch.zeros(self.images, dtype=torch.int64) for path in self.sites}
+        self.handles = []
+        for path, site in self.sites.items():
+            zeros = torch.zeros(self.images, site.neurons, device=site.contraction.weight.device)
+            self.means[path] = zeros
+            self.handles.append(site.contraction.register_forward_pre_hook(self._watch(path, site)))
 
-            return before
+    def _watch(self, path: str, site: Site):
+        def before(module: object, inputs: tuple[Tensor, ...]) -> None:
+            driver, images = self.driver, self.images
+            if int(driver.of_call(self.runs[path]).min()) == driver.runs(path):
+                return  # of a later pass
+            neurons = site.neurons_in(inputs[0]).detach().flatten(1, -2).float()
+            ones = torch.ones(len(neurons), dtype=torch.int64)
+            self.means[path] += driver.of_all(neurons.sum(1), images)
+            self.rows[path] += driver.of_all(ones * neurons.shape[1], images)
+            self.runs[path] += driver.of_all(ones, images)
 
-        self.handles = [
-            site.contraction.register_forward_pre_hook(watch(path, site))
-            for path, site in self.sites.items()
-        ]
+        return before
 
     def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
+        for path, handle in zip(self.sites, self.handles, strict=True):
             handle.remove()
+            self.means[path] /= self.rows[path].clamp(min=1)[:, None].to(self.means[path])

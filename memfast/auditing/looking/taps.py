@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float64, Int64
-from memfast_kernels import Moments, column_moments
+from memfast_kernels import Moments, column_moments, merge
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site, find_sites
@@ -31,22 +31,30 @@ class Taps:
         self._counted: Tensor | None = None
         self._moments: dict[str, Moments] = {}
         self._squares: dict[str, list[Tensor]] = {site: [] for site in neurons}
+        self._rows = dict.fromkeys(neurons, 0)
 
     def see(self, site: str, neurons: Tensor) -> None:
         """Called with what one site's contracting linear reads, [rows, tokens, neurons]."""
-        own = None
+        driver, seen, own = self.driver, self._squares[site], None
+        rows = len(neurons) if self.text_rows is None else len(self.text_rows)
         if self.text_rows is not None:
-            own = self.driver.counted(site, self.text_rows, neurons.shape[1])
+            run = len(seen) % driver.runs(site)
+            own = driver.counted(site, driver.of_call(self.text_rows), neurons.shape[1], run)
         squares = neurons.float().square()
         if own is not None:
             own = own.to(neurons.device)
             squares = squares * own[..., None]
-        self._squares[site].append(squares.sum(1))
+        seen.append(driver.of_all(squares.sum(1), rows))
+        self._rows[site] += len(neurons)
         if self._counted is not None:
-            whole = len(self._counted) == len(neurons)
-            kept = neurons if whole else neurons[self._counted]
-            flat = kept.flatten(0, 1) if own is None else kept[own if whole else own[self._counted]]
-            self._moments[site] = column_moments(flat).to("cpu")
+            chosen = torch.zeros(rows, dtype=torch.bool).index_fill(0, self._counted, True)
+            chosen = driver.of_call(chosen).nonzero().flatten()
+            whole = len(chosen) == len(neurons)
+            kept = neurons if whole else neurons[chosen]
+            flat = kept.flatten(0, 1) if own is None else kept[own if whole else own[chosen]]
+            moments = column_moments(flat).to("cpu")
+            before = self._moments.get(site)
+            self._moments[site] = moments if before is None else merge(before, moments)
 
     @contextmanager
     def counting(self, rows: Int64[Tensor, " counted"]) -> Iterator[dict[str, Moments]]:
@@ -62,20 +70,26 @@ class Taps:
         side; of several models the one that ran, zeros for the others. Raises InputError when a
         site was not seen once, as in a model compiled before."""
         models = self.driver.models
+        rows = next((len(seen[0]) for seen in self._squares.values() if seen), 1)
         ran = {site.partition(".")[0] for site, seen in self._squares.items() if seen}
         for site, seen in self._squares.items():
             if len(models) > 1 and site.partition(".")[0] not in ran:
                 continue
-            if len(seen) != 1:
+            if self._rows[site] != rows * self.driver.runs(site):
                 raise InputError(
-                    f"{site} was seen {len(seen)} times in one pass of the model, expected 1: "
-                    "audit it uncompiled and without feed-forward chunking"
+                    f"{site} was seen {len(seen)} times in one pass of the model, expected "
+                    f"{self.driver.runs(site)}: audit it uncompiled and without feed-forward "
+                    "chunking"
                 )
-        rows = next(len(seen[0]) for seen in self._squares.values() if seen)
         squares = [
-            seen.pop() if seen else torch.zeros(rows, self.neurons[site], device=self.driver.device)
+            sum(seen[1:], seen[0])
+            if seen
+            else torch.zeros(rows, self.neurons[site], device=self.driver.device)
             for site, seen in self._squares.items()
         ]
+        for site, seen in self._squares.items():
+            seen.clear()
+            self._rows[site] = 0
         return torch.cat(squares, 1).double().sqrt().cpu()
 
 

@@ -110,14 +110,31 @@ class Driver(Kind):
         latents: as the path's `add` makes them, whatever the scheduler. time: the scheduler's own.
         """
         labels = self.calls_of(time, conditioning)
-        if labels is None:
+        parts = [] if labels is None else rows_of_each(labels)
+        if len(parts) < 2:
             return self._predicted(latents, time, conditioning)
-        times = several(time, len(latents), latents.device)
-        parts = rows_of_each(labels)
-        outputs = [
-            self._predicted(latents[rows], times[rows], conditioning[rows]) for rows in parts
-        ]
+        times, outputs = several(time, len(latents), latents.device), []
+        try:
+            for rows in parts:
+                self.part = rows
+                outputs.append(self._predicted(latents[rows], times[rows], conditioning[rows]))
+        finally:
+            self.part = None
         return torch.cat(outputs)[torch.cat(parts).argsort()]
+
+    part: Tensor | None = None  # rows in the running call, where `predict` makes several
+
+    def of_call(self, values: Tensor) -> Tensor:
+        """Of a value for each row of `predict`, those in the denoiser's running call."""
+        return values if self.part is None else values[self.part]
+
+    def of_all(self, values: Tensor, rows: int) -> Tensor:
+        """The inverse: values of the running call's rows among zeros for all the others."""
+        if self.part is None:
+            return values
+        return values.new_zeros(rows, *values.shape[1:]).index_copy(
+            0, self.part.to(values.device), values
+        )
 
     def calls_of(self, time: Times, conditioning: Conditioning) -> Int64[Tensor, " rows"] | None:
         """A number for each row: those with different ones need calls of the denoiser of their own,
@@ -251,7 +268,7 @@ class Driver(Kind):
         if text_rows is None or stream == "image":
             return None
         if stream == "text":
-            return text_rows
+            return text_rows[:, :length]
         others = text_rows.new_ones(len(text_rows), length - text_rows.shape[1])
         first = stream.startswith("text")
         return torch.cat([text_rows, others] if first else [others, text_rows], 1)

@@ -13,7 +13,6 @@ def wan(
     frames: int | None = None,
     expand_timesteps: bool = False,
     scheduler: str = "euler",
-    kind: str = "WanPipeline",
     **rest: Any,
 ) -> Any:
     """boundary: with two transformers. frames: other than the pipeline's own 81, which take a VAE
@@ -26,7 +25,7 @@ def wan(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     }
-    pipeline = getattr(diffusers, kind)(
+    pipeline = diffusers.WanPipeline(
         transformer=transformer(patch, **rest),
         transformer_2=None if boundary is None else transformer(patch, ffn_dim=56),
         vae=vae(1 if expand_timesteps else 2),
@@ -39,6 +38,13 @@ def wan(
     if frames is not None:
         pipeline.scheduler.register_to_config(**{KEY: {"num_frames": frames}})
     return pipeline
+
+
+def sibling(kind: str, **rest: Any) -> Any:
+    """Another pipeline around the parts of one that makes videos of text alone."""
+    own = wan(**rest)
+    names = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+    return getattr(diffusers, kind)(**{name: own.components[name] for name in names})
 
 
 def transformer(patch: tuple[int, int, int], ffn_dim: int = 40, channels: int = 4) -> Any:
