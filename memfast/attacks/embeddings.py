@@ -41,14 +41,15 @@ def from_prompt(driver: Driver, ids: Sequence[str], texts: Sequence[str], _: int
 
 
 def from_noise(driver: Driver, ids: Sequence[str], texts: Sequence[str], seed: int) -> Conditioning:
-    """N(0, I) in every leaf that may be searched, an image's own by its id and the seed."""
+    """N(0, I) in every leaf that may be searched, an image's own by its id and the seed; of its
+    caption it keeps no more than the length."""
     sources = [generator(f"{i}/start", seed) for i in ids]
 
     def drawn(leaf: Tensor) -> Tensor:
         shape = leaf.shape[1:]
         return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(leaf)
 
-    return driver.no_prompt.expand(len(ids)).searched_by(drawn)
+    return driver.encode(list(texts)).searched_by(drawn)
 
 
 def from_another(

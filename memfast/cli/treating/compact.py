@@ -25,7 +25,10 @@ def compact(
         Path | None, typer.Option(help="Subspace file that `memfast locate` wrote.")
     ] = None,
     format: Annotated[str, typer.Option(help="compact, portable or masked.")] = "compact",
-    compensate: Annotated[str, typer.Option(help="mean, none or least-squares.")] = "mean",
+    compensate: Annotated[
+        str | None,
+        typer.Option(help="mean (default, where a bias can take it), least-squares or none."),
+    ] = None,
     shrink: Annotated[
         float | None, typer.Option(help="Remove this share, least needed by --reference first.")
     ] = None,
@@ -53,6 +56,7 @@ def compact(
     config: options.Config = None,
 ) -> None:
     """Write a smaller pipeline without the subspace's neurons."""
+    from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import finish, progress
     from memfast.files import check_out
@@ -64,7 +68,8 @@ def compact(
     from memfast.sharing.formats import save_as
 
     check_out(out, overwrite)
-    compensate = compensate.replace("-", "_")
+    asked = compensate is not None
+    compensate = (compensate or "mean").replace("-", "_")
     _check_words(format, rounding, compensate, shrink_of)
     if subspace is None and shrink is None:
         raise InputError("nothing to remove: give --subspace, --shrink, or both")
@@ -76,6 +81,9 @@ def compact(
     settings |= options.schedule(num_inference_steps, guidance_scale)
     widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
     dense = denoiser_of(pipeline)
+    biased = all(site.contraction.bias is not None for site in find_sites(dense).values())
+    if format == "masked" and not asked and not biased:
+        compensate = "none"  # the masked model keeps its class, which has no bias to take a mean
     with progress() as bar:
         chosen, note = _choose(
             pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar
