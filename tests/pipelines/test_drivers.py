@@ -132,6 +132,7 @@ def test_without_a_prompt_is_the_pipeline_s_unconditional_half(driver: Driver) -
     schedule = driver.schedule(num_inference_steps=2, guidance_scale=2.0)
     if not driver.guided(schedule):
         pytest.skip(f"{driver.kind}: no rows without the prompt")
+    time = driver.times(schedule)[0]
     seen: list[Tensor] = []
     outputs: list[Tensor] = []
     hook = driver.model.register_forward_hook(
@@ -146,7 +147,6 @@ def test_without_a_prompt_is_the_pipeline_s_unconditional_half(driver: Driver) -
         if driver.together
         else (seen[place], outputs[place])
     )
-    time = driver.times(schedule)[0]
     with torch.no_grad():
         made = driver.predict(latents, time, driver.no_prompt.expand(2))
         told = driver.predict(latents, time, driver.encode(TEXTS[:2]))
