@@ -142,6 +142,16 @@ def summary(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+def test_every_kind_and_command_is_tried() -> None:
+    from memfast.cli.finding.families import RUNS
+    from memfast.pipelines.drivers.table import DRIVERS
+
+    pytest.importorskip("sentencepiece")
+    tried = {type(driver_of(build(name))).__name__ for name in ONE_A_KIND}
+    assert tried == {driver.__name__ for driver in DRIVERS}
+    assert all(any(name.startswith(f"test_{run}") for name in globals()) for run in RUNS)
+
+
 def test_collect(bench: Bench) -> None:
     found = summary(bench.statistics)
     assert found["prompts"] == len(CAPTIONS)

@@ -101,11 +101,13 @@ def evaluate(
     tools, (clip, network), missing = instruments(metrics, weights, features)
     chosen = []
     for method in (MITIGATIONS[name] for name in methods):
-        if (lacking := method.lacks(driver)) is None:
+        if driver.clip_attention or not method.needs_clip_attention:
             chosen.append(method)
         else:
             kind = type(driver.owner).__name__
-            missing[method.name] = f"does not apply to {kind}: it needs {lacking}"
+            missing[method.name] = (
+                f"does not apply to {kind}: it needs cross-attention to CLIP's tokens"
+            )
     if original is not None:
         chosen = [given(driver, treated)]
     schedule = driver.schedule(schedule)

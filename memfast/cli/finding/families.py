@@ -7,6 +7,7 @@ import typer
 
 from memfast.cli import options
 
+RUNS = ("collect", "locate", "prune", "compact", "audit", "evaluate", "attack", "repair")
 COLUMNS = ("model", "class", "activation", "sites", "neurons", "% params", "% FLOPs")
 
 
@@ -15,7 +16,7 @@ def families(
         str | None, typer.Argument(metavar="[MODEL]", help="Look into this pipeline instead.")
     ] = None,
 ) -> None:
-    """List the models whose feed-forwards are known, and how much of each they are."""
+    """List the models whose feed-forwards are known, and what works on which pipelines."""
     from memfast.blocks.families.examples import EXAMPLES
     from memfast.blocks.families.figures import FIGURES
 
@@ -28,6 +29,26 @@ def families(
         kind = (name, example.model, example.activation)
         rows.append((*kind, str(sites), f"{neurons:,}", f"{parameters:.1f}", f"{flops:.1f}"))
     _print(COLUMNS, rows)
+    typer.echo()
+    _kinds()
+
+
+def _kinds() -> None:
+    """Which commands work on which kinds of pipelines; methods of evaluate that do not apply."""
+    from memfast.evaluation.mitigations import MITIGATIONS
+    from memfast.pipelines.drivers.table import DRIVERS
+
+    rows = []
+    for driver in DRIVERS:
+        apart = [
+            m.name
+            for m in MITIGATIONS.values()
+            if m.needs_clip_attention and not driver.clip_attention
+        ]
+        classes = ", ".join(name.removesuffix("Pipeline") for name in driver.pipelines)
+        rows.append((driver.kind, classes, ", ".join(apart) or "-", *["yes"] * len(RUNS)))
+    _print(("kind", "pipelines", "methods that do not apply", *RUNS), rows)
+    typer.echo("Image-to-image, inpainting and ControlNet pipelines of a kind run from text alone.")
 
 
 def _look_into(model: str) -> None:

@@ -56,15 +56,6 @@ def cross_attentions(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def lacks_clip_attention(driver: Driver) -> str | None:
-    """What a pipeline lacks whose prompts do not reach it as CLIP's tokens by cross-attention."""
-    if not cross_attentions(driver.model) or driver.denoisers != ("unet",):
-        return "a UNet's cross-attention"
-    if not type(driver.pipeline.tokenizer).__name__.startswith("CLIPTokenizer"):
-        return "CLIP's tokens"
-    return None
-
-
 @contextmanager
 def rescaled(model: nn.Module, kept: Tensor) -> Iterator[None]:
     """Within the context the model's cross-attention is rescaled; afterwards it is as before."""

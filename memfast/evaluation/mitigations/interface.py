@@ -53,8 +53,8 @@ class Mitigation:
     """One method.
 
     lives_in: the weights, or only the operator's pipeline, which an attacker with the weights
-    skips. control: what random pruning to hold it against (neurons or weights), if any. lacks: what
-    a pipeline lacks that the method needs, None where it applies.
+    skips. control: what random pruning to hold it against (neurons or weights), if any.
+    needs_clip_attention: applies only where prompts are CLIP's tokens, read by cross-attention.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Mitigation:
     lives_in: Literal["weights", "pipeline"]
     apply: Callable[[Setting], Treated]
     control: Literal["neurons", "weights"] | None = None
-    lacks: Callable[[Driver], str | None] = lambda driver: None
+    needs_clip_attention: bool = False
 
 
 def parameters(model: nn.Module) -> int:

@@ -35,6 +35,7 @@ class Kind:
     "text+image" or "image+text"}, the rows that pass there, "image,text" in two runs one after the
     other; "image" where no word matches.
     enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
+    clip_attention: what cross-attention reads are CLIP's tokens.
     """
 
     kind: ClassVar[str]
@@ -56,6 +57,7 @@ class Kind:
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False
+    clip_attention: ClassVar[bool] = False
 
     def __init__(self, pipeline: DiffusionPipeline, owner: DiffusionPipeline | None = None):
         """owner: the pipeline that was given, where `pipeline` is its text-to-image sibling."""

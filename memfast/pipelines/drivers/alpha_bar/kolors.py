@@ -11,6 +11,7 @@ class Kolors(StableDiffusionXL):
     """Text is padded on its left to one length, whatever the batch. Needs sentencepiece."""
 
     kind = "Kolors"
+    clip_attention = False
     pipelines = ("KolorsPipeline",)
     siblings = ("KolorsImg2ImgPipeline",)
     needs = ("vae", "tokenizer", "text_encoder", "scheduler")

@@ -7,6 +7,7 @@ class LatentConsistency(UNetDriver):
     """The pipeline of arXiv 2310.04378; the same models in Stable Diffusion's are of that kind."""
 
     kind = "Latent Consistency"
+    clip_attention = True
     pipelines = ("LatentConsistencyModelPipeline",)
     siblings = ("LatentConsistencyModelImg2ImgPipeline",)
     enters_by_attention = True

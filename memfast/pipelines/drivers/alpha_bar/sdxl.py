@@ -11,6 +11,7 @@ class StableDiffusionXL(UNetDriver):
     """The first CLIP may be absent, as in diffusers. No text passes a feed-forward."""
 
     kind = "Stable Diffusion XL"
+    clip_attention = True
     pipelines = ("StableDiffusionXLPipeline",)
     siblings = (
         "StableDiffusionXLImg2ImgPipeline",

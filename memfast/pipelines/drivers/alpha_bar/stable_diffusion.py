@@ -59,6 +59,7 @@ class StableDiffusion(UNetDriver):
         "StableDiffusionControlNetInpaintPipeline",
     )
     enters_by_attention = True
+    clip_attention = True
 
     @cached_property
     def latent_shape(self) -> tuple[int, ...]:

@@ -66,11 +66,15 @@ class Lumina2(Lumina):
         return seen["encoder_attention_mask"].bool()
 
     def counted(
-        self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int
+        self,
+        path: str,
+        text_rows: Bool[Tensor, "images tokens"] | None,
+        length: int,
+        run: int = 0,
     ) -> Bool[Tensor, "images rows"] | None:
         """Where both streams join, an image follows its own text, and padding comes last."""
         if text_rows is None or self.stream(path) != "text+image":
-            return super().counted(path, text_rows, length)
+            return super().counted(path, text_rows, length, run)
         height, width = self.latent_shape[1:]
         patch = self.pipeline.transformer.config.patch_size
         own = text_rows.sum(1) + (height // patch) * (width // patch)

@@ -84,7 +84,11 @@ class ZImage(Driver):
         return super().padded(path) or not self.image_rows.all()
 
     def counted(
-        self, path: str, text_rows: Bool[Tensor, "images tokens"] | None, length: int
+        self,
+        path: str,
+        text_rows: Bool[Tensor, "images tokens"] | None,
+        length: int,
+        run: int = 0,
     ) -> Bool[Tensor, "images rows"] | None:
         if text_rows is None:
             return None
