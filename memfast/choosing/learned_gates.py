@@ -83,7 +83,7 @@ def learn_gates(
             empty = driver.no_prompt.expand(len(memory))
             wanted = Conditioning.cat([empty, description])
             target = driver.predict(noisy, times, wanted)
-        with torch.enable_grad(), gated(driver, sites, gates, means):
+        with torch.enable_grad(), gated(sites, gates, means):
             output = driver.predict(noisy, times, Conditioning.cat([caption, description]))
             error = (output - target).square().flatten(1).mean(1)
             open_share = torch.cat(list(gates.values())).mean()

@@ -93,7 +93,7 @@ def _of_batch(
     for time in times:
         noise = driver.noise_of(generators)
         gates = open_gates(sites, len(batch))
-        with torch.enable_grad(), gated(driver, sites, gates):
+        with torch.enable_grad(), gated(sites, gates, driver=driver):
             loss = driver.loss(clean, conditioning, noise, time)
             gradients = torch.autograd.grad(
                 loss.sum(), list(gates.values()), materialize_grads=True

@@ -30,19 +30,20 @@ def open_gates(sites: Mapping[str, Site], images: int | None = None) -> dict[str
 
 @contextmanager
 def gated(
-    driver: Driver,
     sites: Mapping[str, Site],
     gates: Gates,
     means: Mapping[str, Tensor] | None = None,
+    driver: Driver | None = None,
 ) -> Iterator[None]:
     """Within the context each neuron is multiplied by its gate: [neurons] or [images, neurons].
 
     `means` ({site: [neurons]}, as a Subspace holds) is what a closed gate leaves of a neuron: what
-    a removed one leaves when its mean is folded into the bias. By default nothing.
+    a removed one leaves when its mean is folded into the bias. By default nothing. driver: knows
+    which images a call has, where a prediction takes several.
     """
     handles = [
         site.contraction.register_forward_pre_hook(
-            _gate(driver, site, gates[path], (means or {}).get(path))
+            _gate(site, gates[path], (means or {}).get(path), driver)
         )
         for path, site in sites.items()
     ]
@@ -53,13 +54,13 @@ def gated(
             handle.remove()
 
 
-def _gate(driver: Driver, site: Site, gate: Tensor, mean: Tensor | None):
+def _gate(site: Site, gate: Tensor, mean: Tensor | None, driver: Driver | None):
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole, *rest = inputs
         whole = to_rows(module, whole)
         shaped = gate.to(whole.dtype)
         if gate.ndim == 2:  # one for each image, the same for all its tokens
-            shaped = driver.of_call(shaped)
+            shaped = shaped if driver is None else driver.of_call(shaped)
             shaped = shaped.view(len(shaped), *(1,) * (whole.ndim - 2), -1)
         neurons = whole[..., site.columns]
         if mean is None:

@@ -164,7 +164,7 @@ def _by_gradient(
 ) -> dict[str, Tensor]:
     """The derivative of direction · output by every image's gates, all open: [images, neurons]."""
     gates = open_gates(sites, len(latents))
-    with torch.enable_grad(), gated(driver, sites, gates):
+    with torch.enable_grad(), gated(sites, gates, driver=driver):
         output = driver.predict(latents, times, conditioning)
         slopes = torch.autograd.grad(
             (output * direction).sum(), list(gates.values()), materialize_grads=True

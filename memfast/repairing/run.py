@@ -23,6 +23,7 @@ from memfast.repairing.removal import harm_of
 from memfast.repairing.samples import Samples, samples_of, with_images
 from memfast.repairing.settings import RepairSettings
 from memfast.repairing.training import History, train
+from memfast.sharing.formats import is_compact
 
 FEWEST = 8  # reference captions: half of them train, half of them judge
 JUDGES = 64  # duplicate groups that are held out to judge, at most
@@ -136,7 +137,7 @@ def every_other(cases: Cases) -> tuple[Cases, Cases]:
 
 def check_original(student: Driver, teacher: Driver) -> None:
     """Raise InputError unless `teacher` is a dense model that `student` may have come from."""
-    if getattr(teacher.model.config, "ffn_inner_dims", None):
+    if any(is_compact(model) for model in teacher.models.values()):
         raise InputError(
             "original: is a compact model itself; give the model that it was made from"
         )

@@ -82,7 +82,7 @@ def test_gates_reach_their_images_through_several_calls() -> None:
         gates = {path: gate.detach() for path, gate in open_gates(sites, 3).items()}
         for gate in gates.values():
             gate[2] = 0
-        with gated(driver, sites, gates):
+        with gated(sites, gates, driver=driver):
             closed = driver.predict(noise, 500.0, conditioning)
     torch.testing.assert_close(closed[:2], whole[:2], atol=1e-6, rtol=1e-5)
     assert not torch.allclose(closed[2], whole[2], atol=1e-3)
