@@ -1,13 +1,16 @@
 """Cases from prompt lists, scores of the nearest training image, and rates by group."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from memfast.errors import InputError
-from memfast.measuring.cases import Case, Cases, fit, load_cases, read_image
+from memfast.images import fit, read_image
+from memfast.measuring.cases import Case, Cases, load_cases
 from memfast.measuring.distances import l2_ratio, ssim
 from memfast.measuring.replication import replication, score_images
 from memfast.measuring.similarity import toolbox
@@ -88,24 +91,25 @@ def test_cases_of_a_list(tmp_path):
         {"id": "f", "prompt": "grey stone", "image": "wide.png"},
         {"id": "g", "prompt": "green field"},
     ]
-    cases = load_cases(write_list(tmp_path, rows), 16)
+    cases = load_cases(write_list(tmp_path, rows), (16, 16))
     assert cases.ids == ["a", "b", "c", "e", "f", "g"]
     assert [len(c.images) for c in cases.cases] == [1, 1, 2, 0, 1, 0]
     assert cases.groups == [0, 0, 0, 1, 2, 3]  # a, b by the list; a, c by a shared picture
     assert [c.template for c in cases.cases] == [False, False, True, True, False, False]
     torch.testing.assert_close(cases.cases[0].images[0], images[0])
     notes = "\n".join(cases.notes)
-    assert "e (line 5): no such image" in notes
+    assert re.search(r"e \(line 5\): image .*absent\.png: no such file", notes)
     assert "f: 40 x 20 pixels, scaled to 16 x 16" in notes
     assert "g (line 7): no local training image" in notes
-    assert len(load_cases(write_list(tmp_path, rows), 16, limit=2)) == 2
+    assert len(load_cases(write_list(tmp_path, rows), (16, 16), limit=2)) == 2
 
 
 def test_fit_takes_the_central_square():
-    image = torch.zeros(3, 20, 40)
-    image[:, :, 10:30] = 1
-    torch.testing.assert_close(fit(image, 20), torch.ones(3, 20, 20))
-    assert fit(image, 8).shape == (3, 8, 8)
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30] = 255
+    image = Image.fromarray(pixels)
+    assert np.array_equal(fit(image, (20, 20)), np.ones((3, 20, 20)))
+    assert fit(image, (8, 8)).shape == (3, 8, 8)
 
 
 def test_an_unreadable_image_is_named(tmp_path):
