@@ -20,7 +20,6 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, schedule_of, versions
-from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
@@ -55,7 +54,7 @@ class Settings:
         """Where a prompt's noise comes from."""
         if self.shared_noise:
             return torch.Generator().manual_seed(self.seed)
-        return generator(prompt.id, self.seed)
+        return torch.Generator().manual_seed(prompt.noise_seed(self.seed))
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON holds them."""

@@ -42,7 +42,7 @@ class Prompt:
 
         The first noise of a row with a seed of its own is that seed. Every other is 63 bits of
         blake2b over the run's seed (the own seed where there is one) plus `draw`, and the id: it
-        depends on nothing else, and without an own seed it is `memfast.models.noise`'s.
+        depends on nothing else, and without an own seed it is `memfast.pipelines.noise`'s.
         """
         if self.seed is not None and draw == 0:
             return self.seed
