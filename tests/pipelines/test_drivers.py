@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from memfast.auditing.looking.prefix import Prefix
 from memfast.blocks.families.finding import find_sites
 from memfast.pipelines.drivers.calls import passed, run, watched
 from memfast.pipelines.drivers.conditioning import Conditioning
@@ -135,12 +136,14 @@ def test_without_a_prompt_is_the_pipeline_s_unconditional_half(driver: Driver) -
     time = driver.times(schedule)[0]
     seen: list[Tensor] = []
     outputs: list[Tensor] = []
-    hook = driver.model.register_forward_hook(
-        lambda _, args, output: outputs.append(driver.raw(output[0]))
-    )
+    hooks = [
+        model.register_forward_hook(lambda _, args, output: outputs.append(driver.raw(output[0])))
+        for model in driver.models.values()
+    ]
     with watched(driver.models, lambda arguments: seen.append(driver.latents_of(arguments))):
         own_run(driver, TEXTS[:2], scale=2.0, output_type="latent")
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     place = driver.halves.index(UNCONDITIONAL)
     latents, own = (
         (seen[0].chunk(2)[place], outputs[0].chunk(2)[place])
@@ -155,26 +158,34 @@ def test_without_a_prompt_is_the_pipeline_s_unconditional_half(driver: Driver) -
 
 
 def test_counted_rows_do_not_depend_on_the_batch(driver: Driver) -> None:
-    """What is counted at each site for a text alone is counted beside longer texts."""
-    together = driver.encode(TEXTS)
-    batched = inner_rows(driver, TEXTS, IDS)
-    for place, (text, id_) in enumerate(zip(TEXTS, IDS, strict=True)):
-        told = driver.encode([text])
-        for path, rows in inner_rows(driver, [text], [id_]).items():
-            alone = counted(driver, path, told, rows)[0]
-            beside = counted(driver, path, together, batched[path])[place]
-            close(rows[0][alone], batched[path][place][beside])
-            if driver.stream(path) == "text":
-                assert told.text_rows is not None
-                assert alone.sum() == told.text_rows.sum()
+    """What is counted at each site for a text alone is counted beside longer texts that may share
+    its run."""
+    parts = driver.alike(TEXTS)
+    assert max(map(len, parts)) > 1
+    for part in parts:
+        texts, ids = [TEXTS[i] for i in part], [IDS[i] for i in part]
+        together = driver.encode(texts)
+        batched = inner_rows(driver, texts, ids)
+        for place, (text, id_) in enumerate(zip(texts, ids, strict=True)):
+            told = driver.encode([text])
+            for (path, nth), rows in inner_rows(driver, [text], [id_]).items():
+                alone = counted(driver, path, told, rows, nth)[0]
+                beside = counted(driver, path, together, batched[path, nth], nth)[place]
+                close(rows[0][alone], batched[path, nth][place][beside])
+                if driver.stream(path).split(",")[nth] == "text":
+                    assert told.text_rows is not None
+                    assert alone.sum() == told.text_rows.sum()
 
 
-def inner_rows(driver: Driver, texts: Any, ids: Any) -> dict[str, Tensor]:
-    """The neurons' activations [images, rows, neurons] at each site in a run's first call."""
-    found: dict[str, Tensor] = {}
+def inner_rows(driver: Driver, texts: Any, ids: Any) -> dict[tuple[str, int], Tensor]:
+    """The neurons' activations [images, rows, neurons] at each site, in each of its runs in a
+    pipeline's first call."""
+    found: dict[tuple[str, int], Tensor] = {}
     hooks = [
         site.contraction.register_forward_pre_hook(
-            lambda _, args, path=path: keep(found, path, args[0])
+            lambda _, args, path=path, site=site: keep(
+                found, path, driver.runs(path), site.neurons_in(args[0]).flatten(1, -2)
+            )
         )
         for path, site in find_sites(driver.model).items()
     ]
@@ -184,13 +195,27 @@ def inner_rows(driver: Driver, texts: Any, ids: Any) -> dict[str, Tensor]:
     return found
 
 
-def keep(found: dict[str, Tensor], path: str, rows: Tensor) -> None:
-    found.setdefault(path, rows)
+def keep(found: dict[tuple[str, int], Tensor], path: str, runs: int, rows: Tensor) -> None:
+    nth = sum((path, nth) in found for nth in range(runs))
+    if nth < runs:
+        found[path, nth] = rows
 
 
-def counted(driver: Driver, path: str, told: Conditioning, rows: Tensor) -> Tensor:
-    own = driver.counted(path, told.text_rows, rows.shape[1])
+def counted(driver: Driver, path: str, told: Conditioning, rows: Tensor, nth: int) -> Tensor:
+    own = driver.counted(path, told.text_rows, rows.shape[1], nth)
     return torch.ones(rows.shape[:2], dtype=torch.bool) if own is None else own
+
+
+def test_what_no_prompt_has_touched_may_be_replayed(driver: Driver) -> None:
+    """An audit computes it once, without a prompt, for all prompts."""
+    noise = driver.initial_noise(IDS[:1], 0)
+    time = driver.times(driver.schedule(num_inference_steps=2))[0]
+    told, rows = driver.encode(TEXTS), noise.expand(3, *noise.shape[1:])
+    with torch.no_grad():
+        prefix = Prefix(driver, lambda: driver.predict(noise, time, driver.no_prompt))
+        whole = driver.predict(rows, time, told)
+        with prefix.replayed(3):
+            close(driver.predict(rows, time, told), whole)
 
 
 def test_times_are_the_pipeline_s(driver: Driver) -> None:

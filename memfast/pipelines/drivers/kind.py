@@ -34,7 +34,8 @@ class Kind:
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there, "image,text" in two runs one after the
     other; "image" where no word matches.
-    enters_by_attention: a prompt reaches the denoiser through cross-attention alone.
+    enters_by_attention: a prompt reaches the denoiser through cross-attention alone, as it is given
+    (nothing projects it before).
     clip_attention: what cross-attention reads are CLIP's tokens.
     """
 

@@ -26,7 +26,6 @@ class PixArt(Driver):
     pipelines = ("PixArtSigmaPipeline", "PixArtAlphaPipeline")
     leaves = ("encoder_hidden_states", "encoder_attention_mask")
     own = ("added_cond_kwargs.resolution", "added_cond_kwargs.aspect_ratio")
-    enters_by_attention = True
     cleans = is_bs4_available() and is_ftfy_available()  # else the pipeline warns at every run
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
