@@ -241,7 +241,7 @@ def test_a_row_with_a_seed_has_that_noise() -> None:
 
 
 def test_the_derived_noise_is_the_models_own() -> None:
-    from memfast.models.noise import generator
+    from memfast.pipelines.noise import generator
 
     assert generator("i", 5).initial_seed() == Prompt("i", "a").noise_seed(5)
 

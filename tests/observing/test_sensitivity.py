@@ -63,7 +63,7 @@ def test_gates_of_images_are_their_own_and_go_away(tiny_pipeline) -> None:
 def test_derivatives_agree_with_differences(tiny_pipeline) -> None:
     tiny_pipeline.unet.double()
     driver, latents, times, told = inputs(tiny_pipeline)
-    latents, told = latents.double(), told.to(torch.float64)
+    latents, told = latents.double(), told.to(dtype=torch.float64)
     sites = find_sites(driver.model)
     path = list(sites)[-1]
     direction = torch.randn(latents.shape, generator=torch.manual_seed(0)).double()
