@@ -88,9 +88,11 @@ def test_equal_to_hooks(tiny_pipeline, rows, row_normalised):
 def close(a: memfast.NeuronStatistics, b: memfast.NeuronStatistics, tolerance: float) -> None:
     assert a.sites == b.sites
     for path in a.sites:
-        for name in ("mean", "variance", "l2_norm"):
+        for name in ("variance", "l2_norm"):
             ours, theirs = getattr(a[path], name), getattr(b[path], name)
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * 1e-2)
+        off = (a[path].mean - b[path].mean).abs()  # a mean near 0 has the rounding of its values
+        assert (off <= tolerance * a[path].rms).all()
         assert torch.equal(a[path].count, b[path].count)
 
 
