@@ -100,30 +100,21 @@ def _search(
     settings: AttackSettings,
     progress: Callable[[int], None] | None,
 ) -> dict[int, Conditioning]:
-    begun = start.searching()
-    sought = {  # Adam's epsilon is 0 in half precision
-        name: leaf.detach().to(torch.promote_types(leaf.dtype, torch.float32), copy=True)
-        for name, leaf in begun.items()
-    }
-    optimiser = torch.optim.Adam(
-        [leaf.requires_grad_() for leaf in sought.values()], lr=settings.learning_rate
-    )
+    sought = start.sought()
+    optimiser = torch.optim.Adam(sought.values(), lr=settings.learning_rate)
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
     found = {}
     for step in range(1, settings.steps[-1] + 1):
         noise, times = _draw(driver, clean, sources, settings.draws)
-        told = start.told({name: leaf.to(begun[name].dtype) for name, leaf in sought.items()})
-        rows = told.repeat_interleave(settings.draws)
+        rows = start.found(sought).repeat_interleave(settings.draws)
         loss = driver.loss(targets, rows, noise, times).float().sum() / settings.draws
         gradients = torch.autograd.grad(loss, list(sought.values()))
         for leaf, gradient in zip(sought.values(), gradients, strict=True):
             leaf.grad = gradient
         optimiser.step()
         if step in settings.steps:
-            found[step] = start.told(
-                {n: leaf.detach().to(begun[n].dtype, copy=True) for n, leaf in sought.items()}
-            )
+            found[step] = start.found({n: leaf.detach().clone() for n, leaf in sought.items()})
         if progress:
             progress(len(ids))
     return found

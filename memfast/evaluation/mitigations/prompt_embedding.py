@@ -44,20 +44,10 @@ def lowered(
     with torch.no_grad():
         unconditional = driver.predict(latents, time, driver.no_prompt.expand(len(ids)))
     start = driver.encode(list(texts))
-    begun = start.searching()
-    sought = {  # Adam's epsilon is 0 in half precision
-        name: leaf.to(torch.promote_types(leaf.dtype, torch.float32), copy=True)
-        for name, leaf in begun.items()
-    }
-    optimiser = torch.optim.Adam(
-        [leaf.requires_grad_() for leaf in sought.values()], lr=LEARNING_RATE
-    )
-
-    def told() -> Conditioning:
-        return start.told({name: leaf.to(begun[name].dtype) for name, leaf in sought.items()})
-
+    sought = start.sought()
+    optimiser = torch.optim.Adam(sought.values(), lr=LEARNING_RATE)
     for _ in range(STEPS):
-        norms = guidance_norm(driver, latents, time, told(), unconditional)
+        norms = guidance_norm(driver, latents, time, start.found(sought), unconditional)
         active = norms.detach() > target
         if not active.any():
             break
@@ -69,7 +59,7 @@ def lowered(
         with torch.no_grad():
             for name, leaf in sought.items():
                 leaf[~active] = before[name][~active]
-    return told().searched_by(Tensor.detach)
+    return start.found(sought).searched_by(Tensor.detach)
 
 
 def optimised(setting: Setting) -> Treated:

@@ -55,6 +55,20 @@ class Conditioning:
         """The leaves that an attacker may search."""
         return {name: self.leaves[name] for name in self.searched}
 
+    def sought(self) -> dict[str, Tensor]:
+        """Copies of the searched leaves for an optimiser, of float32 at least: Adam's epsilon is 0
+        in half precision. They ask for gradients."""
+        return {
+            name: leaf.detach()
+            .to(torch.promote_types(leaf.dtype, torch.float32), copy=True)
+            .requires_grad_()
+            for name, leaf in self.searching().items()
+        }
+
+    def found(self, sought: Mapping[str, Tensor]) -> "Conditioning":
+        """The same with what an optimiser made of `sought`, in each leaf's own dtype."""
+        return self.told({n: leaf.to(self.leaves[n].dtype) for n, leaf in sought.items()})
+
     def told(self, leaves: Mapping[str, Tensor]) -> "Conditioning":
         """The same with other tensors in place of some leaves."""
         return replace(self, leaves={**self.leaves, **leaves})
