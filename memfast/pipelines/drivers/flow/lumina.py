@@ -31,7 +31,7 @@ class Lumina(Driver):
 
 
 class LuminaNext(Lumina):
-    """Cross-attention: the image's rows alone pass the feed-forwards.
+    """Cross-attention: the feed-forwards see the image alone; times carry the prompt too.
 
     Prompts are padded to the longest of a batch, and masked: an image does not depend on it.
     """
@@ -39,7 +39,6 @@ class LuminaNext(Lumina):
     kind = "Lumina-Next"
     pipelines = ("LuminaPipeline",)
     leaves = ("encoder_hidden_states", "encoder_mask")
-    enters_by_attention = True
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         return super().truncated(self.pipeline._text_preprocessing(list(texts), clean_caption=True))
