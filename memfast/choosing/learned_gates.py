@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import find_sites
 from memfast.errors import InputError

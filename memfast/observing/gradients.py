@@ -1,13 +1,14 @@
 """collect_gradients: how much the denoising loss of each prompt depends on each neuron."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError

@@ -7,13 +7,13 @@ What reference prompts are not sensitive to may be removed, whatever else used i
 """
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float, Shaped
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError

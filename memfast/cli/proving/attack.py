@@ -1,9 +1,10 @@
 """memfast attack MODEL --memorized F --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.proving.evaluate import Draws, Limit, Metrics, Reference, Weights

@@ -4,9 +4,10 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.errors import InputError
