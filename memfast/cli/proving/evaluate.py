@@ -21,7 +21,10 @@ Weights = Annotated[
 Metrics = Annotated[str | None, typer.Option(help="Replication metrics, by comma (default: all).")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many captions of each list.")]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes of one core each (with --device cpu).")
+    int,
+    typer.Option(
+        min=1, max=options.MOST_WORKERS, help="Processes of one core each (with --device cpu)."
+    ),
 ]
 Draws = Annotated[int, typer.Option(min=1, help="Noises and timesteps an attack step.")]
 
@@ -158,8 +161,11 @@ def options_prompts(path: Path) -> Any:
 
 
 def by_comma(text: str | None) -> tuple[str, ...]:
-    """The words of a comma-separated option."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    """The words of a comma-separated option; none where it is not given."""
+    words = tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    if text is not None and not words:
+        raise InputError(f"{text!r}: must be names, by comma")
+    return words
 
 
 def parse_weights(entries: Sequence[str] | None, model: str) -> dict[str, str]:
