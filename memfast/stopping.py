@@ -1,5 +1,6 @@
 """Ending early, whoever asks for it: what is unfinished is cleaned up, what is kept is told."""
 
+import atexit
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,12 @@ def stopped_by_signals() -> Iterator[Asked]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+        atexit.register(_ignore, kinds)  # what is done is done: leaving takes torch a second
+
+
+def _ignore(kinds: list[int]) -> None:
+    for kind in kinds:
+        signal.signal(kind, signal.SIG_IGN)
 
 
 @contextmanager

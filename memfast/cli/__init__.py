@@ -1,6 +1,7 @@
 """The command line: one file a command; nothing heavy is imported before a command needs it."""
 
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 from memfast.errors import InputError, is_out_of_memory, one_line, printable, refusal
@@ -14,7 +15,7 @@ def main() -> None:
     """Run the command line. It ends with an exit code and at most one line on stderr: 2 for what
     the user can mend, 130 where it was stopped, 70 for anything else, whose traceback is saved."""
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     with stopped_by_signals() as asked:
         try:
@@ -22,13 +23,13 @@ def main() -> None:
 
             code, line = app(standalone_mode=False) or 0, ""
         except BaseException as error:
-            code, line = _ended(error, asked.now)
+            code, line = ended(error, asked.now)
     if line:
         print(printable(" ".join(line.split())), file=sys.stderr)
     sys.exit(code)
 
 
-def _ended(error: BaseException, asked: bool) -> tuple[Any, str]:
+def ended(error: BaseException, asked: bool) -> tuple[Any, str]:
     """The exit code, and the line, for what ended a command."""
     if isinstance(error, SystemExit):
         return error.code, ""

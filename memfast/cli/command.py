@@ -20,11 +20,17 @@ class Command(TyperCommand):
         try:
             rest = super().parse_args(ctx, args)
         except Exception as error:
-            raise _placed(error, ctx) from error
+            name = getattr(getattr(error, "param", None), "name", None)
+            _place(ctx, name, getattr(error, "message", "") or one_line(error))
+            raise
         for parameter in self.params:
             given = ctx.params.get(parameter.name)
             for value in given if isinstance(given, list | tuple) else [given]:
-                check(parameter.opts[0] if parameter.opts else str(parameter.name), value)
+                try:
+                    check(parameter.opts[0], value)
+                except InputError as error:
+                    _place(ctx, parameter.name, str(error))
+                    raise
         return rest
 
 
@@ -50,11 +56,8 @@ def _check_path(option: str, path: Path) -> None:
         raise InputError(f"{option} {str(path)[:60]}: cannot be a path here ({reason})") from error
 
 
-def _placed(error: Exception, ctx: Any) -> Exception:
-    """An error in a value of --config, with the file's name; any other as it is."""
-    name = getattr(getattr(error, "param", None), "name", None)
+def _place(ctx: Any, name: str | None, reason: str) -> None:
+    """Raise InputError with the file's name where --config gave the value that is refused."""
     source = ctx.get_parameter_source(name) if name else None
-    if getattr(source, "name", "") != "DEFAULT_MAP":
-        return error
-    reason = getattr(error, "message", "") or one_line(error)
-    return InputError(f"--config {ctx.params.get('config')}: {name}: {reason}")
+    if getattr(source, "name", "") == "DEFAULT_MAP":
+        raise InputError(f"--config {ctx.params.get('config')}: {name}: {reason}")
