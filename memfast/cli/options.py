@@ -93,11 +93,12 @@ def open_pipeline(
 ) -> "DiffusionPipeline":
     """The pipeline that MODEL names, with the attention kernel asked for."""
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.drivers.table import as_sibling
+    from memfast.pipelines.drivers.table import as_sibling, check_tells
     from memfast.pipelines.loading import load_pipeline
 
     pipeline = load_pipeline(model, dtype=torch_dtype(dtype), device=torch_device(device))
     set_attention(pipeline, attention)
+    check_tells(pipeline, model)
     if (note := as_sibling(pipeline)) is not None:
         typer.echo(f"note: {note}", err=True)
     return pipeline
