@@ -23,6 +23,7 @@ from memfast.evaluation.mitigations import Mitigation
 from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
 from memfast.files import atomic_write, atomic_write_json, first_difference, prepare_out
 from memfast.progress import Stage
+from memfast.workers import Tether
 
 IDENTITY = "evaluation.json"
 Task = tuple[int, int | None]  # a repetition, and the place of a method; None is the original
@@ -142,7 +143,9 @@ def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) ->
             advance(1)
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it complains of the fork
-    pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (pieces,))
+    tether, most = Tether(), pieces.bench.repeats * max(1, len(pieces.methods))
+    fork = get_context("fork")
+    pool = ProcessPoolExecutor(min(workers, most), fork, _begin, (pieces, tether))
     try:
         running = {pool.submit(_compute, task) for task in originals}
         while running:
@@ -151,21 +154,24 @@ def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) ->
                 advance(1)
                 if place is None:
                     running |= {pool.submit(_compute, task) for task in pieces.of(number)}
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise InputError(
             "a worker was killed (out of memory?); what is done is kept: "
             "run the same command again, with fewer --workers"
         ) from error
     finally:
+        tether.cut()
         pool.shutdown(cancel_futures=True)
 
 
 _pieces: Pieces  # of a worker process: they are too large to send
 
 
-def _begin(pieces: Pieces) -> None:
+def _begin(pieces: Pieces, tether: Tether) -> None:
     global _pieces
     _pieces = pieces
+    tether.tie()
     torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
 
 
