@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ class Runs:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: Any) -> Iterator[Runs]:
+def runs(tmp_path_factory: Any) -> Runs:
     root = tmp_path_factory.mktemp("faults")
     (root / "bench").mkdir()
     runs = Runs(Bench(root / "bench"), root)
@@ -87,4 +86,4 @@ def runs(tmp_path_factory: Any) -> Iterator[Runs]:
     folder = runs.new()
     words = ["collect", names["model"], "--prompts", names["reference"], "--out", names["others"]]
     assert Run([*words, "--num-inference-steps", "2"], root / "others.log").ended().code == 0
-    yield runs
+    return runs
