@@ -24,6 +24,7 @@ class Runs:
     bench: Bench
     root: Path
     expected: dict[str, dict[str, str]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     draw: random.Random = field(default_factory=lambda: random.Random(0))
     count: int = 0
@@ -49,7 +50,13 @@ class Runs:
             assert ended.code == 0, ended
             self.seconds[name] = time.perf_counter() - started
             self.expected[name] = results(folder, name)
+            self.folders[name] = folder
         return self.expected[name]
+
+    def size(self, name: str) -> int:
+        """Bytes of what a command leaves."""
+        self.undisturbed(name)
+        return sum(p.stat().st_size for p in self.folders[name].rglob("*") if p.is_file())
 
     def some_time(self, name: str) -> float:
         """Seconds that lie within a run of a command, or a little after."""
