@@ -12,11 +12,13 @@ from memfast.files.folders import check_out, prepare_out, replace_folder, try_ou
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
 from memfast.files.records import first_difference, read_json, read_record, write_record
+from memfast.files.runs import Run, run_hash
 from memfast.files.tables import safe_cell, write_csv
 from memfast.files.tensors import load_tensors, read_tensors, save_tensors
 
 __all__ = [
     "Ledger",
+    "Run",
     "atomic_create",
     "atomic_write",
     "atomic_write_json",
@@ -30,6 +32,7 @@ __all__ = [
     "read_record",
     "read_tensors",
     "replace_folder",
+    "run_hash",
     "safe_cell",
     "save_tensors",
     "sweep",
