@@ -22,6 +22,7 @@ from memfast.auditing.results import (
 from memfast.auditing.storing import manifest
 from memfast.auditing.verifying import Verified, verify, write_pictures
 from memfast.files import atomic_write_json
+from memfast.pipelines.identity import versions
 from memfast.progress import Stage
 from memfast.statistics import NeuronStatistics
 
@@ -73,6 +74,7 @@ def finish(
         "fpr": decision["fpr"],
         "thresholds": thresholds,
         "reference": found["reference"],
+        "made_on": blocks.made_on(),
         "detection": {column: labelled.figures(result, column) for column in result.columns},
         **(speed or {}),
     }
@@ -118,6 +120,6 @@ def _header(found: dict[str, Any]) -> dict[str, Any]:
         "row_normalised": False,
         "prompts": identity["texts"],
         "prompts_digest": [identity["prompts"]],
-        "versions": identity["versions"],
+        "versions": versions(),
         "settings": settings,
     }

@@ -1,5 +1,6 @@
 """audit: open or resume a folder, calibrate, compute what is missing. merge: write the results."""
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,14 @@ from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError
+from memfast.files import first_difference
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.identity import fingerprint, made_on
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
+
+_log = logging.getLogger("memfast")
 
 
 def audit(
@@ -85,10 +89,10 @@ def audit(
         "texts": audited.index.texts,
         **examples.digests(),
         "subspace": mask_digest(located),
-        "attention": attention,
-        "versions": versions(),
     }
     manifest.open_folder(out, identity, overwrite)
+    machine = made_on(driver.model) | {"threads": settings.threads}
+    _tell_of_other_machines(out, machine)
     audited.rejected.write(out / "rejected.jsonl")
 
     job = Job(
@@ -191,6 +195,17 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
         device=str(parameter.device),
         threads=settings.threads or torch.get_num_threads(),
     )
+
+
+def _tell_of_other_machines(out: Path, now: dict[str, Any]) -> None:
+    """Warn where what is there was made on another machine than the rest will be."""
+    for machine in manifest.blocks(out).made_on():
+        made = machine.pop("blocks")
+        if machine != now:
+            _log.warning(
+                f"{out}: {made} blocks are of another machine ({first_difference(machine, now)}): "
+                "their scores are the same but for the last bits"
+            )
 
 
 def _calibration(

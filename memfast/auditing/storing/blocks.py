@@ -1,16 +1,19 @@
 """Blocks on disk: the unit of work, of resumption and of determinism."""
 
+import json
+from collections import Counter
 from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from memfast_kernels import Moments
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from memfast.auditing.looking.worker import Block
 from memfast.auditing.storing.index import Index
 from memfast.errors import InputError
-from memfast.files import load_tensors, save_tensors
+from memfast.files import load_tensors, read_header, save_tensors
 from memfast.prompts import PromptSet
 
 KIND, FORMAT = "audit block", 1
@@ -29,11 +32,7 @@ class Blocks:
 
     def done(self, number: int) -> bool:
         """Whether the block is there and whole; a damaged one counts as not done."""
-        try:
-            with safe_open(self.path(number), framework="pt") as file:
-                return bool(file.keys())
-        except (SafetensorError, OSError):
-            return False
+        return bool(read_header(self.path(number)))
 
     def size(self, number: int) -> int:
         """Texts in the block."""
@@ -55,6 +54,7 @@ class Blocks:
         for site, moments in block.moments.items():
             tensors |= {f"moments/{site}/{field}": getattr(moments, field) for field in _FIELDS}
         header = {"kind": KIND, "format": FORMAT, "run": self.run, "number": number}
+        header |= {"made_on": block.made_on}
         try:
             save_tensors(self.path(number), tensors, header)
         except (SafetensorError, OSError) as error:
@@ -75,7 +75,13 @@ class Blocks:
                 _, site, field = name.split("/")
                 sites.setdefault(site, {})[field] = tensor
         moments = {site: Moments(**found) for site, found in sorted(sites.items())}
-        return Block(tensors["scores"], tensors["truncated"], moments)
+        return Block(tensors["scores"], tensors["truncated"], moments, header["made_on"])
+
+    def made_on(self) -> list[dict[str, Any]]:
+        """The machines that finished blocks were made on, each with its number of blocks."""
+        headers = (read_header(self.path(number)) for number in range(self.count))
+        machines = [json.dumps(header["made_on"]) for header in headers if "made_on" in header]
+        return [json.loads(each) | {"blocks": n} for each, n in Counter(machines).items()]
 
     def __iter__(self) -> Iterator[Block]:
         """Every block, in order."""
