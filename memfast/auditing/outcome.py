@@ -24,6 +24,7 @@ from memfast.auditing.storing import manifest
 from memfast.auditing.verifying import Verified, pictures_of, verify
 from memfast.errors import writing
 from memfast.files import Run, atomic_write, atomic_write_json, atomic_write_text
+from memfast.pipelines.identity import versions
 from memfast.progress import Stage
 from memfast.prompts import inputs
 from memfast.statistics import NeuronStatistics
@@ -78,6 +79,7 @@ def finish(
         "fpr": decision["fpr"],
         "thresholds": thresholds,
         "reference": found["reference"],
+        "made_on": blocks.made_on(),
         "inputs": {**inputs(prompts=audited.prompts), **found["inputs"]},
         "detection": {column: labelled.figures(result, column) for column in result.columns},
         **(speed or {}),
@@ -132,6 +134,6 @@ def _header(found: dict[str, Any]) -> dict[str, Any]:
         "row_normalised": False,
         "prompts": identity["texts"],
         "prompts_digest": [identity["prompts"]],
-        "versions": identity["versions"],
+        "versions": versions(),
         "settings": settings,
     }

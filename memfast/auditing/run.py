@@ -23,10 +23,10 @@ from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError, writing
-from memfast.files import Run, try_out
+from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.identity import fingerprint, made_on
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
 
@@ -93,8 +93,6 @@ def audit(
         "texts": audited.index.texts,
         **examples.digests(),
         "subspace": mask_digest(located),
-        "attention": attention,
-        "versions": versions(),
     }
     job = Job(
         settings,
@@ -119,6 +117,8 @@ def audit(
             thresholds={name: calibration.threshold(name, fpr) for name in calibration.columns()},
         )
         blocks = manifest.blocks(run, calibration.digest)
+        machine = made_on(driver.model) | {"threads": settings.threads}
+        _tell_of_other_machines(blocks, machine)
         first, step = shard or (0, 1)
         missing = blocks.missing(range(first, blocks.count, step))
         try_out(blocks.folder, len(missing) * BYTES * sum(sites.values()))
@@ -204,6 +204,17 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
         device=str(parameter.device),
         threads=settings.threads or torch.get_num_threads(),
     )
+
+
+def _tell_of_other_machines(blocks: Blocks, now: dict[str, Any]) -> None:
+    """Warn where what is there was made on another machine than the rest will be."""
+    for machine in blocks.made_on():
+        made = machine.pop("blocks")
+        if machine != now:
+            _log.warning(
+                f"{blocks.folder}: {made} blocks are of another machine "
+                f"({first_difference(machine, now)}): their scores differ in the last bits at most"
+            )
 
 
 def _calibration(

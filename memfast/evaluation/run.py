@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from memfast.evaluation.mitigations import MITIGATIONS
 from memfast.evaluation.pieces import run
 from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.results import Row, rows
-from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.cases import load_cases
 from memfast.measuring.instruments import check_images, instruments, seen_in
 from memfast.measuring.similarity import metric_facts
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.schedule import Wanted
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
@@ -161,19 +160,9 @@ def evaluate(
         "metrics": [metric.label for metric in tools.metrics],
         "features": network[0] if network else None,
         "clip": clip.name if clip else None,
-        "captions": [digest(cases) for cases in (ours, theirs, bench.heldout)],
-        "versions": versions(),
+        "captions": [cases and cases.digest for cases in (ours, theirs, bench.heldout)],
     }
     outcomes = run(bench, chosen, stage, identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
     notes = (*ours.notes, *theirs.notes)
     return Evaluation(bench, outcomes, rows(outcomes, bench, known), notes, missing, settings)
-
-
-def digest(cases: Cases | None) -> str | None:
-    """Identifies captions, their training images and their groups."""
-    if cases is None:
-        return None
-    total = sha256(repr((cases.ids, cases.texts, cases.groups)).encode())
-    total.update(cases.training_images().numpy().tobytes())
-    return total.hexdigest()[:32]

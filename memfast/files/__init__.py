@@ -14,7 +14,7 @@ from memfast.files.lock import locked
 from memfast.files.records import first_difference, read_json, read_record, write_record
 from memfast.files.runs import Run, run_hash
 from memfast.files.tables import safe_cell, write_csv
-from memfast.files.tensors import load_tensors, read_tensors, save_tensors
+from memfast.files.tensors import load_tensors, read_header, read_tensors, save_tensors
 
 __all__ = [
     "Ledger",
@@ -28,6 +28,7 @@ __all__ = [
     "load_tensors",
     "locked",
     "prepare_out",
+    "read_header",
     "read_json",
     "read_record",
     "read_tensors",

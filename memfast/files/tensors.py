@@ -52,6 +52,18 @@ def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]"
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
 
 
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a file that `save_tensors` wrote, unchecked: {} where there is none to read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "{}")) if file.keys() else {}
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
 def load_tensors(
     path: str | Path, kind: str, version: int, *, run: str | None = None, finite: bool = False
 ) -> "tuple[dict[str, Tensor], dict[str, Any]]":

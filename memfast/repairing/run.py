@@ -71,9 +71,9 @@ def repair(
     known = load_cases(PromptSet.of(reference), size)
     located = None if memorized is None else load_cases(PromptSet.of(memorized), size)
     check_lists(known, located)
-    known = with_images(teacher, known, schedule, settings.seed)
     learnt, held_out = every_other(known)
     material = prepare(student, teacher, learnt, located, settings, schedule)
+    held_out = with_images(teacher, held_out, schedule, settings.seed)
     result = student.with_model(deepcopy(student.model))
     perturb(result.model, settings.perturb, settings.seed)
     harm = harm_of(teacher, held_out, settings.seed)
@@ -100,8 +100,9 @@ def prepare(
     settings: RepairSettings,
     schedule: Schedule,
 ) -> Material:
-    """What the objectives draw from."""
-    samples = samples_of(teacher, reference)
+    """What the objectives draw from; captions without a picture get one."""
+    digest = [reference.digest, located and located.digest]
+    samples = samples_of(teacher, with_images(teacher, reference, schedule, settings.seed))
     own = pool = None
     if located is not None and settings.surrogate > 0:
         bare = Cases(tuple(replace(c, images=c.images[:0]) for c in located.cases))
@@ -114,7 +115,7 @@ def prepare(
             targets.append((samples_of(teacher, located.first_images()[0]), settings.starts))
         if targets:
             pool = Pool(student, targets, settings)
-    return Material(settings, samples, own, pool, teacher.encode([""]))
+    return Material(settings, samples, own, pool, teacher.encode([""]), digest)
 
 
 def first(samples: Samples, count: int) -> Samples:

@@ -6,7 +6,6 @@ to the same result.
 
 import math
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -46,7 +45,7 @@ def train(
         "settings": settings.as_dict(),
         "original": fingerprint(original.model),
         "begun_from": fingerprint(model),
-        "material": digest(material),
+        "material": material.digest,
     }
     parameters = list(model.parameters())
     for parameter in parameters:
@@ -105,19 +104,6 @@ def clip(gradients: tuple[Tensor | None, ...]) -> float:
     for gradient in given:
         gradient.mul_(scale.to(gradient.dtype))
     return float(norm)
-
-
-def digest(material: Material) -> str:
-    """Identifies the captions and images that a repair draws from."""
-    total = sha256()
-    for samples in (material.reference, material.own):
-        if samples is not None:
-            total.update("\0".join([*samples.ids, *samples.texts]).encode())
-            total.update(samples.clean.float().cpu().numpy().tobytes())
-    if material.pool is not None:
-        total.update("\0".join(material.pool.names).encode())
-        total.update(material.pool.clean.float().cpu().numpy().tobytes())
-    return total.hexdigest()[:32]
 
 
 def _stopped(what: str, step: int, saved: int, checkpoint: Path | None) -> str:

@@ -371,3 +371,21 @@ def test_seeds_that_agree_replicate() -> None:
     apart = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     assert compare(row, apart).clique == 0.25
     assert not compare(row, apart).replicates
+
+
+def test_another_machine_goes_on(tiny_pipeline, lists, settings, tmp_path, whole, caplog) -> None:
+    """Device, dtype and threads are told, and refuse nothing: the scores agree to rounding."""
+    out = tmp_path / "whole"
+    before = pq.read_table(out / "scores.parquet")["relative"].to_numpy()
+    (out / "blocks" / "block-000001.safetensors").unlink()
+    tiny_pipeline.unet.to(torch.float64)
+    tiny_pipeline.text_encoder.to(torch.float64)
+    other = replace(settings, threads=2)
+    outcome = audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=other)
+    assert outcome is not None
+    assert "blocks are of another machine (dtype was 'float32', now 'float64')" in caplog.text
+    machines = outcome.summary["made_on"]
+    assert [machine["dtype"] for machine in machines] == ["float32", "float64"]
+    assert [machine["threads"] for machine in machines] == [1, 2]
+    assert sum(machine["blocks"] for machine in machines) == len(list((out / "blocks").iterdir()))
+    np.testing.assert_allclose(pq.read_table(out / "scores.parquet")["relative"], before, rtol=1e-4)

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from memfast.auditing.job import Job
@@ -32,15 +33,15 @@ def run_ray(
     own = not ray.is_initialized()
     if own:
         ray.init(address=job.address, log_to_driver=False, logging_level=logging.ERROR)
+    device = job.settings.device.partition(":")[0]  # each actor sees its own GPU, as the first
+    job = replace(job.portable(), settings=replace(job.settings, device=device))
     options: dict[str, Any] = {
         "num_cpus": CPUS,
-        "num_gpus": 1 if job.settings.device.startswith("cuda") else 0,
+        "num_gpus": 1 if device in ("cuda", "xpu") else 0,
         "max_restarts": RESTARTS,
         "max_task_retries": RESTARTS,
     }
-    actors = [
-        ray.remote(Actor).options(**options).remote(job.portable()) for _ in range(job.workers)
-    ]
+    actors = [ray.remote(Actor).options(**options).remote(job) for _ in range(job.workers)]
     try:
         pool = ActorPool(actors)
         for item in work:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError
 from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.identity import made_on
 from memfast.prompts import Prompt
 
 POOLED_AT_ONCE = 8  # units' statistics
@@ -28,11 +29,13 @@ class Block:
 
     scores: of every prompt and noise, in the order of the audit's score names. truncated: the text
     was longer than the tokenizer takes. moments: by site, pooled over prompts, at pure noise.
+    made_on: see `pipelines.identity`.
     """
 
     scores: Float64[Tensor, "rows noises scores"]
     truncated: Bool[Tensor, " rows"]
     moments: dict[str, Moments]
+    made_on: dict[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -78,8 +81,8 @@ class Worker:
                 seen.append(looks[0].moments or {})
             if len(seen) >= POOLED_AT_ONCE:
                 seen = [pooled(seen)]
-        texts = [prompt.text for prompt in prompts]
-        return Block(scores, self.driver.truncated(texts), pooled(seen))
+        truncated = self.driver.truncated([prompt.text for prompt in prompts])
+        return Block(scores, truncated, pooled(seen), made_on(self.driver.model))
 
     def looks(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[list[Look]]]]:
         """(places in `prompts`, looks by noise) for every unit of the prompts: first of those that

@@ -1,16 +1,19 @@
 """Blocks on disk: the unit of work, of resumption and of determinism."""
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from memfast_kernels import Moments
 
 from memfast.auditing.looking.worker import Block
 from memfast.auditing.storing.index import Index
 from memfast.errors import InputError, reading
-from memfast.files import load_tensors, save_tensors
+from memfast.files import load_tensors, read_header, save_tensors
 from memfast.prompts import Prompt, PromptSet
 
 KIND, FORMAT = "audit block", 2
@@ -48,6 +51,7 @@ class Blocks:
         for site, moments in block.moments.items():
             tensors |= {f"moments/{site}/{field}": getattr(moments, field) for field in _FIELDS}
         header = {"kind": KIND, "format": FORMAT, "run": self.run, "number": number}
+        header |= {"made_on": block.made_on}
         try:
             save_tensors(self.path(number), tensors, header)
         except (InputError, OSError) as error:
@@ -68,10 +72,16 @@ class Blocks:
                     _, site, field = name.split("/")
                     sites.setdefault(site, {})[field] = tensor
             moments = {site: Moments(**found) for site, found in sorted(sites.items())}
-            block = Block(tensors["scores"], tensors["truncated"], moments)
+            block = Block(tensors["scores"], tensors["truncated"], moments, header["made_on"])
             if {len(block.scores), len(block.truncated)} != {self.size(number)}:
                 raise InputError(f"{path}: holds another number of texts")
             return block
+
+    def made_on(self) -> list[dict[str, Any]]:
+        """The machines that finished blocks were made on, each with its number of blocks."""
+        headers = (read_header(self.path(number)) for number in range(self.count))
+        machines = [json.dumps(h["made_on"]) for h in headers if h.get("run") == self.run]
+        return [json.loads(each) | {"blocks": n} for each, n in Counter(machines).items()]
 
     def __iter__(self) -> Iterator[Block]:
         """Every block, in order."""
