@@ -62,7 +62,10 @@ def finish(
     write_table(out / "scores.parquet", audited, result)
     flagged = suspicious(audited, result, result.flagged)
     write_flagged(out / "flagged.csv", flagged, result.score)
-    atomic_write_text(out / "rejected.jsonl", audited.rejected)
+    if audited.rejected:
+        atomic_write_text(out / "rejected.jsonl", audited.rejected)
+    else:
+        (out / "rejected.jsonl").unlink(missing_ok=True)
     NeuronStatistics(merged_moments(blocks), _header(found)).save(out / "statistics.safetensors")
     labelled = Labelled.of(audited, frozenset(calibration.seen))
     summary = {

@@ -15,6 +15,7 @@ from memfast.evaluation.mitigations import MITIGATIONS
 from memfast.evaluation.pieces import run
 from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.results import Row, rows
+from memfast.files import Run
 from memfast.measuring.cases import load_cases
 from memfast.measuring.instruments import check_images, instruments, seen_in
 from memfast.measuring.similarity import metric_facts
@@ -70,7 +71,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     features: str | None = FEATURES,
-    folder: Path | None = None,
+    folder: Path | Run | None = None,
     overwrite: bool = False,
     workers: int = 1,
     stage: Stage = silent,
@@ -85,8 +86,8 @@ def evaluate(
     one half of them, the other is for quality and for the attack's control.
     heldout: captions that the model never saw, for quality alone; images are not needed.
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
-    folder: where finished pieces are kept, so that another run with the same arguments goes on;
-    overwrite: delete those of other arguments;
+    folder: where finished pieces are kept, so that another run with the same arguments goes on (a
+    `memfast.files.Run` where it is open already); overwrite: delete those of other arguments;
     workers: processes on a CPU, one core each (see `pieces.run`).
     Raises InputError for unknown names and lists without any training image.
     """

@@ -26,15 +26,20 @@ class Ledger:
     def path(self) -> Path:
         return self.folder / NAME
 
-    def claim(self) -> None:
-        """Begin the ledger, or go on with one of the same kind. Raises InputError for another's,
-        and for a folder that has none but holds something."""
+    def check(self) -> None:
+        """Raise InputError for a folder with another's ledger, or that has none but holds
+        something."""
         if self.path.exists():
             self.names()
-            return
-        if found := self.foreign():
+        elif found := self.foreign():
             raise InputError(f"{self.folder}: holds {some(found)}, which memfast did not write")
-        if not atomic_create(self.path, text_writer(f"{_FIRST}{self.kind}")):
+
+    def claim(self) -> None:
+        """Begin the ledger, or go on with one of the same kind. Raises InputError where `check`
+        does."""
+        self.check()
+        first = text_writer(f"{_FIRST}{self.kind}")
+        if not self.path.exists() and not atomic_create(self.path, first):
             self.names()
 
     def add(self, *names: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from memfast.errors import InputError, writing
 from memfast.files.atomic import to_json
-from memfast.files.folders import try_out
+from memfast.files.folders import check_out, try_out
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
 from memfast.files.records import first_difference, read_record, write_record
@@ -33,17 +33,18 @@ class Run:
     ) -> "Iterator[Run]":
         """The folder, made if need be and locked; alone or with others that ask for it `shared`.
 
-        Nothing is written before `begin`. Raises InputError for what cannot be written, and while
-        another process works there.
+        Nothing is written before `begin`. Raises InputError for what cannot be written, a folder
+        that holds anything but such a run, and while another process works there.
         """
-        folder = Path(folder)
+        folder = check_out(folder, overwrite=True)
         try_out(folder / record)
-        made = not folder.exists()
+        run, made = cls(folder, kind, form, record), not folder.exists()
+        run.ledger.check()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folder, shared):
-                yield cls(folder, kind, form, record)
+                yield run
         finally:
             if made:
                 with suppress(OSError):
