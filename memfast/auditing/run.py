@@ -81,7 +81,7 @@ def audit(
     audited = Audited.open(prompts, column, max_rejected)
     examples = Examples.of(reference, memorized, audited)
     pipeline: Any = open_model(name, settings, attention) if name else model
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **settings.request)
     settings = _as_loaded(settings, driver)
     sites = ffn_sites(driver.model)
     located = None if subspace is None else located_neurons(subspace, sites)
@@ -193,9 +193,7 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
     """The settings with the pipeline's own schedule, and the dtype, device and number of threads
     that are in use."""
     parameter = next(driver.model.parameters())
-    schedule = driver.schedule(
-        num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale
-    )
+    schedule = driver.schedule()
     return replace(
         settings,
         **schedule.as_dict(),

@@ -65,7 +65,7 @@ def verify(
     An image depends on its prompt's id, the seed (the prompt's own, where it has one) and the
     settings' schedule and guidance alone.
     """
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **settings.request)
     for start in range(0, len(rows), TEXTS_A_BATCH):
         batch = rows[start : start + TEXTS_A_BATCH]
         conditioning = driver.encode([row["prompt"] for row in batch])

@@ -1,8 +1,9 @@
 """Options that several commands share, each said once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict, get_type_hints
 
 import typer
 
@@ -59,13 +60,40 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, help="Denoising steps, from the noisiest (10, or all of fewer)."),
 ]
-InferenceSteps = Annotated[
-    int | None, typer.Option(min=1, help="Length of the schedule (the pipeline's own).")
-]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale (the pipeline's own).")]
 Padding = Annotated[
     bool, typer.Option("--padding", help="Count the text's padding rows too, where there are any.")
 ]
+
+
+class Request(TypedDict):
+    """How the pipeline is run, where not as its own call does (memfast.pipelines.schedule)."""
+
+    num_inference_steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of the schedule (the pipeline's own).")
+    ]
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Guidance scale (the pipeline's own).")
+    ]
+    true_guidance_scale: Annotated[
+        float | None, typer.Option(help="Beside an embedded one (Flux.1): 1, none.")
+    ]
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels (the pipeline's own).")]
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels (the pipeline's own).")]
+    num_frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of a video (the pipeline's own).")
+    ]
+
+
+def with_request(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `**request` are the options of Request."""
+    asked = get_type_hints(Request, include_extras=True)
+    own = [p for p in signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=t) for n, t in asked.items()
+    ]
+    command.__signature__ = signature(command).replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    command.__annotations__ |= asked
+    return command
 
 
 def open_pipeline(
@@ -102,11 +130,6 @@ def torch_device(name: str) -> "torch.device":
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: cannot be used here ({reason})") from error
     return torch.device(name)
-
-
-def schedule(num_inference_steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
-    """What of a schedule was asked for; the rest is the pipeline's own."""
-    return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
 
 
 def check_file(path: Path, overwrite: bool) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
@@ -21,7 +21,7 @@ from memfast.measuring.instruments import check_images, instruments, seen_in
 from memfast.measuring.similarity import metric_facts
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint
-from memfast.pipelines.schedule import Wanted
+from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
@@ -61,7 +61,6 @@ def evaluate(
     located: PromptSet | None = None,
     heldout: PromptSet | None = None,
     methods: Sequence[str] = (),
-    schedule: Wanted = None,
     seeds: int = 2,
     repeats: int = 3,
     seed: int = 0,
@@ -75,6 +74,7 @@ def evaluate(
     overwrite: bool = False,
     workers: int = 1,
     stage: Stage = silent,
+    **asked: Unpack[Request],
 ) -> Evaluation:
     """Replication and quality of a treated model, or of methods, each beside its controls.
 
@@ -88,6 +88,7 @@ def evaluate(
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
     folder: where finished pieces are kept, so that another run with the same arguments goes on (a
     `memfast.files.Run` where it is open already); overwrite: delete those of other arguments;
+    asked: steps, guidance and size other than the pipeline's own (see Request).
     workers: processes on a CPU, one core each (see `pieces.run`).
     Raises InputError for unknown names and lists without any training image.
     """
@@ -96,8 +97,8 @@ def evaluate(
             raise InputError(f"methods: {name!r} is none of {', '.join(MITIGATIONS)}")
     if original is not None and methods:
         raise InputError("methods: are compared on an original; leave them or `original` out")
-    treated = driver_of(pipeline)
-    driver = treated if original is None else driver_of(original)
+    treated = driver_of(pipeline, **asked)
+    driver = treated if original is None else driver_of(original, **asked)
     tools, (clip, network), missing = instruments(metrics, weights, features)
     chosen = []
     for method in (MITIGATIONS[name] for name in methods):
@@ -110,7 +111,7 @@ def evaluate(
             )
     if original is not None:
         chosen = [given(driver, treated)]
-    schedule = driver.schedule(schedule)
+    schedule = driver.schedule()
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, max(len(ours), 4))
@@ -141,7 +142,7 @@ def evaluate(
         heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
     )
     settings = {
-        **schedule.as_dict(),
+        **driver.request(schedule),
         "seeds": seeds,
         "repeats": repeats,
         "seed": seed,

@@ -1,15 +1,33 @@
-"""How a pipeline is sampled: steps and guidance, its own unless asked otherwise."""
+"""How a pipeline is run: steps, guidance and size, its own unless asked otherwise."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, TypedDict
 
 from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError
 
 KEY = "_memfast"  # in the scheduler's config, which save_pretrained and reloading keep
+
+
+class Request(TypedDict, total=False):
+    """What may be asked of a pipeline's run; what is left out or None is its own.
+
+    num_inference_steps, guidance_scale. true_guidance_scale: see Schedule. height, width: pixels.
+    num_frames: of a video.
+    """
+
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    true_guidance_scale: float | None
+    height: int | None
+    width: int | None
+    num_frames: int | None
+
+
+SIZE: tuple[str, ...] = ("height", "width", "num_frames")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def run(tiny_pipeline, memorized_set, reference_set):
             tiny_pipeline,
             memorized_set,
             reference_set,
-            schedule=SCHEDULE,
+            **SCHEDULE,
             metrics=METRICS,
             features=None,
             folder=folder,

@@ -73,7 +73,7 @@ def material_of(original, smaller, memorized, settings=QUICK):
     teacher, student = driver_of(original), driver_of(smaller)
     known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
     located = load_cases(memorized, SIZE)
-    return teacher, student, prepare(student, teacher, known, located, settings, SCHEDULED)
+    return teacher, student, prepare(student, teacher, known, located, settings)
 
 
 def weights_of(pipeline) -> torch.Tensor:
@@ -290,9 +290,9 @@ def test_weights_without_material_are_left_out(pruned) -> None:
     original, smaller = pruned
     teacher, student = driver_of(original), driver_of(smaller)
     known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
-    material = prepare(student, teacher, known, None, QUICK, SCHEDULED)
+    material = prepare(student, teacher, known, None, QUICK)
     assert set(active(material)) == {"reference", "adversarial", "scattered"}
-    material = prepare(student, teacher, known, None, replace(QUICK, controls=0), SCHEDULED)
+    material = prepare(student, teacher, known, None, replace(QUICK, controls=0))
     assert set(active(material)) == {"reference", "scattered"}
 
 

@@ -48,7 +48,7 @@ class Worker:
         self.probe = PROBES[settings.probe]
         self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
         self._stack = ExitStack()
-        self.driver = driver_of(pipeline)
+        self.driver = driver_of(pipeline, **settings.request)
         self._taps = self._stack.enter_context(tap(self.driver))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)

@@ -1,7 +1,7 @@
 """memfast audit MODEL --prompts F --out DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
 
 
+@options.with_request
 def audit(
     model: options.Model,
     prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")],
@@ -53,14 +54,13 @@ def audit(
     unit: Annotated[int, typer.Option(min=1, help="Prompts a call of the model; sets bits.")] = 8,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads (0: as torch); sets bits.")] = 0,
     batch_size: options.BatchSize = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Find the prompts that the model replicates; resumable, shardable, one pass."""
     from memfast.auditing.looking.settings import Settings
@@ -81,7 +81,7 @@ def audit(
         threads=threads,
         dtype=dtype,
         device=device,
-        **options.schedule(num_inference_steps, guidance_scale),
+        **request,
     )
     if reference is None and model == "demo":
         from memfast.demo import DATA

@@ -1,7 +1,7 @@
 """memfast attack MODEL --memorized F --out DIR"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
@@ -10,6 +10,7 @@ from memfast.cli.proving.evaluate import Draws, Limit, Metrics, Reference, Weigh
 from memfast.errors import InputError
 
 
+@options.with_request
 def attack(
     model: options.Model,
     out: options.OutFolder,
@@ -31,14 +32,13 @@ def attack(
     limit: Limit = None,
     metrics: Metrics = None,
     weights: Weights = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Search for embeddings that bring training images back, always beside a control."""
     from memfast.attacks.embeddings import AttackSettings
@@ -56,7 +56,7 @@ def attack(
         result = run(
             pipeline,
             *sets,
-            schedule=options.schedule(num_inference_steps, guidance_scale),
+            **request,
             starts=by_comma(starts),
             settings=settings,
             seeds=seeds,

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
 
@@ -26,6 +26,7 @@ Workers = Annotated[
 Draws = Annotated[int, typer.Option(min=1, help="Noises and timesteps an attack step.")]
 
 
+@options.with_request
 def evaluate(
     model: options.Model,
     out: options.OutFolder,
@@ -57,8 +58,6 @@ def evaluate(
     features: Annotated[
         str, typer.Option(help="Network of FID and KID; named in every figure.")
     ] = "efficientnet-lite0",
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
@@ -66,6 +65,7 @@ def evaluate(
     overwrite: options.Overwrite = False,
     workers: Workers = 1,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
@@ -100,7 +100,7 @@ def evaluate(
             located=seen,
             heldout=unseen,
             methods=tuple(m for m in chosen if m != "none"),
-            schedule=options.schedule(num_inference_steps, guidance_scale),
+            **request,
             seeds=seeds,
             repeats=repeats,
             seed=seed,

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memfast.statistics import NeuronStatistics
 
 
+@options.with_request
 def compact(
     model: options.Model,
     out: options.OutFolder,
@@ -45,8 +46,6 @@ def compact(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Name of the weights' variant: fp16.")] = None,
     steps: options.Steps = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -54,6 +53,7 @@ def compact(
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast.blocks.families import find_sites
@@ -78,7 +78,7 @@ def compact(
     pipeline = options.open_pipeline(model, device=device, dtype=dtype)
     kernel = set_attention(pipeline, attention)
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
-    settings |= options.schedule(num_inference_steps, guidance_scale)
+    settings |= request
     widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
     dense = denoiser_of(pipeline)
     biased = all(site.contraction.bias is not None for site in find_sites(dense).values())

@@ -1,7 +1,7 @@
 """memfast repair MODEL --original ORIGINAL --reference F [--memorized F] --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import typer
 
@@ -9,6 +9,7 @@ from memfast.cli import options
 from memfast.errors import InputError
 
 
+@options.with_request
 def repair(
     model: options.Model,
     original: Annotated[str, typer.Option(help="The model that MODEL was made from.")],
@@ -34,14 +35,13 @@ def repair(
         float, typer.Option(help="Held-out loss over the original's that rounds may cost.")
     ] = 1.02,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Bring a pruned model back to its original's quality, and harden it against attacks.
 
@@ -78,8 +78,7 @@ def repair(
     first: Any = options.open_pipeline(original, **opened)
     checkpoint = out.with_name(f"{out.name}.repair.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
-    how: dict[str, Any] = options.schedule(num_inference_steps, guidance_scale)
-    how |= {"settings": settings, "checkpoint": checkpoint}
+    how: dict[str, Any] = {**request, "settings": settings, "checkpoint": checkpoint}
     with progress() as bar:
         if rounds:
             how |= {"rounds": rounds, "max_damage": max_damage, "stage": bar.stage}

@@ -29,9 +29,9 @@ class UNetDriver(Driver):
     latents_argument = "sample"
     own = ("timestep_cond",)
 
-    def __init__(self, pipeline: Any, owner: Any = None):
-        super().__init__(pipeline, owner)
-        self.embedded = pipeline.unet.config.time_cond_proj_dim is not None
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.embedded = self.pipeline.unet.config.time_cond_proj_dim is not None
 
     def check(self) -> None:
         super().check()
@@ -63,8 +63,9 @@ class StableDiffusion(UNetDriver):
     @cached_property
     def latent_shape(self) -> tuple[int, ...]:
         side = self.pipeline.unet.config.sample_size
-        height, width = (side, side) if isinstance(side, int) else side
-        return self.pipeline.unet.config.in_channels, height, width
+        own = (side, side) if isinstance(side, int) else tuple(side)
+        channels = self.pipeline.unet.config.in_channels
+        return channels, *self.grid(own, self.pipeline.vae_scale_factor)
 
     def times(self, schedule: Schedule) -> list[int]:
         self.scheduler.set_timesteps(schedule.num_inference_steps)
