@@ -55,7 +55,8 @@ class Pieces:
             for control in controls(trial, method, treated):
                 measure(trial, control, outcomes, original)
         piece = Piece(outcomes, made)
-        piece.save(self.folder / self.name(number, place), self.run)
+        name = self.name(number, place)
+        piece.save(self.folder / name, f"{self.run}/{name}")
         return piece
 
     def of(self, number: int) -> list[Task]:
@@ -89,11 +90,11 @@ class Pieces:
 
     def _read(self, number: int, place: int | None) -> Piece | None:
         """A piece; None, which is logged, where there is none that can be used."""
-        path = self.folder / self.name(number, place)
-        if not path.exists():
+        name = self.name(number, place)
+        if not (self.folder / name).exists():
             return None
         try:
-            return Piece.load(path, self.run)
+            return Piece.load(self.folder / name, f"{self.run}/{name}")
         except InputError as error:
             _log.warning("%s; the piece is computed again", error)
             return None
@@ -107,8 +108,8 @@ def run(
     folder: Path | Run | None = None,
     overwrite: bool = False,
     workers: int = 1,
-) -> dict[str, Outcome]:
-    """Every method and its controls: {name: outcome}, the original first.
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Every method and its controls: {name: outcome}, the original first; the names of the pieces.
 
     folder: where pieces are kept; another run in it computes what is missing. workers: processes
     of one core each, or 1 for this one with all its threads. Raises InputError for a folder with
@@ -126,7 +127,7 @@ def run(
             (opened.folder / FOLDER).mkdir(exist_ok=True)
         total = bench.repeats * (1 + len(methods))
         compute_all(pieces, workers, stage("evaluating", total))
-        return pieces.outcomes()
+        return pieces.outcomes(), pieces.names
 
 
 @contextmanager

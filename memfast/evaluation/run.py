@@ -30,7 +30,8 @@ FEATURES = "efficientnet-lite0"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. notes: what could not be used; missing: what did not run, and why."""
+    """What `evaluate` found. notes: what could not be used; missing: what did not run, and why;
+    pieces: the files that it is made of, in the folder where they are kept."""
 
     bench: Bench
     outcomes: Mapping[str, Outcome]
@@ -38,6 +39,7 @@ class Evaluation:
     notes: Sequence[str]
     missing: Mapping[str, str]
     settings: Mapping[str, Any]
+    pieces: Sequence[str] = ()
 
     def summary(self) -> dict[str, Any]:
         """Plain values, as in summary.json."""
@@ -164,7 +166,9 @@ def evaluate(
         "clip": clip.name if clip else None,
         "captions": [cases and cases.digest for cases in (ours, theirs, bench.heldout)],
     }
-    outcomes = run(bench, chosen, stage, identity, folder, overwrite, workers)
+    outcomes, pieces = run(bench, chosen, stage, identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
     notes = (*ours.notes, *theirs.notes)
-    return Evaluation(bench, outcomes, rows(outcomes, bench, known), notes, missing, settings)
+    return Evaluation(
+        bench, outcomes, rows(outcomes, bench, known), notes, missing, settings, pieces
+    )

@@ -8,7 +8,13 @@ from memfast.files.atomic import (
     sweep,
     to_json,
 )
-from memfast.files.folders import check_out, prepare_out, replace_folder, try_out
+from memfast.files.folders import (
+    check_out,
+    check_replaceable,
+    prepare_out,
+    replace_folder,
+    try_out,
+)
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
 from memfast.files.records import first_difference, read_json, read_record, write_record
@@ -24,6 +30,7 @@ __all__ = [
     "atomic_write_json",
     "atomic_write_text",
     "check_out",
+    "check_replaceable",
     "first_difference",
     "load_tensors",
     "locked",

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from memfast.errors import InputError, writing
@@ -72,6 +74,21 @@ class Run:
                 f"{first_difference(found['identity'], now)}; name another folder or pass "
                 "--overwrite"
             )
+
+    @contextmanager
+    def results(self) -> Iterator[Path]:
+        """A folder to write results in; with the end of the block they stand in the run's folder,
+        each whole, in the place of those of before. Raises InputError for a file there that memfast
+        did not write."""
+        with TemporaryDirectory(dir=self.folder, prefix=".memfast-", suffix=".folder") as made:
+            yield Path(made)
+            files = sorted(path for path in Path(made).rglob("*") if path.is_file())
+            names = [path.relative_to(made).as_posix() for path in files]
+            self.ledger.add(*names)
+            with writing(self.folder):
+                for path, name in zip(files, names, strict=True):
+                    (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, self.folder / name)
 
     def _is_of(self, identity: dict[str, Any]) -> bool:
         try:
