@@ -16,11 +16,17 @@ from memfast.files.folders import (
     try_out,
 )
 from memfast.files.ledger import Ledger
-from memfast.files.lock import locked
+from memfast.files.lock import held, locked
 from memfast.files.records import first_difference, read_json, read_record, write_record
 from memfast.files.runs import Run, run_hash
 from memfast.files.tables import safe_cell, write_csv
-from memfast.files.tensors import load_tensors, read_header, read_tensors, save_tensors
+from memfast.files.tensors import (
+    check_finite,
+    load_tensors,
+    read_header,
+    read_tensors,
+    save_tensors,
+)
 
 __all__ = [
     "Ledger",
@@ -29,9 +35,11 @@ __all__ = [
     "atomic_write",
     "atomic_write_json",
     "atomic_write_text",
+    "check_finite",
     "check_out",
     "check_replaceable",
     "first_difference",
+    "held",
     "load_tensors",
     "locked",
     "prepare_out",

@@ -139,6 +139,11 @@ def _near(source: Path) -> str:
     return f" (there is {' and '.join(found)})" if found else ""
 
 
+def shown_name(model: str) -> str:
+    """What a model is called in what may be published: a hub id, or its folder's name alone."""
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
 def denoisers_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
     """The components that denoise, by name: two where the noise level decides (Wan 2.2).
 

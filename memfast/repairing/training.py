@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memfast.errors import InputError
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.finite import not_finite
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
@@ -34,15 +35,15 @@ def train(
     """Repair `student`'s model in place, all its parameters; returns each step's errors.
 
     With `checkpoint`, goes on from that file if it is there, and writes it every `save_every`
-    steps. Raises InputError when an error or a gradient is not finite, saying where and what is
-    kept, and for a checkpoint of another repair.
+    steps. Raises InputError when an error, a gradient or a weight is not finite, saying where and
+    what is kept, and for a checkpoint of another repair.
     """
     settings, model = material.settings, student.model
     weights = active(material)
     if not weights:
         raise InputError("repair: no objective has a weight and something to draw from")
     expected = {
-        "settings": settings.as_dict(),
+        "settings": settings.bound(),
         "original": fingerprint(original.model),
         "begun_from": fingerprint(model),
         "material": material.digest,
@@ -77,6 +78,8 @@ def train(
             parameter.grad = gradient
         optimiser.step()
         optimiser.zero_grad()
+        if (name := not_finite(model)) is not None:
+            raise InputError(_stopped(f"the weight {name}", step, saved, checkpoint))
         history.append({"step": step, **figures})
         if checkpoint is not None and _is_due(step + 1, settings):
             header = {**expected, "step": step + 1, "history": history}
@@ -112,4 +115,4 @@ def _stopped(what: str, step: int, saved: int, checkpoint: Path | None) -> str:
         if checkpoint is not None and checkpoint.exists()
         else "nothing is kept"
     )
-    return f"repair: {what} is not finite at step {step}; {kept}; try a lower learning_rate"
+    return f"repair: {what} is not finite at step {step}; {kept}; go on with a lower learning_rate"
