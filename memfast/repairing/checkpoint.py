@@ -18,18 +18,18 @@ def save_checkpoint(
     path: Path,
     model: nn.Module,
     optimiser: torch.optim.Adam,
-    pool: Pool | None,
+    pool: dict[str, Tensor],
     header: dict[str, Any],
 ) -> None:
-    """Write the state, whole or not at all; `header` says what it is of, and its "step".
+    """Write the state, whole or not at all; `pool`: what is under attack; `header` says what it is
+    of, and its "step".
 
     Raises InputError for a state that is not finite: nothing could go on from it.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": moments[name] for name in MOMENTS}
-    if pool is not None:
-        tensors |= {f"pool/{name}": value for name, value in pool.state().items()}
+    tensors |= {f"pool/{name}": value for name, value in pool.items()}
     check_finite(path, tensors)
     save_tensors(path, tensors, {**header, "kind": KIND, "format": FORMAT})
 

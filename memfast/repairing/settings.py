@@ -7,6 +7,7 @@ from typing import Any
 from memfast.attacks.embeddings import STARTS
 from memfast.errors import InputError
 
+HIGHEST_RATE = 1000  # far above any that teaches
 MAY_CHANGE = ("learning_rate", "save_every")
 """What a repair that goes on may be given anew: they say how it gets there, not where."""
 
@@ -53,8 +54,10 @@ class RepairSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "attack_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= HIGHEST_RATE:
+                raise InputError(
+                    f"{name} must be above 0 and at most {HIGHEST_RATE}, not {getattr(self, name)}"
+                )
         for name in ("run_up", "controls"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
