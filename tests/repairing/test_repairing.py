@@ -73,7 +73,7 @@ def pruned(tiny_pipeline):
 
 
 def material_of(original, smaller, memorized, settings=QUICK):
-    teacher, student = driver_of(original), driver_of(smaller)
+    teacher, student = driver_of(original, **SCHEDULE), driver_of(smaller, **SCHEDULE)
     known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
     located = load_cases(memorized, SIZE)
     return teacher, student, prepare(student, teacher, known, located, settings)
@@ -291,7 +291,7 @@ def test_removal_keeps_the_bound(tiny_pipeline) -> None:
 
 def test_weights_without_material_are_left_out(pruned) -> None:
     original, smaller = pruned
-    teacher, student = driver_of(original), driver_of(smaller)
+    teacher, student = driver_of(original, **SCHEDULE), driver_of(smaller, **SCHEDULE)
     known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
     material = prepare(student, teacher, known, None, QUICK)
     assert set(active(material)) == {"reference", "adversarial", "scattered"}

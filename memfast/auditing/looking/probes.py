@@ -7,6 +7,7 @@ prompt has touched is computed once a run.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float64
@@ -115,6 +116,20 @@ class Scene:
         empty = self.look(latents, time, self.no_prompt.expand(len(conditioning)))
         return replace(self.look(latents, time, conditioning), empty=empty.prediction)
 
+    def guided(self, look: Look, time: Time) -> Prediction:
+        """What the pipeline goes on from: guidance, where its schedule has some."""
+        driver, own, schedule = self.driver, look.prediction, self.settings.schedule
+        if not driver.guided(schedule):
+            return own
+        guided = own.guided(look.empty or self.empty, driver.weight(schedule))
+        if not driver.corrects:
+            return guided
+        path = driver.path
+        latents = path.add(guided.clean, guided.noise, time)
+        outputs = [path.target(each.clean, each.noise, time) for each in (guided, own)]
+        output = driver.corrected(*outputs)
+        return Prediction(path.clean(output, latents, time), path.noise(output, latents, time))
+
     def step(self, prediction: Prediction, time: Time) -> Latents:
         """A deterministic step to `time`, of any length: DDIM's, or straight along the flow."""
         return self.driver.path.add(prediction.clean, prediction.noise, time)
@@ -143,11 +158,10 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
 
 
 def walk(scene: Scene, unit: Unit) -> list[Look]:
-    """The first steps of the schedule, with classifier-free guidance."""
+    """The first steps of the schedule, guided as the pipeline is."""
     looks = [scene.first(unit)]
-    for time in scene.schedule[1 : scene.settings.walk_steps]:
-        last, scale = looks[-1], scene.settings.schedule.guidance_scale
-        guided = last.prediction.guided(last.empty or scene.empty, scale)
+    for before, time in pairwise(scene.schedule[: scene.settings.walk_steps]):
+        guided = scene.guided(looks[-1], before)
         looks.append(scene.both(scene.step(guided, time), time, unit.conditioning))
     return looks
 
