@@ -12,6 +12,7 @@ from memfast.errors import InputError
 from memfast.pipelines.attention import set_attention
 from memfast.pipelines.drivers.table import check_tells
 from memfast.pipelines.loading import load_pipeline
+from memfast.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Job:
         """The named model, as the settings want it."""
         return open_model(self.portable().model or "", self.settings, self.attention)
 
-    def compute(self, worker: Worker, texts: list[str]) -> Block:
-        """The block of these texts."""
+    def compute(self, worker: Worker, prompts: list[Prompt]) -> Block:
+        """The block of these prompts."""
         if self.calibration is None:
             raise ValueError("calibration: the job has none yet")
-        return worker.block(texts, self.calibration.names, self.calibration.baselines)
+        return worker.block(prompts, self.calibration.names, self.calibration.baselines)
 
 
 def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:

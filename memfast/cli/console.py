@@ -83,9 +83,16 @@ def format_figure(value: Any) -> str:
 
 
 def finish(out: Path, title: str, summary: Mapping[str, Any]) -> None:
-    """Write `summary` in the folder (or beside the file) `out`, and print its plain figures."""
-    path = out / "summary.json" if out.is_dir() else out.with_name(f"{out.stem}.summary.json")
-    atomic_write_json(path, dict(summary))
+    """Write `summary` beside the file `out` (in a folder it was written with it), and print its
+    plain figures."""
+    path = out / "summary.json" if out.is_dir() else summary_beside(out)
+    if not out.is_dir():
+        atomic_write_json(path, dict(summary))
     plain = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
     show_table(title, ("figure", "value"), plain.items())
     console.print(f"wrote {out} and {path}", highlight=False, soft_wrap=True)
+
+
+def summary_beside(out: Path) -> Path:
+    """Where the summary of a single file goes."""
+    return out.with_name(f"{out.stem}.summary.json")

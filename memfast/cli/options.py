@@ -167,8 +167,11 @@ def check_file(path: Path, overwrite: bool) -> Path:
     """
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise InputError(f"--out {path}: exists; name another file or pass --overwrite")
+    from memfast.cli.console import summary_beside
+
+    for each in (path, summary_beside(path)):
+        if each.exists() and not overwrite:
+            raise InputError(f"--out {path}: {each} exists; name another or pass --overwrite")
     if not path.parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
     try_out(path)

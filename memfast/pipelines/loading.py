@@ -17,10 +17,13 @@ from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the c
 from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import uncompiled
 from memfast.errors import InputError, one_line, reading
+from memfast.pipelines.finite import check_weights
+from memfast.pipelines.portable import portable_parts
 from memfast.pipelines.single_file import load_single_file
 
 DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
 WEIGHTS = "diffusion_pytorch_model"
+INDEX = "model_index.json"
 GIVE = "give 'demo', a pipeline's folder, a .safetensors file or a hub id"
 
 
@@ -35,14 +38,15 @@ def load_pipeline(
 
     variant: of the weights' files, "fp16" for model.fp16.safetensors; a folder that holds but one
     is read by itself. No pickle is opened, and no code of a folder's is run.
-    Raises InputError if there is no such model, it lacks weights, or it cannot be loaded.
+    Raises InputError if there is no such model, it lacks weights, has some that are not finite, or
+    cannot be loaded.
     """
     source = DEMO if str(model) == "demo" else Path(model)
     name = f"MODEL {model}"
     with reading(name):
         is_file, is_dir = source.is_file(), source.is_dir()
     if is_file:
-        return _ready(load_single_file(source, dtype), device)
+        return _ready(load_single_file(source, dtype), device, name)
     if is_dir:
         variant = variant or _variant(source, _index(source, name), name)
     elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
@@ -53,23 +57,25 @@ def load_pipeline(
             dtype=dtype,
             variant=variant,
             use_safetensors=True,
+            **(portable_parts(source, _json(source / INDEX), dtype, variant)),
         )
     except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
         reason = one_line(error)
         raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
     if is_dir:
-        _check_weights(source, pipeline, name)
-    return _ready(pipeline, device)
+        _check_all_there(source, pipeline, name)
+    return _ready(pipeline, device, name)
 
 
-def _ready(pipeline: Any, device: str | torch.device) -> Any:
+def _ready(pipeline: Any, device: str | torch.device, name: str) -> Any:
+    check_weights(name, pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
 def _index(folder: Path, name: str) -> dict[str, Any]:
     """The folder's model_index.json."""
-    path = folder / "model_index.json"
+    path = folder / INDEX
     if not path.is_file():
         config = _json(folder / "config.json")
         if "_class_name" in config:
@@ -110,7 +116,7 @@ def _variant(folder: Path, index: dict[str, Any], name: str) -> str | None:
     return None
 
 
-def _check_weights(folder: Path, pipeline: Any, name: str) -> None:
+def _check_all_there(folder: Path, pipeline: Any, name: str) -> None:
     """Raise InputError for a part some of whose weights no file holds: left alone, the libraries
     draw them at random."""
     for part, model in pipeline.components.items():
@@ -148,6 +154,11 @@ def _near(source: Path) -> str:
     beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
     found = get_close_matches(source.name, beside, 2)
     return f" (there is {' and '.join(found)})" if found else ""
+
+
+def shown_name(model: str) -> str:
+    """What a model is called in what may be published: a hub id, or its folder's name alone."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def denoisers_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
