@@ -29,6 +29,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
+from memfast.stopping import keeping
 
 BYTES = 36  # of a block, for each neuron: see Moments
 _log = logging.getLogger("memfast")
@@ -259,7 +260,8 @@ def _compute(
         texts += len(block.truncated)
         advance(len(block.truncated))
 
-    ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
+    with keeping(lambda: f"{blocks.written} of {blocks.count} blocks"):
+        ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
     seconds = time.perf_counter() - started
     rows = PROBES[job.settings.probe].rows(job.settings) * job.settings.noises
     return {

@@ -8,7 +8,7 @@ from memfast.errors import InputError, is_out_of_memory, one_line, printable, re
 from memfast.stopping import Stopped, stopped_by_signals
 
 BAD_INPUT, INTERNAL, STOPPED = 2, 70, 130  # exit codes
-BEGIN_AGAIN = "run the same command to begin again: nothing unfinished is left"
+BEGIN_AGAIN = "nothing is half-written; run the same command to begin again"
 
 
 def main() -> None:

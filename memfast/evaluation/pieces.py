@@ -23,6 +23,7 @@ from memfast.evaluation.piece import Piece
 from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
 from memfast.files import Run
 from memfast.progress import Stage
+from memfast.stopping import keeping
 from memfast.workers import Tether
 
 KIND, FORMAT, RECORD, FOLDER = "evaluation", 2, "evaluation.json", "unfinished"
@@ -89,6 +90,11 @@ class Pieces:
         places = (None, *range(len(self.methods)))
         return [self.name(n, place) for n in range(self.bench.repeats) for place in places]
 
+    @property
+    def written(self) -> int:
+        """How many of the pieces are there."""
+        return sum((self.folder / name).exists() for name in self.names)
+
     def _read(self, number: int, place: int | None) -> Piece | None:
         """A piece; None, which is logged, where there is none that can be used."""
         name = self.name(number, place)
@@ -127,7 +133,8 @@ def run(
         with writing(opened.folder):
             (opened.folder / FOLDER).mkdir(exist_ok=True)
         total = bench.repeats * (1 + len(methods))
-        compute_all(pieces, workers, stage("evaluating", total))
+        with keeping(lambda: f"{pieces.written} of {total} pieces"):
+            compute_all(pieces, workers, stage("evaluating", total))
         return pieces.outcomes(), pieces.names
 
 

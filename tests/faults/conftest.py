@@ -15,6 +15,13 @@ from tests.faults.harness import Ended, Run
 
 SECONDS = float(os.environ.get("MEMFAST_SOAK_SECONDS", "3600"))  # of each test under -m soak
 LONG = pytest.param(SECONDS, id="soak", marks=pytest.mark.soak)
+SHORT = pytest.param(0.0, id="short")
+
+
+def commands(*everyday: str) -> list[Any]:
+    """Parameters of a test: every command, those that are not for every day under soak alone."""
+    rest = pytest.mark.soak
+    return [n if n in everyday else pytest.param(n, marks=rest) for n in COMMANDS]
 
 
 @dataclass

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.commands import COMMANDS, leftovers
-from tests.faults.conftest import LONG, Runs
+from tests.faults.conftest import LONG, SHORT, Runs, commands
 from tests.faults.harness import Ended, Refusing
 
 WORKED = "━"  # of a progress bar
-SHORT = pytest.param(0.0, id="short")
 
 
 def refused(ended: Ended, why: int | str, folder: Path) -> None:
@@ -25,7 +24,7 @@ def refused(ended: Ended, why: int | str, folder: Path) -> None:
     assert leftovers(folder) == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands("merge", "compact", "audit", "evaluate"))
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 def test_a_disk_that_is_full_from_a_write_on(runs: Runs, name: str, seconds: float) -> None:
     """Every new file, folder and name fails from the n-th on: each n of a long run."""
@@ -56,12 +55,12 @@ def mounted(folder: Path, how: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("name", ["collect", "compact", "audit", "evaluate", "repair"])
+@pytest.mark.parametrize("name", commands("audit", "repair"))
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 def test_a_disk_that_is_small(runs: Runs, name: str, seconds: float) -> None:
     """Any library's writes fail, in the middle of a file."""
     runs.undisturbed(name)
-    until = time.monotonic() + seconds / 5
+    until = time.monotonic() + seconds / len(COMMANDS)
     whole = runs.size(name)
     while True:
         folder = runs.new()
@@ -80,7 +79,7 @@ def test_a_disk_that_is_small(runs: Runs, name: str, seconds: float) -> None:
             break
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands("locate", "attack", "evaluate"))
 def test_a_folder_that_may_only_be_read(runs: Runs, name: str) -> None:
     """It is found out before anything is computed."""
     folder = runs.new()

@@ -57,10 +57,11 @@ def repair(
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.prompts import inputs, open_list
-    from memfast.repairing.checkpoint import delete_checkpoint
+    from memfast.repairing.checkpoint import delete_checkpoint, steps_in
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
+    from memfast.stopping import keeping
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -86,8 +87,15 @@ def repair(
     checkpoint = out.with_name(f"{out.name}.repair.safetensors")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints = [checkpoint, *(numbered(checkpoint, number) for number in range(rounds))]
+
+    def kept() -> str:
+        done = sum(steps_in(path) for path in checkpoints)
+        return f"{done} of {steps * max(1, rounds)} steps"
+
+    lock = held(out.with_name(f".{out.name}.repair.lock"), str(out))
     how: dict[str, Any] = {**request, "settings": settings, "checkpoint": checkpoint}
-    with held(out.with_name(f".{out.name}.repair.lock"), str(out)), progress() as bar:
+    with lock, keeping(kept), progress() as bar:
         if rounds:
             how |= {"rounds": rounds, "max_damage": max_damage, "stage": bar.stage}
             result, found, notes = repair_in_rounds(pipeline, first, *sets, **how)
@@ -118,6 +126,6 @@ def repair(
             atomic_write_json(folder / "summary.json", summary)
 
         save_pipeline(result, out, overwrite, add)
-        for left in (checkpoint, *(numbered(checkpoint, number) for number in range(rounds))):
+        for left in checkpoints:
             delete_checkpoint(left)
     finish(out, "repaired", summary)
