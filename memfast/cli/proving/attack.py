@@ -48,11 +48,12 @@ def attack(
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import atomic_write_json, check_replaceable, replace_folder
+    from memfast.files import atomic_write_json, check_replaceable, replace_folder, try_out
     from memfast.prompts import inputs
     from memfast.report.evaluation import attack_page, attack_table
 
     check_replaceable(out, "attack", overwrite)
+    try_out(out)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
     sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
