@@ -5,6 +5,7 @@ prompt has touched is computed once a run.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -63,7 +64,10 @@ class Look:
 
 class Scene:
     """One noise that all prompts share, and what no prompt has touched, computed once: the
-    prediction without a prompt at pure noise, and the network before its first cross-attention."""
+    prediction without a prompt at pure noise, and the network before its first cross-attention.
+
+    With a noise for each row of one unit, only the prediction is kept.
+    """
 
     def __init__(self, driver: Driver, taps: Taps, noise: Latents, settings: Settings) -> None:
         self.driver, self.taps, self.settings = driver, taps, settings
@@ -71,10 +75,15 @@ class Scene:
         self.levels = [driver.path.time_of(level) for level in settings.path]
         self.noise = noise
         self.no_prompt = driver.no_prompt
-        self.prefix = Prefix(driver, self._unprompted)
+        if len(noise) == 1:
+            self.prefix = Prefix(driver, self._unprompted)
+        else:
+            self.prefix = None
+            self._unprompted()
 
     def _unprompted(self) -> None:
-        self.empty = self.look(self.noise, self.schedule[0], self.no_prompt).prediction
+        told = self.no_prompt.expand(len(self.noise))
+        self.empty = self.look(self.noise, self.schedule[0], told).prediction
 
     def first(self, unit: Unit) -> Look:
         """The look at pure noise, with and without the prompts: one row each.
@@ -89,7 +98,8 @@ class Scene:
     def _first(self, unit: Unit, counted: Tensor) -> Look:
         size = len(unit.conditioning)
         latents = self.noise.expand(size, *self.noise.shape[1:])
-        with self.prefix.replayed(size), self.taps.counting(counted) as moments:
+        replayed = self.prefix.replayed(size) if self.prefix else nullcontext()
+        with replayed, self.taps.counting(counted) as moments:
             look = self.look(latents, self.schedule[0], unit.conditioning)
         return replace(look, empty=self.empty, moments=moments)
 

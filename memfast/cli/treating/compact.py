@@ -8,7 +8,9 @@ import typer
 from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -52,6 +54,8 @@ def compact(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -60,23 +64,25 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import finish, progress
-    from memfast.files import check_out
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
+    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
+    from memfast.pipelines.saving import check_room
+    from memfast.prompts import inputs
     from memfast.removing.compact import compact as run
     from memfast.selection import Subspace
     from memfast.sharing import card
     from memfast.sharing.formats import save_as
 
-    check_out(out, overwrite)
+    check_room(out, overwrite)
     asked = compensate is not None
     compensate = (compensate or "mean").replace("-", "_")
     _check_words(format, rounding, compensate, shrink_of)
     if subspace is None and shrink is None:
         raise InputError("nothing to remove: give --subspace, --shrink, or both")
     located = None if subspace is None else Subspace.load(subspace)
-    known = _read_reference(reference, shrink, compensate)
+    known = _read_reference(reference, shrink, compensate, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype)
+    check_room(out, overwrite, pipeline)
     kernel = set_attention(pipeline, attention)
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
     settings |= request
@@ -107,9 +113,14 @@ def compact(
     removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
     source = str(pipeline.config.get("_name_or_path") or model)
     readme = card.model_card(model, format, removed, figures, card.inherited(source))
-    save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
-    summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
-    finish(out, "compacted", summary | ({"warning": note} if note else {}))
+    summary = {"model": shown_name(model), "format": format, **removed, **figures}
+    summary |= {"attention": kernel} | ({"warning": note} if note else {})
+    if about := inputs(reference=known):
+        summary |= {"inputs": about}
+    save_as(
+        pipeline, out, format, overwrite=overwrite, card=readme, summary=summary, variant=variant
+    )
+    finish(out, "compacted", summary)
     typer.echo(card.NOTICE)
 
 
@@ -181,10 +192,10 @@ def _correct(
 
 
 def _read_reference(
-    path: Path | None, shrink: float | None, compensate: str
+    path: Path | None, shrink: float | None, compensate: str, max_rejected: int
 ) -> "PromptSet | NeuronStatistics":
     """The reference prompts or statistics, where they are needed."""
-    from memfast.prompts import PromptSet, read_prompts
+    from memfast.prompts import PromptSet, open_list
     from memfast.statistics import NeuronStatistics
 
     needed = "--shrink" if shrink is not None else "--compensate least-squares"
@@ -193,7 +204,7 @@ def _read_reference(
             return PromptSet.of([])
         raise InputError(f"--reference: {needed} needs reference prompts")
     if path.suffix != ".safetensors":
-        return read_prompts(path)
+        return open_list(path, max_rejected=max_rejected)
     if compensate == "least_squares":
         raise InputError(f"--reference {path}: least-squares needs prompts, not statistics")
     return NeuronStatistics.load(path)
