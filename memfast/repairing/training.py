@@ -7,6 +7,7 @@ to the same result.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from memfast.errors import InputError
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
+from memfast.precision import Gradients, float32_weights
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
 from memfast.repairing.objectives import Material, active, errors
 from memfast.repairing.settings import RepairSettings
@@ -33,13 +35,12 @@ def train(
 ) -> History:
     """Repair `student`'s model in place, all its parameters; returns each step's errors.
 
-    With `checkpoint`, goes on from that file if it is there, and writes it every `save_every`
-    steps. Raises InputError when an error or a gradient is not finite, saying where and what is
-    kept, and for a checkpoint of another repair.
+    A model of half precision has weights of float32 meanwhile. With `checkpoint`, goes on from that
+    file if it is there, and writes it every `save_every` steps. Raises InputError when an error or
+    a gradient is not finite, saying where and what is kept, and for a checkpoint of another repair.
     """
     settings, model = material.settings, student.model
-    weights = active(material)
-    if not weights:
+    if not active(material):
         raise InputError("repair: no objective has a weight and something to draw from")
     expected = {
         "settings": settings.as_dict(),
@@ -47,6 +48,20 @@ def train(
         "begun_from": fingerprint(model),
         "material": material.digest,
     }
+    with float32_weights(model):
+        return _train(student, original, material, expected, checkpoint, progress)
+
+
+def _train(
+    student: Driver,
+    original: Driver,
+    material: Material,
+    expected: dict[str, Any],
+    checkpoint: Path | None,
+    progress: Callable[[int], None] | None,
+) -> History:
+    settings, model, weights = material.settings, student.model, active(material)
+    gradients_by = Gradients(model)
     parameters = list(model.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -66,7 +81,7 @@ def train(
         with torch.enable_grad():
             parts = errors(list(weights), material, student, original, step, source)
             loss = torch.stack([weights[name] * parts[name] for name in weights]).sum()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients = gradients_by.of(loss, parameters, allow_unused=True)
         figures = {name: float(part.detach()) for name, part in parts.items()}
         norm = clip(gradients)
         if bad := next((n for n, v in figures.items() if not math.isfinite(v)), None):
