@@ -27,6 +27,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
+from memfast.precision import Gradients, wide
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
@@ -165,8 +166,8 @@ def _by_gradient(
     gates = open_gates(sites, len(latents))
     with torch.enable_grad(), gated(sites, gates, driver=driver):
         output = driver.predict(latents, times, conditioning)
-        slopes = torch.autograd.grad(
-            (output * direction).sum(), list(gates.values()), materialize_grads=True
+        slopes = Gradients(driver.model).of(
+            (wide(output) * direction).sum(), list(gates.values()), materialize_grads=True
         )
     return dict(zip(gates, slopes, strict=True))
 
