@@ -97,12 +97,13 @@ def compare(row: dict[str, Any], images: Float[Tensor, "seeds 3 height width"]) 
 
 
 def write_pictures(folder: Path, verified: Sequence[Verified]) -> None:
-    """RANK-SEED.png of every image."""
+    """RANK-SEED.png of every image, RANK-training.png of the training image where there is one."""
     folder.mkdir(exist_ok=True)
     for item in verified:
-        for seed, image in enumerate(item.images):
+        made = {str(seed): image for seed, image in enumerate(item.images)}
+        for name, image in (made | ({} if item.own is None else {"training": item.own})).items():
             pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(folder / f"{item.rank:06d}-{seed}.png")
+            Image.fromarray(pixels).save(folder / f"{item.rank:06d}-{name}.png")
 
 
 def _training_image(path: str, size: torch.Size) -> Tensor | None:

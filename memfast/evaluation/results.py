@@ -12,9 +12,7 @@ from memfast.evaluation.protocol import Bench, Outcome
 from memfast.measuring.cases import Cases
 from memfast.measuring.rates import Interval, mean_interval, verdict
 from memfast.measuring.replication import hits
-from memfast.measuring.similarity import METRICS
-
-HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
+from memfast.measuring.similarity import HEADLINE, METRICS
 
 
 @dataclass(frozen=True)

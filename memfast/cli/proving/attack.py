@@ -44,9 +44,12 @@ def attack(
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
+    from memfast.cli.provenance import note_provenance
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
     from memfast.files import atomic_write_json, check_out, prepare_out
-    from memfast.report.evaluation import attack_page, attack_table
+    from memfast.report.attack import attack_albums, attack_table
+    from memfast.report.pictures import keep_pictures
+    from memfast.report.stored import write_report
 
     check_out(out, overwrite)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
@@ -67,9 +70,13 @@ def attack(
             stage=bar.stage,
         )
     folder = prepare_out(out, overwrite)
-    atomic_write_json(folder / "summary.json", result.summary())
-    attack_page(result).write(folder / "report.html")
-    show_table("brought back, with 95 % intervals", *attack_table(result))
+    summary = result.summary()
+    atomic_write_json(folder / "summary.json", summary)
+    keep_pictures(folder, attack_albums(result))
+    named = dict(zip(("memorized", "reference"), sets, strict=True))
+    note_provenance(folder, "attack", {"model": (model, pipeline)}, named, seed)
+    write_report(folder)
+    show_table("brought back, with 95 % intervals", *attack_table(summary))
     show_notes(result.notes)
     console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True)
 

@@ -70,12 +70,15 @@ def evaluate(
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.cli.console import console, progress, show_table
+    from memfast.cli.provenance import note_provenance
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.evaluation.results import score_lines
     from memfast.evaluation.run import evaluate as run
     from memfast.files import atomic_write_json, check_out
-    from memfast.report.evaluation import evaluation_page, methods_tables, why_missing
+    from memfast.report.evaluation import evaluation_albums, methods_tables, why_missing
+    from memfast.report.pictures import keep_pictures
+    from memfast.report.stored import write_report
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
@@ -115,11 +118,16 @@ def evaluate(
             workers=workers,
             stage=bar.stage,
         )
-    atomic_write_json(out / "summary.json", result.summary())
+    summary = result.summary()
+    atomic_write_json(out / "summary.json", summary)
     write_csv(out / "scores.csv", score_lines(result.outcomes, result.bench))
-    evaluation_page(result).write(out / "report.html")
+    keep_pictures(out, evaluation_albums(result))
+    opened_as = {"model": (model, pipeline)} | ({"original": (base, first)} if first else {})
+    named = {"memorized": sets[0], "reference": sets[1], "located": seen, "heldout": unseen}
+    note_provenance(out, "evaluation", opened_as, named, seed)
+    write_report(out)
     rmtree(unfinished)
-    for title, columns, rows in methods_tables(result):
+    for title, columns, rows in methods_tables(summary):
         show_table(title, columns, rows)
     for name, why in why_missing(result.missing):
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)

@@ -1,0 +1,142 @@
+"""The page of `memfast demo`: before and after, with pictures, attacks and where neurons went."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from memfast.report import charts
+from memfast.report.figures import below, estimate, few, percent, spread, told
+from memfast.report.report import Report
+from memfast.report.stored import Stored
+
+KINDS = {"located": "copies_located", "held-out": "copies_held_out"}
+READING = (
+    "The embedded model replicates some of its training images. 'compact' lacks the neurons "
+    "that other prompts need least: no memorized prompt was used to find them, and as many "
+    "went as the damage to further prompts allowed. 'contrast' lacks as many that memorized "
+    "prompts use more than others do, located on one half of the memorized prompts; the random "
+    "control lacks as many at random.",
+    "A copy is an image whose L2 ratio to its training image is below 0.5 and whose SSIM is "
+    "above 0.6. Intervals are 95 %, over groups of near-duplicate prompts.",
+    "Removal suppresses: an attacker with the weights who searches a text embedding for a "
+    "known image may bring it back, as the table of attacks shows. `--erase-steps` makes a "
+    "model that resists, and says at what cost.",
+)
+Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+
+
+def arms_table(summary: Mapping[str, Any]) -> Table:
+    """Columns and rows: every model on trial, with 95 % intervals."""
+    columns = ("model", "copies, located", "copies, held-out", "singles' SSIM to the original")
+    names = (*KINDS.values(), "singles_ssim")
+    return columns, [
+        (arm, *(told(found[name]) for name in names)) for arm, found in summary["arms"].items()
+    ]
+
+
+def attack_table(summary: Mapping[str, Any]) -> Table:
+    """Columns and rows: what an attack brings back, with 95 % intervals."""
+    columns = ("model", "memorized images, held-out", "other images (control)")
+    return columns, [
+        (name, told(found["memorized"]), told(found["control"]))
+        for name, found in summary["attacks"].items()
+    ]
+
+
+def page(stored: Stored) -> Report:
+    """The page with pictures."""
+    summary = stored.summary
+    arms = summary["arms"]
+    page = Report(
+        "memfast demo",
+        f"{summary['density']:.0%} of the feed-forward neurons removed, for "
+        f"{summary['damage'] - 1:+.1%} of denoising loss on other prompts",
+        stored.folder,
+    )
+    _verdict(page, stored)
+    page.table("Copies before and after", *arms_table(summary))
+    drawn = {
+        "Copies, with 95 % intervals": charts.forest(
+            [(n, {k: estimate(a[f]) for k, f in KINDS.items()}) for n, a in arms.items()],
+            "share of images that are copies",
+        ),
+        "Copies against quality: upper left is best": charts.scatter(
+            [
+                (n, *(estimate(a[f]) for f in ("copies_held_out", "singles_ssim")))
+                for n, a in arms.items()
+            ],
+            "copies, held-out prompts",
+            "SSIM to the original, other prompts",
+        ),
+    }
+    if summary["attacks"]:
+        drawn["Brought back by an attack"] = charts.forest(
+            [
+                (n, {k: estimate(v) for k, v in kinds.items()})
+                for n, kinds in summary["attacks"].items()
+            ],
+            "share of images brought back",
+        )
+    page.charts("Rates and quality", drawn)
+    if summary["attacks"]:
+        page.table("Brought back by an attack", *attack_table(summary))
+    stored.albums(page)
+    sites = summary["by_step"]
+    steps = [str(step) for step in range(len(next(iter(sites.values()))))]
+    names = [path.replace(".transformer_blocks", "") for path in sites]
+    page.charts(
+        "Where the removed neurons are",
+        {"Share of each site's neurons": charts.heatmap(list(sites.values()), names, steps)},
+        note="The share that ranking at one eighth of the noise schedule alone would choose; 0 is "
+        "the noisiest.",
+    )
+    erased = summary.get("damage_erased")
+    page.text(
+        "How to read this",
+        *READING,
+        *(
+            [
+                "'erased' is 'compact' with every weight shrunk and perturbed, and then taught "
+                "again what the original predicts for prompts that are not memorized. It costs "
+                f"fidelity: its loss on further prompts is {erased - 1:+.1%} above the original's. "
+                "Longer teaching buys some of that back, and some of the memorized images with it "
+                "under attack. It is the model that was saved."
+            ]
+            if erased
+            else []
+        ),
+    )
+    plain = {k: v for k, v in summary.items() if isinstance(v, int | float)}
+    page.facts("Size and time", [(k.replace("_", " "), v) for k, v in plain.items()])
+    stored.sources(page)
+    return page
+
+
+def _verdict(page: Report, stored: Stored) -> None:
+    summary, arms = stored.summary, stored.summary["arms"]
+    original, control = (arms[name]["copies_held_out"] for name in ("original", "random control"))
+    name = "erased" if "erased" in arms else "compact"
+    treated, quality = arms[name]["copies_held_out"], arms[name]["singles_ssim"]
+    answers = [below(treated, other) for other in (original, control)]
+    line = (
+        f"On prompts that nothing was located with, of which random removal leaves "
+        f"{percent(control)}. Images of other prompts keep an SSIM of {told(quality)}."
+    )
+    attacked = summary["attacks"].get(name)
+    attack = []
+    if attacked:
+        word = below(attacked["control"], attacked["memorized"])
+        attack = [
+            f"Under attack {percent(attacked['memorized'])} of the images come back, of others "
+            f"{percent(attacked['control'])}: more than the control is {word}."
+        ]
+    if set(answers) == {"shown"}:
+        words = f"Copies fall from {percent(original)} to {percent(treated)}"
+        stored.verdict(page, "good", words, line, *attack)
+    elif few(treated):
+        stored.verdict(page, "unsure", "Too few captions to tell", line, *attack)
+    else:
+        stored.verdict(page, "bad", "Fewer copies than the controls: not shown", line, *attack)
+    page.figure("copies by the original", percent(original), spread(original))
+    page.figure(f"copies by '{name}'", percent(treated), spread(treated))
+    after, before = summary["parameters_after"], summary["parameters_before"]
+    page.figure("parameters", f"{after / before - 1:+.1%}", f"{before:,} to {after:,}")
