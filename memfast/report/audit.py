@@ -23,7 +23,7 @@ def page(stored: Stored) -> Report:
     summary, folder = stored.summary, stored.folder
     page = Report("Audit", f"which of {summary['texts']:,} texts does the model replicate?", folder)
     looked = _second_look(stored)
-    footing = summary["footing"]
+    footing = summary.get("footing") or _footing(summary)
     page.verdict(TONES[footing["verdict"]], footing["verdict"], *footing["says"])
     page.figure("flagged", summary["flagged_texts"], f"of {summary['texts']:,} texts")
     error, value = footing["error"], footing["threshold"]
@@ -34,8 +34,8 @@ def page(stored: Stored) -> Report:
     else:
         page.figure(
             "match their training image",
-            f"{summary['matches_training']} of {summary['with_training_image']}",
-            f"{summary['verified']} tried; the seeds of {summary['seeds_agree']} agree",
+            f"{summary.get('matches_training', 0)} of {summary.get('with_training_image', 0)}",
+            f"{summary['verified']} tried; the seeds of {summary.get('seeds_agree', 0)} agree",
         )
     _list(page, stored, looked)
     _gallery(page, folder, list(looked.values()))
@@ -52,6 +52,17 @@ def page(stored: Stored) -> Report:
     page.facts("Summary", [(k.replace("_", " "), v) for k, v in plain])
     _sources(page, stored)
     return page
+
+
+def _footing(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an audit that stored no footing."""
+    own, flagged = summary["reference"]["own"], summary["flagged_texts"]
+    says = f"{flagged:,} of {summary['texts']:,} texts lie above the threshold."
+    verdict = "unsure" if own else "suspicious" if flagged else "nothing stands out"
+    basis = "the list itself" if own else "references"
+    return {"verdict": verdict, "says": [says], "basis": basis, "error": None} | {
+        "threshold": summary["threshold"]
+    }
 
 
 def detection_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
@@ -111,10 +122,10 @@ def _words(item: Mapping[str, Any] | None) -> str:
     if item is None:
         return ""
     agree = {None: "cannot be compared", True: "agree", False: "do not agree"}
-    seeds = f"seeds {agree[item['seeds_agree']]}"
+    seeds = f"seeds {agree[item.get('seeds_agree', item.get('replicates'))]}"
     if item["own_ssim"] is None:
         return f"{seeds}; no training image"
-    match = "matches" if item["matches_training"] else "does not match"
+    match = "matches" if item.get("matches_training") else "does not match"
     return f"{seeds}; {match} its training image (SSIM {item['own_ssim']:.2f})"
 
 
@@ -151,6 +162,7 @@ def _charts(page: Report, stored: Stored) -> None:
     table = pq.read_table(folder / "scores.parquet", columns=[score, "label", "group", "prompt"])
     values = table[score].to_numpy()
     calibration = Calibration.load(folder / "calibration.safetensors")
+    reference = {"reference": calibration.column(score).numpy()}
     names = [table[name].to_pylist() for name in ("prompt", "label", "group")]
     prompts: Any = (
         SimpleNamespace(text=text, label=label, group=group)
@@ -160,7 +172,7 @@ def _charts(page: Report, stored: Stored) -> None:
     by_label = {label: values[found] for label, found in sorted(labelled.rows.items())}
     shown = {
         "Scores": charts.histogram(
-            {"reference": calibration.column(score)} | (by_label or {"audited": values}),
+            reference | (by_label or {"audited": values}),
             score,
             stored.summary["threshold"],
             "reference",

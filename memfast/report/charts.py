@@ -10,6 +10,7 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Number = float | int
 BINS = 40
@@ -20,7 +21,7 @@ SERIES = tuple(f"#04040{k}" for k in range(1, 8))
 _CSS = {INK: "--ink", GRID: "--line", MARK: "--bad"} | {
     colour: f"--series-{k}" for k, colour in enumerate(SERIES, 1)
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "memfast",
     "text.parse_math": False,
@@ -52,7 +53,7 @@ class Estimate(NamedTuple):
 
 
 def histogram(
-    series: Mapping[str, Sequence[Number]],
+    series: Mapping[str, ArrayLike],
     x_label: str = "",
     threshold: Number | None = None,
     reference: str | None = None,
@@ -84,7 +85,7 @@ def histogram(
             )
         if threshold is not None and math.isfinite(threshold):
             axes.axvline(threshold, color=MARK, linestyle="--", label=f"threshold {threshold:.3g}")
-        axes.set(xlabel=_label(x_label), ylabel="share of the prompts")
+        axes.set(xlabel=_label(x_label, 60), ylabel="share of the prompts")
         axes.set_ylim(bottom=0)
         _legend(axes)
 
@@ -92,7 +93,7 @@ def histogram(
 
 
 def rates(
-    series: Mapping[str, tuple[Sequence[Number], Sequence[Number]]],
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
     x_label: str,
     y_label: str,
     diagonal: bool = False,
@@ -121,7 +122,7 @@ def curves(
     def draw(axes: Any) -> None:
         for colour, (name, values) in zip(_colours(series), series.items(), strict=True):
             axes.plot(x, values, color=colour, label=_label(name), marker="o", markersize=3)
-        axes.set(xlabel=_label(x_label), ylabel=_label(y_label))
+        axes.set(xlabel=_label(x_label, 60), ylabel=_label(y_label, 60))
         _whole_ticks(axes.xaxis, x)
         _legend(axes)
 
@@ -148,7 +149,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Estimate]]], x_label: str) -> 
                 label=_label(kind),
             )
         axes.set_yticks(range(len(rows)), [_label(name) for name, _ in rows])
-        axes.set(xlabel=_label(x_label), xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6))
+        axes.set(xlabel=_label(x_label, 60), xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
         if len(kinds) > 1:
             _legend(axes)
@@ -172,7 +173,7 @@ def scatter(points: Sequence[tuple[str, Estimate, Estimate]], x_label: str, y_la
                 markersize=6,
                 label=_label(name),
             )
-        axes.set(xlabel=_label(x_label), ylabel=_label(y_label))
+        axes.set(xlabel=_label(x_label, 60), ylabel=_label(y_label, 60))
         _legend(axes)
 
     return _svg(draw, f"{y_label} over {x_label}", height=3.8)
@@ -239,7 +240,7 @@ def _svg(draw: Callable[[Any], None], title: str, height: float = 3.2) -> str:
     return f"<svg {namespaces} {head}>{body.strip()}"
 
 
-def _finite(values: Sequence[Number]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def _finite(values: ArrayLike) -> "np.ndarray[Any, np.dtype[np.float64]]":
     array = np.asarray(values, float)
     return array[np.isfinite(array)]
 
@@ -256,10 +257,10 @@ def _colours(series: Mapping[str, Any]) -> list[str]:
     return [SERIES[k % len(SERIES)] for k in range(len(series))]
 
 
-def _label(text: str) -> str:
+def _label(text: str, most: int = WORDS) -> str:
     """A label that matplotlib and XML take: on one line, not too long, no leading underscore."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    short = plain if len(plain) <= WORDS else plain[: WORDS - 1] + "…"
+    short = plain if len(plain) <= most else plain[: most - 1] + "…"
     return f"\u200b{short}" if short.startswith("_") else short
 
 

@@ -61,7 +61,7 @@ def page(stored: Stored) -> Report:
         ),
         "Copies against quality: upper left is best": charts.scatter(
             [
-                (n, *(estimate(a[f]) for f in ("copies_held_out", "singles_ssim")))
+                (n, estimate(a["copies_held_out"]), estimate(a["singles_ssim"]))
                 for n, a in arms.items()
             ],
             "copies, held-out prompts",

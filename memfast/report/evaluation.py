@@ -183,11 +183,7 @@ def _verdict(page: Report, stored: Stored, methods: Sequence[Mapping[str, Any]])
     page.figure(f"captions that {name} copies", percent(rates[name]), spread(rates[name]))
     page.figure(f"quality of {name}", told(quality), "SSIM to the original on reference captions")
     shown = [r["method"] for r in treated if set(r["verdicts"].values()) == {"shown"}]
-    lines = [
-        f"{row['method']}: "
-        + ", ".join(f"{claim}: {word}" for claim, word in row["verdicts"].items())
-        for row in treated[:6]
-    ]
+    lines = [_claims(row) for row in treated[:6]]
     if shown:
         words = f"{', '.join(shown)}: fewer copies than the original and every control"
         stored.verdict(page, "good", words, *lines)
@@ -195,6 +191,15 @@ def _verdict(page: Report, stored: Stored, methods: Sequence[Mapping[str, Any]])
         stored.verdict(page, "unsure", "Too few captions to tell", *lines)
     else:
         stored.verdict(page, "bad", "No claim is shown", *lines)
+
+
+def _claims(row: Mapping[str, Any]) -> str:
+    """A method's claims in one line, those with one answer together."""
+    rivals: dict[str, list[str]] = {}
+    for claim, word in row["verdicts"].items():
+        rivals.setdefault(word, []).append(claim.removeprefix("fewer copies than "))
+    told_of = [f"{word}: fewer copies than {'; '.join(names)}" for word, names in rivals.items()]
+    return f"{row['method']} — {'. '.join(told_of)}."
 
 
 def _charts(methods: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:

@@ -138,7 +138,9 @@ def _cell(value: Any) -> dict[str, Any]:
     if isinstance(value, bool):
         return {"text": "yes" if value else "no", "sort": None, "number": False}
     if isinstance(value, float):
-        return {"text": f"{value:.3f}", "sort": value, "number": True}
+        text = f"{value:.3f}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
+        return {"text": text, "sort": value, "number": True}
     if isinstance(value, int):
         return {"text": f"{value:,}", "sort": value, "number": True}
-    return {"text": short(str(value)), "sort": None, "number": False}
+    text = short(str(value))
+    return {"text": text, "sort": None, "number": False, "line": len(text) <= 24}

@@ -73,7 +73,7 @@ def attack(
     summary = result.summary()
     atomic_write_json(folder / "summary.json", summary)
     keep_pictures(folder, attack_albums(result))
-    named = dict(zip(("memorized", "reference"), sets, strict=True))
+    named = {"memorized": sets[0], "reference": sets[1]}
     note_provenance(folder, "attack", {"model": (model, pipeline)}, named, seed)
     write_report(folder)
     show_table("brought back, with 95 % intervals", *attack_table(summary))

@@ -59,10 +59,13 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import finish, progress
+    from memfast.cli.provenance import note_provenance
     from memfast.files import check_out
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
+    from memfast.prompts import PromptSet
     from memfast.removing.compact import compact as run
+    from memfast.report.stored import write_report
     from memfast.selection import Subspace
     from memfast.sharing import card
     from memfast.sharing.formats import save_as
@@ -108,7 +111,15 @@ def compact(
     readme = card.model_card(model, format, removed, figures, card.inherited(source))
     save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
     summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
+    note_provenance(
+        out,
+        "compact",
+        {"result": (str(out), pipeline)},
+        {"reference": known if isinstance(known, PromptSet) else None},
+        seed,
+    )
     finish(out, "compacted", summary | ({"warning": note} if note else {}))
+    write_report(out)
     typer.echo(card.NOTICE)
 
 

@@ -20,12 +20,14 @@ def prune(
 ) -> None:
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
+    from memfast.cli.provenance import note_provenance
     from memfast.files import check_out
     from memfast.pipelines.loading import denoiser_of, replace_denoiser
     from memfast.pipelines.saving import save_pipeline
     from memfast.removing.compensation import check_compensation
     from memfast.removing.masking import check_subspace
     from memfast.removing.masking import prune as run
+    from memfast.report.stored import write_report
     from memfast.selection import Subspace
 
     check_out(out, overwrite)
@@ -43,4 +45,6 @@ def prune(
     replace_denoiser(pipeline, run(dense, selected, compensate=compensate))
     save_pipeline(pipeline, out, overwrite)
     figures = {"removed": selected.removed, "density": selected.density}
+    note_provenance(out, "prune", {"result": (str(out), pipeline)})
     finish(out, "pruned", {"model": model, "selects": selected.kind, **figures})
+    write_report(out)

@@ -49,6 +49,7 @@ def repair(
     """
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, progress
+    from memfast.cli.provenance import note_provenance
     from memfast.files import check_out
     from memfast.pipelines.loading import denoiser_of
     from memfast.pipelines.saving import save_pipeline
@@ -56,6 +57,7 @@ def repair(
     from memfast.repairing.rounds import repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
+    from memfast.report.stored import write_report
 
     check_out(out, overwrite)
     if rounds and memorized is None:
@@ -103,6 +105,14 @@ def repair(
     neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
     summary = {"model": model, "original": original}
     summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
+    note_provenance(
+        out,
+        "repair",
+        {"result": (str(out), result), "original": (original, first)},
+        dict(zip(("reference", "memorized"), sets, strict=True)),
+        seed,
+    )
     finish(out, "repaired", summary | {"settings": settings.as_dict()})
+    write_report(out)
     for left in checkpoint.parent.glob(f"{out.name}.repair*.safetensors"):
         left.unlink()
