@@ -5,7 +5,7 @@ from typing import Any
 
 from memfast.report import charts
 from memfast.report.figures import below, estimate, few, percent, spread, told
-from memfast.report.report import Report
+from memfast.report.report import Report, Tone
 from memfast.report.stored import Stored
 
 KINDS = {"located": "copies_located", "held-out": "copies_held_out"}
@@ -112,30 +112,35 @@ def page(stored: Stored) -> Report:
 
 
 def _verdict(page: Report, stored: Stored) -> None:
+    """Are there fewer copies than the original's and than a control's, and does that hold?"""
     summary, arms = stored.summary, stored.summary["arms"]
-    original, control = (arms[name]["copies_held_out"] for name in ("original", "random control"))
     name = "erased" if "erased" in arms else "compact"
-    treated, quality = arms[name]["copies_held_out"], arms[name]["singles_ssim"]
-    answers = [below(treated, other) for other in (original, control)]
-    line = (
-        f"On prompts that nothing was located with, of which random removal leaves "
-        f"{percent(control)}. Images of other prompts keep an SSIM of {told(quality)}."
-    )
-    attacked = summary["attacks"].get(name)
-    attack = []
-    if attacked:
-        word = below(attacked["control"], attacked["memorized"])
-        attack = [
+    control = next((arm for arm in arms if "equal damage" in arm), "random control")
+    original, treated, random = (arms[a]["copies_held_out"] for a in ("original", name, control))
+    fewer, than_random = below(treated, original), below(treated, random)
+    lines = [
+        f"On prompts that nothing was located with; fewer than the original's: {fewer}.",
+        f"The {control} leaves {percent(random)}; fewer than that: {than_random}. Images of other "
+        f"prompts keep an SSIM of {told(arms[name]['singles_ssim'])} to the original's, and of "
+        f"{told(arms[control]['singles_ssim'])} with the {control}.",
+    ]
+    holds = than_random == "shown"
+    if attacked := summary["attacks"].get(name):
+        more = below(attacked["control"], attacked["memorized"])
+        holds &= more != "shown" and attacked["memorized"]["value"] <= attacked["control"]["high"]
+        lines.append(
             f"Under attack {percent(attacked['memorized'])} of the images come back, of others "
-            f"{percent(attacked['control'])}: more than the control is {word}."
-        ]
-    if set(answers) == {"shown"}:
-        words = f"Copies fall from {percent(original)} to {percent(treated)}"
-        stored.verdict(page, "good", words, line, *attack)
-    elif few(treated):
-        stored.verdict(page, "unsure", "Too few captions to tell", line, *attack)
-    else:
-        stored.verdict(page, "bad", "Fewer copies than the controls: not shown", line, *attack)
+            f"{percent(attacked['control'])}; more than of others: {more}."
+        )
+    tone: Tone = "good" if holds else "unsure"
+    stored.verdict(
+        page,
+        tone if fewer == "shown" else "unsure" if few(treated) else "bad",
+        f"Copies fall from {percent(original)} to {percent(treated)}"
+        if fewer == "shown"
+        else f"Fewer copies: {fewer}",
+        *lines,
+    )
     page.figure("copies by the original", percent(original), spread(original))
     page.figure(f"copies by '{name}'", percent(treated), spread(treated))
     after, before = summary["parameters_after"], summary["parameters_before"]

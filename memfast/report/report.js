@@ -56,7 +56,8 @@ const enlarge = place => {
   large.src = button.dataset.full || small.src;
   large.alt = small.alt;
   large.className = small.className;
-  words.textContent = `${small.alt} · ${button.parentElement.querySelector("figcaption").textContent}`;
+  const told = button.parentElement.querySelector("figcaption").innerText.replace(/\s+/g, " ");
+  words.textContent = `${button.closest("li").querySelector("p").textContent} · ${told}`;
   if (!zoom.open) zoom.showModal();
 };
 for (const button of found(".shots button")) button.onclick = () => enlarge(visible().indexOf(button));
