@@ -48,6 +48,7 @@ class AttackReport:
             "missing": dict(self.tools.missing),
             "notes": list(self.notes),
             "rates": [{**row, "rate": row["rate"].as_dict()} for row in self.rows()],
+            "captions": {c.id: c.text for c in self.attacked["memorized"].cases.cases},
             "projected": dict(self.projected),
             "extraction": [
                 {"id": e.id, "clique": e.clique, "seeds": e.seeds, "extracted": e.extracted}

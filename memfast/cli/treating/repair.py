@@ -54,6 +54,7 @@ def repair(
     """
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, progress
+    from memfast.cli.provenance import note_provenance
     from memfast.files import atomic_write_json, held
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
@@ -62,6 +63,7 @@ def repair(
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
+    from memfast.report.stored import write_report
     from memfast.stopping import keeping
 
     check_room(out, overwrite)
@@ -118,13 +120,16 @@ def repair(
                 "notes": list(repaired.notes),
             }
         neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
+        named = {"reference": sets[0], "memorized": sets[1]}
+        models = {"result": (out.name, result), "original": (original, first)}
         summary = {"model": shown_name(model), "original": shown_name(original)}
         summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
-        summary |= {"settings": settings.as_dict()}
-        summary |= {"inputs": inputs(reference=sets[0], memorized=sets[1])}
+        summary |= {"settings": settings.as_dict(), "inputs": inputs(**named)}
 
         def add(folder: Path) -> None:
             atomic_write_json(folder / "summary.json", summary)
+            note_provenance(folder, "repair", models, named, seed)
+            write_report(folder)
 
         save_pipeline(result, out, overwrite, add)
         for left in checkpoints:
