@@ -58,13 +58,13 @@ def repair(
     from memfast.files import atomic_write_json, held
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
+    from memfast.processes.stopping import keeping
     from memfast.prompts import inputs, open_list
     from memfast.repairing.checkpoint import delete_checkpoint, steps_in
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
     from memfast.report.stored import write_report
-    from memfast.stopping import keeping
 
     check_room(out, overwrite)
     if rounds and memorized is None:
