@@ -1,7 +1,7 @@
 """What an audit is given, opened and identified."""
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -62,7 +62,9 @@ class Examples:
         positive = _texts(memorized) if memorized is not None else []
         own = reference is None
         negative = (
-            _own_reference(audited, set(positive)) if reference is None else _texts(reference)
+            sample(audited, OWN_REFERENCE, set(positive))
+            if reference is None
+            else _texts(reference)
         )
         if both := set(positive) & set(negative):
             raise InputError(f"memorized and reference share {len(both)} prompts: {min(both)!r}")
@@ -104,7 +106,7 @@ def _texts(prompts: Prompts) -> list[str]:
     return list(dict.fromkeys(opened.texts))
 
 
-def _own_reference(prompts: PromptSet, without: set[str]) -> list[str]:
+def sample(prompts: PromptSet, count: int, without: Collection[str] = ()) -> list[str]:
     """The texts of smallest hash: a sample that does not depend on the list's order."""
     kept: list[tuple[int, str]] = []  # a heap whose top is the largest hash
     members: set[str] = set()
@@ -113,7 +115,7 @@ def _own_reference(prompts: PromptSet, without: set[str]) -> list[str]:
         if text in members or text in without:
             continue
         entry = (-int.from_bytes(blake2b(text.encode(), digest_size=16).digest()), text)
-        if len(kept) < OWN_REFERENCE:
+        if len(kept) < count:
             heapq.heappush(kept, entry)
             members.add(text)
         elif entry > kept[0]:

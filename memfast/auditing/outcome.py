@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration
 from memfast.auditing.inputs import Audited
+from memfast.auditing.judging.footing import Footing, footing, likeness_of
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.results import (
     Labelled,
@@ -20,7 +21,7 @@ from memfast.auditing.results import (
     write_table,
 )
 from memfast.auditing.storing import manifest
-from memfast.auditing.verifying import Verified, verify, write_pictures
+from memfast.auditing.verifying import OTHERS, Verified, verify, write_pictures
 from memfast.files import atomic_write_json
 from memfast.progress import Stage
 from memfast.statistics import NeuronStatistics
@@ -28,12 +29,14 @@ from memfast.statistics import NeuronStatistics
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished audit. flagged: a row for each flagged text, the most suspicious first.
+    """A finished audit. footing: on what its threshold rests, and its verdict.
+    flagged: a row for each flagged text, the most suspicious first.
     verified: what a second look at the first of all texts showed, where one was asked for."""
 
     folder: Path
     manifest: dict[str, Any]
     summary: dict[str, Any]
+    footing: Footing
     result: Result
     labelled: Labelled
     flagged: list[dict[str, Any]]
@@ -52,8 +55,14 @@ def finish(
     """
     found = manifest.read(out)
     blocks, index = manifest.blocks(out), audited.index
-    decision, thresholds = found["decision"], found["thresholds"]
-    result = Result.of(blocks, calibration, index, decision["score"], thresholds[decision["score"]])
+    decision, likeness = found["decision"], likeness_of(found["reference"])
+    result = Result.of(blocks, calibration, index, decision["score"])
+    footings = {
+        name: footing(result.of_texts(name, index), name, calibration, decision["fpr"], likeness)
+        for name in result.columns
+    }
+    rests = footings[result.score]
+    result = replace(result, threshold=rests.threshold)
     write_table(out / "scores.parquet", audited.prompts, result)
     flagged = suspicious(audited.prompts, result, result.flagged)
     write_flagged(out / "flagged.csv", flagged, result.score)
@@ -70,14 +79,17 @@ def finish(
         "probe": found["identity"]["settings"]["probe"],
         "score": result.score,
         "threshold": result.threshold,
+        "verdict": rests.verdict,
+        "rests on": rests.basis,
         "fpr": decision["fpr"],
-        "thresholds": thresholds,
+        "footing": rests.as_dict(),
+        "thresholds": {name: each.threshold for name, each in footings.items()},
         "reference": found["reference"],
         "detection": {column: labelled.figures(result, column) for column in result.columns},
         **(speed or {}),
     }
     atomic_write_json(out / "summary.json", summary)
-    return Outcome(out, found, summary, result, labelled, flagged)
+    return Outcome(out, found, summary, rests, result, labelled, flagged)
 
 
 def second_look(
@@ -90,18 +102,31 @@ def second_look(
     stage: Stage,
 ) -> Outcome:
     """The outcome with the first `share` of all texts verified; writes verified.json, pictures/
-    and how many replicate into summary.json."""
-    count = math.ceil(share * audited.index.texts)
-    first = outcome.result.rank_of_texts(audited.index) <= count
-    rows = suspicious(audited.prompts, outcome.result, first)
-    advance = stage("verifying", len(rows))
-    verified = list(verify(pipeline, rows, seeds, settings, advance))
+    and how many seeds agree and how many match their training image into summary.json."""
+    index, texts = audited.index, audited.index.texts
+    rank, count = outcome.result.rank_of_texts(index), math.ceil(share * texts)
+    usual = np.union1d(_spaced(1, count), _spaced(texts // 2 + 1, texts))
+    rows, others = (
+        suspicious(audited.prompts, outcome.result, chosen)
+        for chosen in (rank <= count, np.isin(rank, usual))
+    )
+    advance = stage("verifying", len(rows) * seeds + len(others))
+    verified = list(verify(pipeline, rows, others, seeds, settings, advance))
     write_pictures(outcome.folder / "pictures", verified)
     atomic_write_json(outcome.folder / "verified.json", [item.figures() for item in verified])
-    replicating = sum(item.replicates for item in verified)
-    summary = outcome.summary | {"verified": len(verified), "replicating": replicating}
+    summary = outcome.summary | {
+        "verified": len(verified),
+        "seeds_agree": sum(item.seeds_agree is True for item in verified),
+        "with_training_image": sum(item.matches_training is not None for item in verified),
+        "matches_training": sum(item.matches_training is True for item in verified),
+    }
     atomic_write_json(outcome.folder / "summary.json", summary)
     return replace(outcome, summary=summary, verified=verified)
+
+
+def _spaced(first: int, last: int) -> np.ndarray:
+    """At most `OTHERS` ranks from the first to the last, evenly."""
+    return np.unique(np.linspace(first, last, OTHERS).round().astype(int))
 
 
 def _header(found: dict[str, Any]) -> dict[str, Any]:

@@ -23,23 +23,14 @@ def page(outcome: Outcome) -> Report:
         f"{summary['prompts']:,} prompts, {summary['texts']:,} different; "
         f"probe {summary['probe']}, score {summary['score']}",
     )
-    own = outcome.manifest["reference"]["own"]
     plain = [(k, v) for k, v in summary.items() if isinstance(v, int | float | str)]
-    report.table(
-        "Summary",
-        ("figure", "value"),
-        plain,
-        note="No reference was given: the threshold was set on a sample of the audited prompts "
-        "themselves, so about that share is flagged whatever the model memorized."
-        if own
-        else f"The threshold was set on {outcome.manifest['reference']['prompts']} reference "
-        "prompts, crossed over halves.",
-    )
+    report.text(f"Verdict: {outcome.footing.verdict}", *outcome.footing.says)
+    report.table("Summary", ("figure", "value"), plain)
     report.histogram(
         "Scores",
         _by_label(outcome),
         x_label=str(summary["score"]),
-        threshold=summary["threshold"],
+        threshold=outcome.footing.threshold if np.isfinite(outcome.footing.threshold) else None,
     )
     rows = detection_rows(outcome)
     if rows:
@@ -109,13 +100,22 @@ def _pictures(report: Report, verified: Sequence[Verified]) -> None:
         "Second look",
         ("prompt", "training", *seeds),
         [
-            (
-                f"{item.rank}. {item.prompt} ({item.clique:.0%} of seeds alike"
-                + (f", SSIM {item.own_ssim:.2f} to training)" if item.own is not None else ")"),
-                [item.own, *item.images],
-            )
+            (f"{item.rank}. {item.prompt}: {_told(item)}", [item.own, *item.images])
             for item in verified[:MOST_PICTURES]
         ],
-        note=f"{sum(item.replicates for item in verified)} of {len(verified)} prompts replicate: "
-        "half of the seeds or more make one picture. verified.json and pictures/ have them all.",
+        note=f"Of {len(verified)} prompts, the seeds of "
+        f"{sum(item.seeds_agree is True for item in verified)} agree on one picture that other "
+        "captions of the list do not make, and an image of "
+        f"{sum(item.matches_training is True for item in verified)} matches its training image "
+        f"({sum(item.own is not None for item in verified)} have one). "
+        "verified.json and pictures/ have them all.",
     )
+
+
+def _told(item: Verified) -> str:
+    """Both verdicts on a prompt."""
+    agree = {None: "cannot be compared", True: "agree", False: "do not agree"}[item.seeds_agree]
+    if item.own_ssim is None:
+        return f"seeds {agree}; no training image"
+    match = "matches" if item.matches_training else "does not match"
+    return f"seeds {agree}; {match} its training image (SSIM {item.own_ssim:.2f})"
