@@ -124,3 +124,12 @@ def test_the_energy_coefficient_grows_with_the_gap() -> None:
     found = [energy_coefficient(one + gap, other) for gap in (0.0, 1.0, 5.0)]
     assert found[0] < 0.01 < 0.1 < found[1] < found[2] < 1
     assert energy_coefficient(one, one[:1]) == 0
+
+
+def test_the_interval_is_the_bootstrap_s() -> None:
+    values, random = scores(500, 3), np.random.default_rng(1)
+    found = standing(values, 0.01)
+    assert found is not None
+    drawn = [Bulk.of(random.choice(values, 500)) for _ in range(1000)]
+    expected = np.quantile([fit.exceeded(0.01) for fit in drawn if fit], [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=0.05)

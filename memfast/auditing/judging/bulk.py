@@ -35,11 +35,9 @@ class Bulk:
         if len(known) < FEWEST:
             return None
         logarithm = bool(known.min() > 0)
-        scale = np.log(known) if logarithm else known
-        quartile, centre = np.quantile(scale, [0.25, 0.5])
-        return (
-            cls(float(centre), float(centre - quartile), logarithm) if centre > quartile else None
-        )
+        quartile, centre = np.quantile(np.log(known) if logarithm else known, [0.25, 0.5])
+        spread = float(centre - quartile)
+        return cls(float(centre), spread, logarithm) if spread > 0 else None
 
     def exceeded(self, rate: float) -> float:
         """The value that a share `rate` (below a half) of an exponential tail exceeds."""
@@ -92,9 +90,9 @@ def most_by_chance(count: int, rate: float, chance: float = CHANCE) -> int:
 
 
 def _at(values: NDArray[np.float64], bulk: Bulk, rate: float) -> Standing:
-    threshold, random = bulk.exceeded(rate), np.random.default_rng(0)
-    drawn = [Bulk.of(random.choice(values, len(values))) for _ in range(DRAWS)]
-    low, high = np.quantile([fit.exceeded(rate) for fit in drawn if fit], [0.025, 0.975])
+    threshold = bulk.exceeded(rate)
+    drawn = [fit.exceeded(rate) for fit in _redrawn(values, bulk.logarithm)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return Standing(
         threshold,
         float(low),
@@ -103,6 +101,15 @@ def _at(values: NDArray[np.float64], bulk: Bulk, rate: float) -> Standing:
         int((values > threshold).sum()),
         most_by_chance(len(values), rate, CHANCE / len(LEVELS)),
     )
+
+
+def _redrawn(values: NDArray[np.float64], logarithm: bool) -> list[Bulk]:
+    """Fits to bootstrap samples: where the order statistics of so many uniform numbers lie."""
+    count, random = len(values), np.random.default_rng(0)
+    first = random.beta(count / 4, 3 * count / 4, DRAWS)
+    second = first + (1 - first) * random.beta(count / 4, count / 2, DRAWS)
+    found = np.quantile(np.log(values) if logarithm else values, [first, second])
+    return [Bulk(float(high), float(high - low), logarithm) for low, high in found.T]
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:
