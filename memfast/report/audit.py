@@ -23,7 +23,7 @@ def page(stored: Stored) -> Report:
     summary, folder = stored.summary, stored.folder
     page = Report("Audit", f"which of {summary['texts']:,} texts does the model replicate?", folder)
     looked = _second_look(stored)
-    footing = summary.get("footing") or _footing(summary)
+    footing = summary["footing"]
     page.verdict(TONES[footing["verdict"]], footing["verdict"], *footing["says"])
     page.figure("flagged", summary["flagged_texts"], f"of {summary['texts']:,} texts")
     error, value = footing["error"], footing["threshold"]
@@ -52,17 +52,6 @@ def page(stored: Stored) -> Report:
     page.facts("Summary", [(k.replace("_", " "), v) for k, v in plain])
     _sources(page, stored)
     return page
-
-
-def _footing(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an audit that stored no footing."""
-    own, flagged = summary["reference"]["own"], summary["flagged_texts"]
-    says = f"{flagged:,} of {summary['texts']:,} texts lie above the threshold."
-    verdict = "unsure" if own else "suspicious" if flagged else "nothing stands out"
-    basis = "the list itself" if own else "references"
-    return {"verdict": verdict, "says": [says], "basis": basis, "error": None} | {
-        "threshold": summary["threshold"]
-    }
 
 
 def detection_rows(summary: Mapping[str, Any]) -> list[list[Any]]:

@@ -20,7 +20,7 @@ def audit(
     out: Annotated[Path, typer.Option("--out", help="Folder; an unfinished audit in it resumes.")],
     reference: Annotated[
         Path | None,
-        typer.Option(help="Prompts not memorized, for the threshold (default: own prompts)."),
+        typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
     ] = None,
     memorized: Annotated[
         Path | None, typer.Option(help="Memorized examples, for a discriminant.")
@@ -89,10 +89,6 @@ def audit(
         device=device,
         **request,
     )
-    if reference is None and model == "demo":
-        from memfast.demo import DATA
-
-        reference = DATA / "heldout.jsonl"
     part = None if shard is None else parse_shard(shard)
     with progress() as bar:
         outcome = run(
@@ -158,6 +154,9 @@ def show(outcome: "Outcome") -> None:
         show_table("detection, with 95 % intervals", columns, rows)
     plain = {k: v for k, v in outcome.summary.items() if isinstance(v, int | float | str)}
     show_table("audited", ("figure", "value"), plain.items())
+    console.print(f"Verdict: {outcome.footing.verdict}", style="bold")
+    for sentence in outcome.footing.says:
+        console.print(sentence, highlight=False, markup=False)
     console.print(
         f"wrote {outcome.folder}/scores.parquet, flagged.csv, summary.json, report.html",
         highlight=False,
