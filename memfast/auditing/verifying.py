@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,12 @@ from torch import Tensor
 
 from memfast.auditing.looking.settings import Settings
 from memfast.errors import InputError
+from memfast.images import without_place
 from memfast.measuring.distances import ssim, tiled_l2
 from memfast.measuring.extraction import Cliques
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.pictures import picture
+from memfast.prompts import Prompt
 
 TEXTS_A_BATCH = 16
 AGREEING = 0.5  # share of the seeds that must make one picture
@@ -30,7 +31,8 @@ class Verified:
     clique: of the images, the share in the largest group that are all near each other (tiled L2
     below 0.15, arXiv 2301.13188). seed_ssim: mean SSIM of pairs of seeds. own_ssim, own_tiled_l2:
     the nearest image to the training image, where one is given. replicates: half of the seeds or
-    more, and at least two, make one picture. images: [seeds, 3, height, width] in [0, 1].
+    more, and at least two, make one picture. images: [seeds, 3, height, width] in [0, 1]. note: why
+    its training image could not be used.
     """
 
     rank: int
@@ -43,6 +45,7 @@ class Verified:
     replicates: bool
     images: Float[Tensor, "seeds 3 height width"] = field(repr=False)
     own: Float[Tensor, "3 height width"] | None = field(repr=False)
+    note: str | None = None
 
     def figures(self) -> dict[str, Any]:
         """All but the pictures."""
@@ -57,18 +60,25 @@ def verify(
     settings: Settings,
     progress: Callable[[int], None],
 ) -> Iterator[Verified]:
-    """Generate `seeds` images for each row (rank, id, prompt, image) and compare them.
+    """Generate `seeds` images for each row (rank, id, prompt, asked) and compare them.
 
-    An image depends on its prompt's id, the seed and the settings' schedule and guidance alone.
+    An image depends on its prompt's id, the seed (the prompt's own, where it has one) and the
+    settings' schedule and guidance alone.
     """
     driver = driver_of(pipeline, **settings.request)
     for start in range(0, len(rows), TEXTS_A_BATCH):
         batch = rows[start : start + TEXTS_A_BATCH]
         conditioning = driver.encode([row["prompt"] for row in batch])
-        ids = [row["id"] for row in batch]
+        asked: list[Prompt] = [row["asked"] for row in batch]
         images = [
-            driver.generate(conditioning, ids, settings.seed + seed, settings.schedule)
-            for seed in range(seeds)
+            driver.generate(
+                conditioning,
+                [prompt.id for prompt in asked],
+                settings.seed + number,
+                settings.schedule,
+                seeds=[prompt.noise_seed(settings.seed, number) for prompt in asked],
+            )
+            for number in range(seeds)
         ]
         for row, made in zip(batch, torch.stack(images, 1).float().cpu(), strict=True):
             yield compare(row, made)
@@ -80,7 +90,7 @@ def compare(row: dict[str, Any], images: Float[Tensor, "seeds 3 height width"]) 
     cliques = Cliques(size=len(images))
     cliques.add(images)
     first, second = zip(*combinations(range(len(images)), 2), strict=True)
-    own = _training_image(row["image"], images.shape[-2:]) if row["image"] else None
+    own, note = _training_image(row["asked"], images.shape[-2:])
     near = None if own is None else own.expand_as(images)
     return Verified(
         rank=row["rank"],
@@ -93,22 +103,30 @@ def compare(row: dict[str, Any], images: Float[Tensor, "seeds 3 height width"]) 
         replicates=cliques.largest >= max(2, AGREEING * len(images)),
         images=images,
         own=own,
+        note=note,
     )
 
 
-def write_pictures(folder: Path, verified: Sequence[Verified]) -> None:
-    """RANK-SEED.png of every image, RANK-training.png of the training image where there is one."""
-    folder.mkdir(exist_ok=True)
-    for item in verified:
-        made = {str(seed): image for seed, image in enumerate(item.images)}
-        for name, image in (made | ({} if item.own is None else {"training": item.own})).items():
-            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(folder / f"{item.rank:06d}-{name}.png")
+def pictures_of(verified: Sequence[Verified]) -> dict[str, Image.Image]:
+    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png, and
+    pictures/RANK-training.png of the training image where there is one."""
+    return {
+        f"pictures/{item.rank:06d}-{name}.png": Image.fromarray(
+            (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        )
+        for item in verified
+        for name, image in (
+            *enumerate(item.images),
+            *(() if item.own is None else (("training", item.own),)),
+        )
+    }
 
 
-def _training_image(path: str, size: torch.Size) -> Tensor | None:
-    """The picture at `path` in [0, 1], cropped and scaled; None when it is no readable file."""
+def _training_image(prompt: Prompt, size: torch.Size) -> tuple[Tensor | None, str | None]:
+    """The prompt's picture in [0, 1], cropped and scaled, or why there is none."""
+    if prompt.image is None:
+        return None, None
     try:
-        return picture(path, (size[0], size[1]))
-    except InputError:
-        return None
+        return picture(prompt.image, (size[0], size[1])), None
+    except InputError as error:
+        return None, without_place(error, prompt.image)

@@ -2,8 +2,8 @@
 
 import typer
 
+from memfast.cli.command import Command
 from memfast.cli.finding import audit, collect, families, locate, merge
-from memfast.cli.provenance import Command
 from memfast.cli.proving import attack, demo, evaluate, report
 from memfast.cli.treating import compact, prune, repair
 

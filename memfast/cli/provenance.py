@@ -1,15 +1,14 @@
 """Where a result comes from: written beside it by every command that makes a folder."""
 
+import os
 import platform
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from typer.core import TyperCommand
 
 from memfast.files import atomic_write_json
 
@@ -17,21 +16,80 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from memfast.prompts import PromptSet
+    from memfast.report.pictures import Album
 
-NAME = "provenance.json"
-_given: ContextVar[str] = ContextVar("given", default="")
-
-
-class Command(TyperCommand):
-    """A command that knows how it was called, whichever way its values came."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with _called(command_line(ctx)):
-            return super().invoke(ctx)
+NAME, SUMMARY = "provenance.json", "summary.json"
+_given: ContextVar[tuple[str, str]] = ContextVar("given", default=("", ""))  # exact, bare
 
 
-def command_line(ctx: Any) -> str:
-    """The command with every value that is not a default, as a shell takes it."""
+def write_run(
+    folder: Path,
+    kind: str,
+    summary: Mapping[str, Any],
+    models: "Mapping[str, tuple[str, DiffusionPipeline]]",
+    prompts: "Mapping[str, PromptSet | Any] | None" = None,
+    seed: int | None = None,
+    albums: "Iterable[Album]" = (),
+) -> None:
+    """Write what a run leaves, into a folder that is there: summary.json, pictures where there are
+    albums, provenance.json, and the report that follows from these.
+
+    models: by their role, a name and the pipeline. prompts: those that are lists are noted.
+    """
+    from memfast.report.pictures import keep_pictures
+    from memfast.report.stored import write_report
+
+    folder.mkdir(exist_ok=True)
+    atomic_write_json(folder / SUMMARY, dict(summary))
+    if albums:
+        keep_pictures(folder, albums)
+    note_provenance(folder, kind, models, prompts, seed)
+    write_report(folder)
+
+
+def note_provenance(
+    folder: Path,
+    kind: str,
+    models: "Mapping[str, tuple[str, DiffusionPipeline]] | None" = None,
+    prompts: "Mapping[str, PromptSet | Any] | None" = None,
+    seed: int | None = None,
+) -> None:
+    """Write provenance.json: kind of run, command, date, versions; and where they are given, the
+    device, each model's name and fingerprint, each list's digest, and the seed.
+
+    A model's folder may be published: what is noted in one names no folder of this machine.
+    """
+    from memfast.pipelines.identity import versions
+    from memfast.prompts import PromptSet
+
+    exact, bare = _given.get()
+    command = bare if (folder / "model_index.json").is_file() else exact
+    found: dict[str, Any] = {"kind": kind, "command": command, "seed": seed}
+    found["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    found["versions"] = {**versions(), "python": platform.python_version()}
+    found["prompts"] = {
+        role: {"name": Path(each.name).name, "prompts": len(each), "digest": each.digest}
+        for role, each in (prompts or {}).items()
+        if isinstance(each, PromptSet)
+    }
+    if models:
+        found |= _of_models(models)
+    atomic_write_json(folder / NAME, found)
+
+
+@contextmanager
+def called(ctx: Any) -> Iterator[None]:
+    """What is noted within is noted of this call, by its click context."""
+    token = _given.set((command_line(ctx), command_line(ctx, bare=True)))
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def command_line(ctx: Any, bare: bool = False) -> str:
+    """The command with every value that is not a default, as a shell takes it; `bare`: of files
+    and folders their names alone."""
     words: list[str] = []
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name)
@@ -39,48 +97,30 @@ def command_line(ctx: Any) -> str:
         if value is None or source is None or source.name == "DEFAULT" or not parameter.opts:
             continue
         values = value if isinstance(value, list | tuple) else [value]
+        shown = [_bare(v) if bare else str(v) for v in values]
         if parameter.param_type_name == "argument":
-            words[:0] = map(str, values)
+            words[:0] = shown
         elif isinstance(value, bool):
             words += (parameter.opts if value else parameter.secondary_opts)[:1]
         else:
-            words += [word for v in values for word in (parameter.opts[0], str(v))]
+            words += [word for v in shown for word in (parameter.opts[0], v)]
     return shlex.join(["memfast", *str(ctx.info_name).split(), *words])
 
 
-def note_provenance(
-    folder: Path,
-    kind: str,
-    models: "Mapping[str, tuple[str, DiffusionPipeline]] | None" = None,
-    prompts: "Mapping[str, PromptSet | None] | None" = None,
-    seed: int | None = None,
-) -> None:
-    """Write provenance.json: kind of run, command, date, versions; and where they are given, the
-    device, each model's name and fingerprint, each list's digest, and the seed."""
-    from memfast.pipelines.identity import versions
-
-    found: dict[str, Any] = {"kind": kind, "command": _given.get(), "seed": seed}
-    found["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    found["versions"] = {**versions(), "python": platform.python_version()}
-    found["prompts"] = {
-        role: {"name": each.name, "prompts": len(each), "digest": each.digest}
-        for role, each in (prompts or {}).items()
-        if each is not None
-    }
-    if models:
-        found |= _of_models(models)
-    atomic_write_json(folder / NAME, found)
+def _bare(value: Any) -> str:
+    text = str(value)
+    return Path(text).name if isinstance(value, Path) or os.path.exists(text) else text
 
 
 def _of_models(models: "Mapping[str, tuple[str, DiffusionPipeline]]") -> dict[str, Any]:
     from memfast.pipelines.identity import fingerprint
-    from memfast.pipelines.loading import denoiser_of
+    from memfast.pipelines.loading import denoiser_of, shown_name
 
     parameter = next(denoiser_of(next(iter(models.values()))[1]).parameters())
     device, dtype = parameter.device, str(parameter.dtype).removeprefix("torch.")
     found = {
         role: {
-            "name": name,
+            "name": shown_name(name),
             "pipeline": type(pipeline).__name__,
             "fingerprint": fingerprint(denoiser_of(pipeline)),
         }
@@ -95,12 +135,3 @@ def _device_name(device: Any) -> str:
 
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
-
-
-@contextmanager
-def _called(line: str) -> Iterator[None]:
-    token = _given.set(line)
-    try:
-        yield
-    finally:
-        _given.reset(token)

@@ -14,6 +14,8 @@ from memfast.measuring.rates import Interval, mean_interval, verdict
 from memfast.measuring.replication import hits
 from memfast.measuring.similarity import HEADLINE, METRICS
 
+LINE = ("method", "setting", "repeat", "id", "metric", "score", "copy")  # of scores.csv
+
 
 @dataclass(frozen=True)
 class Row:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,11 +15,12 @@ from memfast.evaluation.mitigations import MITIGATIONS
 from memfast.evaluation.pieces import run
 from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.results import Row, rows
-from memfast.measuring.cases import Cases, load_cases
+from memfast.files import Run
+from memfast.measuring.cases import load_cases
 from memfast.measuring.instruments import check_images, instruments, seen_in
 from memfast.measuring.similarity import metric_facts
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
@@ -30,7 +30,8 @@ FEATURES = "efficientnet-lite0"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. notes: what could not be used; missing: what did not run, and why."""
+    """What `evaluate` found. notes: what could not be used; missing: what did not run, and why;
+    pieces: the files that it is made of, in the folder where they are kept."""
 
     bench: Bench
     outcomes: Mapping[str, Outcome]
@@ -38,6 +39,7 @@ class Evaluation:
     notes: Sequence[str]
     missing: Mapping[str, str]
     settings: Mapping[str, Any]
+    pieces: Sequence[str] = ()
 
     def summary(self) -> dict[str, Any]:
         """Plain values, as in summary.json."""
@@ -70,7 +72,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     features: str | None = FEATURES,
-    folder: Path | None = None,
+    folder: Path | Run | None = None,
     overwrite: bool = False,
     workers: int = 1,
     stage: Stage = silent,
@@ -86,8 +88,8 @@ def evaluate(
     one half of them, the other is for quality and for the attack's control.
     heldout: captions that the model never saw, for quality alone; images are not needed.
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
-    folder: where finished pieces are kept, so that another run with the same arguments goes on;
-    overwrite: delete those of other arguments;
+    folder: where finished pieces are kept, so that another run with the same arguments goes on (a
+    `memfast.files.Run` where it is open already); overwrite: delete those of other arguments;
     asked: steps, guidance and size other than the pipeline's own (see Request).
     workers: processes on a CPU, one core each (see `pieces.run`).
     Raises InputError for unknown names and lists without any training image.
@@ -162,19 +164,11 @@ def evaluate(
         "metrics": [metric.label for metric in tools.metrics],
         "features": network[0] if network else None,
         "clip": clip.name if clip else None,
-        "captions": [digest(cases) for cases in (ours, theirs, bench.heldout)],
-        "versions": versions(),
+        "captions": [cases and cases.digest for cases in (ours, theirs, bench.heldout)],
     }
-    outcomes = run(bench, chosen, stage, identity, folder, overwrite, workers)
+    outcomes, pieces = run(bench, chosen, stage, identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
     notes = (*ours.notes, *theirs.notes)
-    return Evaluation(bench, outcomes, rows(outcomes, bench, known), notes, missing, settings)
-
-
-def digest(cases: Cases | None) -> str | None:
-    """Identifies captions, their training images and their groups."""
-    if cases is None:
-        return None
-    total = sha256(repr((cases.ids, cases.texts, cases.groups)).encode())
-    total.update(cases.training_images().numpy().tobytes())
-    return total.hexdigest()[:32]
+    return Evaluation(
+        bench, outcomes, rows(outcomes, bench, known), notes, missing, settings, pieces
+    )

@@ -79,8 +79,8 @@ def repair_in_rounds(
     checkpoint: Path | None = None,
     stage: Stage = silent,
     **asked: Unpack[Request],
-) -> tuple[DiffusionPipeline, list[Round]]:
-    """The repaired pipeline and each round's figures; at most `rounds` rounds.
+) -> tuple[DiffusionPipeline, list[Round], list[str]]:
+    """The repaired pipeline, each round's figures (at most `rounds`) and notes on the lists.
 
     Each begins with an attack. When it brings back no more than its control's interval allows, or
     the damage is spent after a repair, that was the last. Neurons go while `max_damage` allows.
@@ -111,9 +111,9 @@ def repair_in_rounds(
             break
         if damage < max_damage:
             student = _smaller(student, of_learnt, lesson, max_damage, settings.seed)
-        numbered = _numbered(checkpoint, number)
-        student = lesson.taught(student, located, settings, numbered, stage).driver
-    return student.owner, found
+        state = checkpoint and numbered(checkpoint, number)
+        student = lesson.taught(student, located, settings, state, stage).driver
+    return student.owner, found, [*lesson.known.notes, *cases.notes]
 
 
 def brought_back(
@@ -161,5 +161,6 @@ def _smaller(
     return student.with_model(compact(student.model, removal.subspace))
 
 
-def _numbered(checkpoint: Path | None, number: int) -> Path | None:
-    return checkpoint and checkpoint.with_name(f"{checkpoint.stem}.{number}{checkpoint.suffix}")
+def numbered(checkpoint: Path, number: int) -> Path:
+    """The checkpoint of one round."""
+    return checkpoint.with_name(f"{checkpoint.stem}.{number}{checkpoint.suffix}")

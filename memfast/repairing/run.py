@@ -82,7 +82,8 @@ class Lesson:
     """What an original model teaches, whichever model is repaired.
 
     known: reference captions, each with an image: those learnt from and those held out to judge.
-    harm: a model's loss on the held-out ones over the original's.
+    harm: a model's loss on the held-out ones over the original's. given: identifies the captions
+    and the pictures that came with them.
     """
 
     teacher: Driver
@@ -90,6 +91,7 @@ class Lesson:
     learnt: Cases
     held_out: Cases
     harm: Callable[[nn.Module], float]
+    given: str
 
     @classmethod
     def of(cls, teacher: Driver, reference: PromptSet, seed: int) -> "Lesson":
@@ -100,9 +102,10 @@ class Lesson:
                 f"reference: {len(known)} captions; at least {FEWEST} are needed, half to learn "
                 "from and half to judge by"
             )
+        given = known.digest
         known = with_images(teacher, known, teacher.schedule(), seed)
         learnt, held_out = every_other(known)
-        return cls(teacher, known, learnt, held_out, harm_of(teacher, held_out, seed))
+        return cls(teacher, known, learnt, held_out, harm_of(teacher, held_out, seed), given)
 
     def taught(
         self,
@@ -113,7 +116,8 @@ class Lesson:
         stage: Stage = silent,
     ) -> Repaired:
         """A copy of the student, repaired."""
-        material = prepare(student, self.teacher, self.learnt, located, settings)
+        given = [self.given, located and located.digest]
+        material = prepare(student, self.teacher, self.learnt, located, settings, given)
         result = student.with_model(deepcopy(student.model))
         perturb(result.model, settings.perturb, settings.seed)
         before, started = self.harm(student.model), perf_counter()
@@ -137,8 +141,9 @@ def prepare(
     reference: Cases,
     located: Cases | None,
     settings: RepairSettings,
+    given: Sequence[str | None] = (),
 ) -> Material:
-    """What the objectives draw from."""
+    """What the objectives draw from; `given` identifies it."""
     samples = samples_of(teacher, reference)
     own = pool = None
     if located is not None and settings.surrogate > 0:
@@ -152,7 +157,7 @@ def prepare(
             targets.append((samples_of(teacher, located.first_images()[0]), settings.starts))
         if targets:
             pool = Pool(student, targets, settings)
-    return Material(settings, samples, own, pool, teacher.encode([""]))
+    return Material(settings, samples, own, pool, teacher.encode([""]), list(given))
 
 
 def first(samples: Samples, count: int) -> Samples:

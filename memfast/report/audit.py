@@ -161,7 +161,8 @@ def _charts(page: Report, stored: Stored) -> None:
     folder, score = stored.folder, stored.summary["score"]
     table = pq.read_table(folder / "scores.parquet", columns=[score, "label", "group", "prompt"])
     values = table[score].to_numpy()
-    calibration = Calibration.load(folder / "calibration.safetensors")
+    run = stored.json("manifest.json")["run"]
+    calibration = Calibration.load(folder / "calibration.safetensors", run)
     reference = {"reference": calibration.column(score).numpy()}
     names = [table[name].to_pylist() for name in ("prompt", "label", "group")]
     prompts: Any = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from memfast.errors import InputError
 from memfast.files import read_json
+from memfast.files.ledger import note_file
 from memfast.report.pictures import read_albums
 from memfast.report.report import Report, Tone
 
@@ -110,5 +111,6 @@ def write_report(folder: str | Path) -> Path:
     """Write report.html into a run's folder; returns its path. Raises InputError as `page_of`."""
     path = Path(folder) / NAME
     page = page_of(folder)
+    note_file(path.parent, NAME)
     page.write(path)
     return path

@@ -1,4 +1,4 @@
-"""What decides an audit's figures, and nothing else: equal settings give equal bits."""
+"""What decides an audit's figures to rounding, and on equal machines to the bit."""
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -6,6 +6,8 @@ from typing import Any
 
 from memfast.errors import InputError
 from memfast.pipelines.schedule import SIZE, Request, Schedule
+
+OF_THE_MACHINE = ("threads", "dtype", "device")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Settings:
     the pictures' height, width and num_frames, are the pipeline's own where None.
     unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
     padded, because kernels choose their order of summation by shape.
-    threads: CPU threads, for the same reason; 0 stands for as many as torch uses.
+    threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:
+    another run of an audit may have others.
     """
 
     probe: str = "jump"
@@ -44,7 +47,7 @@ class Settings:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         levels = (1.0, *self.path, 0.0)
-        if not self.path or any(b >= a for a, b in pairwise(levels)):
+        if not self.path or not all(b < a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")
         steps = self.num_inference_steps
         if steps is not None and self.walk_steps > steps:
@@ -67,6 +70,11 @@ class Settings:
         return {name: getattr(self, name) for name in names}  # type: ignore[return-value]
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them, without what was left to the pipeline."""
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        return given | {"path": list(self.path)}
+        """The settings that the figures depend on, as JSON holds them, without what was left to the
+        pipeline."""
+        values = asdict(self) | {"path": list(self.path)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in OF_THE_MACHINE and value is not None
+        }

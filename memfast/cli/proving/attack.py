@@ -6,8 +6,10 @@ from typing import Annotated, Unpack
 import typer
 
 from memfast.cli import options
-from memfast.cli.proving.evaluate import Draws, Limit, Metrics, Reference, Weights
+from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
+from memfast.cli.proving.evaluate import Draws, Metrics, Reference, Weights
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 
 @options.with_request
@@ -29,7 +31,8 @@ def attack(
     extraction_seeds: Annotated[
         int, typer.Option(min=0, help="Also Carlini's extraction, so many seeds a caption.")
     ] = 0,
-    limit: Limit = None,
+    limit: CaptionsAndLimits = None,
+    max_rejected: MaxRejected = BORNE,
     metrics: Metrics = None,
     weights: Weights = None,
     seed: options.Seed = 0,
@@ -44,16 +47,15 @@ def attack(
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
-    from memfast.cli.provenance import note_provenance
+    from memfast.cli.provenance import write_run
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import atomic_write_json, check_out, prepare_out
+    from memfast.files import check_replaceable, replace_folder
+    from memfast.prompts import inputs
     from memfast.report.attack import attack_albums, attack_table
-    from memfast.report.pictures import keep_pictures
-    from memfast.report.stored import write_report
 
-    check_out(out, overwrite)
+    check_replaceable(out, "attack", overwrite)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
-    sets = lists(model, memorized, reference)
+    sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
         result = run(
@@ -63,22 +65,23 @@ def attack(
             starts=by_comma(starts),
             settings=settings,
             seeds=seeds,
-            limit=limit,
+            limit=captions(limit),
             extraction_seeds=extraction_seeds,
             metrics=by_comma(metrics) or None,
             weights=parse_weights(weights, model),
             stage=bar.stage,
         )
-    folder = prepare_out(out, overwrite)
-    summary = result.summary()
-    atomic_write_json(folder / "summary.json", summary)
-    keep_pictures(folder, attack_albums(result))
     named = {"memorized": sets[0], "reference": sets[1]}
-    note_provenance(folder, "attack", {"model": (model, pipeline)}, named, seed)
-    write_report(folder)
+    summary = result.summary() | {"inputs": inputs(**named)}
+
+    def write(folder: Path) -> None:
+        models = {"model": (model, pipeline)}
+        write_run(folder, "attack", summary, models, named, seed, attack_albums(result))
+
+    replace_folder(out, write, "attack", overwrite)
     show_table("brought back, with 95 % intervals", *attack_table(summary))
     show_notes(result.notes)
-    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True)
+    console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
 
 
 def parse_steps(text: str) -> tuple[int, ...]:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import typer
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from memfast.cli.console import Bar
+    from memfast.cli.provenance import write_run
     from memfast.prompts import PromptSet
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
@@ -51,6 +54,8 @@ def compact(
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -59,26 +64,25 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import finish, progress
-    from memfast.cli.provenance import note_provenance
-    from memfast.files import check_out
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
-    from memfast.prompts import PromptSet
+    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
+    from memfast.pipelines.saving import check_room
+    from memfast.prompts import inputs
     from memfast.removing.compact import compact as run
-    from memfast.report.stored import write_report
     from memfast.selection import Subspace
     from memfast.sharing import card
     from memfast.sharing.formats import save_as
 
-    check_out(out, overwrite)
+    check_room(out, overwrite)
     asked = compensate is not None
     compensate = (compensate or "mean").replace("-", "_")
     _check_words(format, rounding, compensate, shrink_of)
     if subspace is None and shrink is None:
         raise InputError("nothing to remove: give --subspace, --shrink, or both")
     located = None if subspace is None else Subspace.load(subspace)
-    known = _read_reference(reference, shrink, compensate)
+    known = _read_reference(reference, shrink, compensate, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype)
+    check_room(out, overwrite, pipeline)
     kernel = set_attention(pipeline, attention)
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
     settings |= request
@@ -109,17 +113,17 @@ def compact(
     removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
     source = str(pipeline.config.get("_name_or_path") or model)
     readme = card.model_card(model, format, removed, figures, card.inherited(source))
-    save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
-    summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
-    note_provenance(
-        out,
-        "compact",
-        {"result": (str(out), pipeline)},
-        {"reference": known if isinstance(known, PromptSet) else None},
-        seed,
-    )
-    finish(out, "compacted", summary | ({"warning": note} if note else {}))
-    write_report(out)
+    summary = {"model": shown_name(model), "format": format, **removed, **figures}
+    summary |= {"attention": kernel} | ({"warning": note} if note else {})
+    if about := inputs(reference=known):
+        summary |= {"inputs": about}
+
+    def add(folder: Path) -> None:
+        models = {"result": (out.name, pipeline)}
+        write_run(folder, "compact", summary, models, {"reference": known}, seed)
+
+    save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
+    finish(out, "compacted", summary)
     typer.echo(card.NOTICE)
 
 
@@ -191,10 +195,10 @@ def _correct(
 
 
 def _read_reference(
-    path: Path | None, shrink: float | None, compensate: str
+    path: Path | None, shrink: float | None, compensate: str, max_rejected: int
 ) -> "PromptSet | NeuronStatistics":
     """The reference prompts or statistics, where they are needed."""
-    from memfast.prompts import PromptSet, read_prompts
+    from memfast.prompts import PromptSet, open_list
     from memfast.statistics import NeuronStatistics
 
     needed = "--shrink" if shrink is not None else "--compensate least-squares"
@@ -203,7 +207,7 @@ def _read_reference(
             return PromptSet.of([])
         raise InputError(f"--reference: {needed} needs reference prompts")
     if path.suffix != ".safetensors":
-        return read_prompts(path)
+        return open_list(path, max_rejected=max_rejected)
     if compensate == "least_squares":
         raise InputError(f"--reference {path}: least-squares needs prompts, not statistics")
     return NeuronStatistics.load(path)

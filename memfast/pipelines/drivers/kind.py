@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from inspect import signature
+from math import inf
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.pipelines.drivers.calls import Arguments, passed
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents, path_of
@@ -33,6 +34,7 @@ class Kind:
     that is no guidance, above which there is some; embedded: the denoiser is told the scale, and
     there are no rows without the prompt. true_guidance: what the call names the scale that adds
     such rows all the same, with a negative prompt.
+    corrects: the pipeline does more to guidance's sum; see `corrected`.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there, "image,text" in two runs one after the
     other; "image" where no word matches.
@@ -58,6 +60,7 @@ class Kind:
     embedded: bool = False
     frames: int | None = None
     true_guidance: ClassVar[str | None] = None
+    corrects: ClassVar[bool] = False
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False
@@ -160,7 +163,11 @@ class Kind:
                 f"true_guidance_scale {true:g}: {self.kind} has none beside its guidance_scale; "
                 "leave it at 1"
             )
-        return Schedule(found["num_inference_steps"], float(scale or self.off), true)
+        schedule = Schedule(found["num_inference_steps"], float(scale or self.off), true)
+        if schedule.num_inference_steps > self.scheduler.config.get("num_train_timesteps", inf):
+            with reading(f"num_inference_steps {schedule.num_inference_steps}", "run"):
+                self.times(schedule)  # some schedulers can do that, others say why not
+        return schedule
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -179,6 +186,12 @@ class Kind:
         above = schedule.guidance_scale > self.off
         return self.takes_guidance and not self.embedded and above
 
+    def weight(self, schedule: Schedule) -> float:
+        """How far guidance goes: without the prompt + weight · (with it - without)."""
+        if schedule.true_guidance_scale > 1:
+            return schedule.true_guidance_scale
+        return schedule.guidance_scale + 1 - self.off
+
     def request(self, schedule: Schedule) -> Request:
         """What asks for this driver's size and that schedule again."""
         return {**schedule.as_dict(), **self.asked_size}  # type: ignore[typeddict-item]
@@ -193,6 +206,10 @@ class Kind:
             call[self.true_guidance] = schedule.true_guidance_scale
             call["negative_prompt"] = [self.null] * prompts
         return call
+
+    def corrected(self, guided: Latents, conditional: Latents) -> Latents:
+        """The output that the pipeline goes on with, of guidance's sum and the prompt's output."""
+        return guided
 
     def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""
@@ -232,8 +249,7 @@ class Kind:
     @cached_property
     def _unguided(self) -> Schedule:
         """A short schedule in which every row has its prompt."""
-        own = self.defaults["guidance_scale"]
-        return Schedule(2, float(own) if self.embedded and own else self.off)
+        return Schedule(2, self.schedule().guidance_scale if self.embedded else self.off)
 
     def _first_calls(
         self, texts: Sequence[str], schedule: Schedule, calls: int = 1

@@ -14,7 +14,6 @@ from memfast.pipelines.drivers.calls import Arguments, run
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents, Times
-from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 
 EMBEDDINGS = "encoder_hidden_states"
@@ -123,10 +122,9 @@ class StableDiffusion(UNetDriver):
         return {"sample": latents, "timestep": time, **conditioning.leaves}
 
     def _sampled(
-        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+        self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
     ) -> Latents:
         embeddings = conditioning.leaves[EMBEDDINGS]
-        sources = [generator(i, seed) for i in ids]
         (latents, *_) = run(
             self.pipeline,
             prompt_embeds=embeddings,
@@ -135,7 +133,7 @@ class StableDiffusion(UNetDriver):
             generator=sources,
             output_type="latent",
             return_dict=False,
-            **self.call(len(ids), schedule),
+            **self.call(len(sources), schedule),
         )
         return latents
 

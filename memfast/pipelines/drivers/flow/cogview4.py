@@ -106,14 +106,13 @@ class CogView4(Driver):
         return conditioning.told({TEXT: conditioning.leaves[TEXT][:, :tokens]})
 
     def _sampled(
-        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+        self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
     ) -> Latents:
         parts = rows_of_each(self.calls_of(0, conditioning))
         latents = [
             super(CogView4, self)._sampled(
                 self._trimmed(conditioning[rows]),
-                [ids[int(row)] for row in rows],
-                seed,
+                [sources[int(row)] for row in rows],
                 schedule,
             )
             for rows in parts
