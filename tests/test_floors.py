@@ -13,7 +13,7 @@ from memfast import __all__ as PUBLIC
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"errors", "files", "limits", "progress", "prompts", "stopping", "version", "workers"},
-    {"overlap", "scores", "selection", "statistics"},
+    {"memory", "overlap", "precision", "scores", "selection", "statistics"},
     {"blocks", "images"},
     {"pipelines"},
     {"observing"},

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.attacks import triggers
 from memfast.attacks.embeddings import AttackSettings

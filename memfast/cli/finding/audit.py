@@ -1,9 +1,10 @@
 """memfast audit MODEL --prompts F --out DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.errors import InputError

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.errors import InputError, some
@@ -66,11 +67,14 @@ def locate(
     from memfast.choosing.rules import RULES
     from memfast.cli.console import progress
     from memfast.cli.finding.least_needed import least_needed
-    from memfast.files import check_out
+    from memfast.files import check_out, try_out
     from memfast.pipelines.loading import denoiser_of
     from memfast.statistics import NeuronStatistics
 
-    check_out(out, overwrite) if overlap else options.check_file(out, overwrite)
+    if overlap:
+        try_out(check_out(out, overwrite))
+    else:
+        options.check_file(out, overwrite)
     how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
     how |= {"over_steps": over_steps, "min_steps": min_steps}
     check_names(**how)

@@ -1,9 +1,10 @@
 """memfast attack MODEL --memorized F --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
@@ -49,11 +50,12 @@ def attack(
     from memfast.cli.console import console, progress, show_table
     from memfast.cli.provenance import write_run
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import check_replaceable, replace_folder
+    from memfast.files import check_replaceable, replace_folder, try_out
     from memfast.prompts import inputs
     from memfast.report.attack import attack_albums, attack_table
 
     check_replaceable(out, "attack", overwrite)
+    try_out(out)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
     sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions

@@ -1,9 +1,10 @@
 """memfast repair MODEL --original ORIGINAL --reference F [--memorized F] --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
