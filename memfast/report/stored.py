@@ -90,6 +90,8 @@ class Stored:
         for name in ("device", "dtype", "seed"):
             if found.get(name) is not None:
                 yield name, str(found[name])
+        for where in self.summary.get("made_on", []):
+            yield "made on", ", ".join(f"{name} {value}" for name, value in where.items())
         if versions := found.get("versions"):
             yield "versions", ", ".join(f"{name} {value}" for name, value in versions.items())
 
@@ -102,7 +104,7 @@ def page_of(folder: str | Path) -> Report:
         return module.page(stored)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{folder}: its files are not those of a {stored.kind} of this version "
+            f"{folder}: these are not the files of this version's {stored.kind} "
             f"({type(error).__name__}: {error})"
         ) from error
 
