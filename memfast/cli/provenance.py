@@ -1,6 +1,5 @@
 """Where a result comes from: written beside it by every command that makes a folder."""
 
-import os
 import platform
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from memfast.report.pictures import Album
 
 NAME, SUMMARY = "provenance.json", "summary.json"
-_given: ContextVar[tuple[str, str]] = ContextVar("given", default=("", ""))  # exact, bare
+_given: ContextVar[str] = ContextVar("given", default="")
 
 
 def write_run(
@@ -55,16 +54,11 @@ def note_provenance(
     seed: int | None = None,
 ) -> None:
     """Write provenance.json: kind of run, command, date, versions; and where they are given, the
-    device, each model's name and fingerprint, each list's digest, and the seed.
-
-    A model's folder may be published: what is noted in one names no folder of this machine.
-    """
+    device, each model's name and fingerprint, each list's digest, and the seed."""
     from memfast.pipelines.identity import versions
     from memfast.prompts import PromptSet
 
-    exact, bare = _given.get()
-    command = bare if (folder / "model_index.json").is_file() else exact
-    found: dict[str, Any] = {"kind": kind, "command": command, "seed": seed}
+    found: dict[str, Any] = {"kind": kind, "command": _given.get(), "seed": seed}
     found["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found["versions"] = {**versions(), "python": platform.python_version()}
     found["prompts"] = {
@@ -77,19 +71,8 @@ def note_provenance(
     atomic_write_json(folder / NAME, found)
 
 
-@contextmanager
-def called(ctx: Any) -> Iterator[None]:
-    """What is noted within is noted of this call, by its click context."""
-    token = _given.set((command_line(ctx), command_line(ctx, bare=True)))
-    try:
-        yield
-    finally:
-        _given.reset(token)
-
-
-def command_line(ctx: Any, bare: bool = False) -> str:
-    """The command with every value that is not a default, as a shell takes it; `bare`: of files
-    and folders their names alone."""
+def command_line(ctx: Any) -> str:
+    """The command with every value that is not a default, as a shell takes it."""
     words: list[str] = []
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name)
@@ -97,19 +80,19 @@ def command_line(ctx: Any, bare: bool = False) -> str:
         if value is None or source is None or source.name == "DEFAULT" or not parameter.opts:
             continue
         values = value if isinstance(value, list | tuple) else [value]
-        shown = [_bare(v) if bare else str(v) for v in values]
         if parameter.param_type_name == "argument":
-            words[:0] = shown
+            words[:0] = map(_shown, values)
         elif isinstance(value, bool):
             words += (parameter.opts if value else parameter.secondary_opts)[:1]
         else:
-            words += [word for v in shown for word in (parameter.opts[0], v)]
+            words += [word for v in values for word in (parameter.opts[0], _shown(v))]
     return shlex.join(["memfast", *str(ctx.info_name).split(), *words])
 
 
-def _bare(value: Any) -> str:
+def _shown(value: Any) -> str:
+    """A value as it may be published: of a path from the root, the last part alone."""
     text = str(value)
-    return Path(text).name if isinstance(value, Path) or os.path.exists(text) else text
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _of_models(models: "Mapping[str, tuple[str, DiffusionPipeline]]") -> dict[str, Any]:
@@ -135,3 +118,13 @@ def _device_name(device: Any) -> str:
 
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+@contextmanager
+def called(ctx: Any) -> Iterator[None]:
+    """Within the context `note_provenance` knows how a command was called."""
+    token = _given.set(command_line(ctx))
+    try:
+        yield
+    finally:
+        _given.reset(token)

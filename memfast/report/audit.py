@@ -157,12 +157,12 @@ def _charts(page: Report, stored: Stored) -> None:
     from memfast.auditing.calibration import Calibration
     from memfast.auditing.detection import precision_recall, roc
     from memfast.auditing.results import Labelled
+    from memfast.auditing.storing import manifest
 
     folder, score = stored.folder, stored.summary["score"]
     table = pq.read_table(folder / "scores.parquet", columns=[score, "label", "group", "prompt"])
     values = table[score].to_numpy()
-    run = stored.json("manifest.json")["run"]
-    calibration = Calibration.load(folder / "calibration.safetensors", run)
+    calibration = Calibration.load(folder / manifest.CALIBRATION, manifest.of(folder).hash)
     reference = {"reference": calibration.column(score).numpy()}
     names = [table[name].to_pylist() for name in ("prompt", "label", "group")]
     prompts: Any = (

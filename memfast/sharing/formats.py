@@ -34,11 +34,11 @@ def save_as(
     *,
     overwrite: bool = False,
     card: str | None = None,
-    add: Callable[[Path], None] | None = None,
+    add: Callable[[Path], object] | None = None,
     **how: Any,
 ) -> None:
-    """Write a pipeline folder in one of FORMATS, whole or not at all, with `card` as its README;
-    `add` may write more into it.
+    """Write a pipeline folder in one of FORMATS, whole or not at all, with `card` as its README
+    and what `add` writes into it.
 
     `how` goes to `save_pretrained`: variant, max_shard_size. Raises InputError for another format,
     for a folder that may not be written, and for a masked model that would need biases.

@@ -58,12 +58,12 @@ def repair(
     from memfast.files import held
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
+    from memfast.processes.stopping import keeping
     from memfast.prompts import inputs, open_list
     from memfast.repairing.checkpoint import delete_checkpoint, steps_in
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
-    from memfast.stopping import keeping
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -119,14 +119,13 @@ def repair(
                 "notes": list(repaired.notes),
             }
         neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
+        named = {"reference": sets[0], "memorized": sets[1]}
+        models = {"result": (out.name, result), "original": (original, first)}
         summary = {"model": shown_name(model), "original": shown_name(original)}
         summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
-        summary |= {"settings": settings.as_dict()}
-        named = {"reference": sets[0], "memorized": sets[1]}
-        summary |= {"inputs": inputs(**named)}
+        summary |= {"settings": settings.as_dict(), "inputs": inputs(**named)}
 
         def add(folder: Path) -> None:
-            models = {"result": (out.name, result), "original": (original, first)}
             write_run(folder, "repair", summary, models, named, seed)
 
         save_pipeline(result, out, overwrite, add)
