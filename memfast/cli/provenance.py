@@ -9,6 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from memfast.errors import InputError, one_line
 from memfast.files import atomic_write_json
 
 if TYPE_CHECKING:
@@ -36,14 +39,24 @@ def write_run(
     models: by their role, a name and the pipeline. prompts: those that are lists are noted.
     """
     from memfast.report.pictures import keep_pictures
-    from memfast.report.stored import write_report
 
     folder.mkdir(exist_ok=True)
     atomic_write_json(folder / SUMMARY, dict(summary))
     if albums:
         keep_pictures(folder, albums)
     note_provenance(folder, kind, models, prompts, seed)
-    write_report(folder)
+    add_report(folder)
+
+
+def add_report(folder: Path) -> None:
+    """Write report.html; whatever stops that, the run's results are kept, and a note says so."""
+    from memfast.report.stored import write_report
+
+    try:
+        write_report(folder)
+    except Exception as error:
+        told = f"note: no report.html ({one_line(error)}); `memfast report` makes it of the folder"
+        typer.echo(told, err=True)
 
 
 def note_provenance(
@@ -73,6 +86,7 @@ def note_provenance(
 
 def command_line(ctx: Any) -> str:
     """The command with every value that is not a default, as a shell takes it."""
+    arguments: list[str] = []
     words: list[str] = []
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name)
@@ -81,12 +95,12 @@ def command_line(ctx: Any) -> str:
             continue
         values = value if isinstance(value, list | tuple) else [value]
         if parameter.param_type_name == "argument":
-            words[:0] = map(_shown, values)
+            arguments += map(_shown, values)
         elif isinstance(value, bool):
             words += (parameter.opts if value else parameter.secondary_opts)[:1]
         else:
             words += [word for v in values for word in (parameter.opts[0], _shown(v))]
-    return shlex.join(["memfast", *str(ctx.info_name).split(), *words])
+    return shlex.join(["memfast", *str(ctx.info_name).split(), *arguments, *words])
 
 
 def _shown(value: Any) -> str:
@@ -99,13 +113,19 @@ def _of_models(models: "Mapping[str, tuple[str, DiffusionPipeline]]") -> dict[st
     from memfast.pipelines.identity import fingerprint
     from memfast.pipelines.loading import denoiser_of, shown_name
 
+    def known(pipeline: "DiffusionPipeline") -> str:
+        try:
+            return fingerprint(denoiser_of(pipeline))
+        except InputError as error:  # offloaded: no reason to lose a run
+            return f"unknown ({error})"
+
     parameter = next(denoiser_of(next(iter(models.values()))[1]).parameters())
     device, dtype = parameter.device, str(parameter.dtype).removeprefix("torch.")
     found = {
         role: {
             "name": shown_name(name),
             "pipeline": type(pipeline).__name__,
-            "fingerprint": fingerprint(denoiser_of(pipeline)),
+            "fingerprint": known(pipeline),
         }
         for role, (name, pipeline) in models.items()
     }
