@@ -197,24 +197,15 @@ def _forest(detection: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _sources(page: Report, stored: Stored) -> None:
-    """Provenance; an audit's manifest holds most of it."""
-    manifest = stored.json("manifest.json")
-    identity = manifest["identity"]
-    settings, source = identity["settings"], manifest.get("prompts") or {}
-    stored.provenance.setdefault("versions", identity["versions"])
-    page.facts(
-        "Settings",
-        [
-            (k.replace("_", " "), v if isinstance(v, int | float) else str(v))
-            for k, v in settings.items()
-        ],
-    )
+    """Settings and provenance; an audit's manifest holds most of them."""
+    identity, source = (stored.json("manifest.json").get(k) or {} for k in ("identity", "prompts"))
+    settings = [(k.replace("_", " "), v) for k, v in identity["settings"].items()]
+    page.facts("Settings", settings)
     stored.sources(
         page,
         ("model's fingerprint", (identity["model"],)),
         ("prompts", f"{identity['texts']:,} texts of {source.get('path') or 'a list in memory'}"),
         ("their digest", (identity["prompts"],)),
         ("reference's digest", (identity["reference"],)),
-        ("device", f"{settings['device']}, {settings['dtype']}, {settings['threads']} threads"),
-        ("seed", str(settings["seed"])),
+        ("seed", str(identity["settings"]["seed"])),
     )

@@ -14,6 +14,7 @@ RESULTS = (
     "scores.parquet",
     "flagged.csv",
     "summary.json",
+    "provenance.json",
     "report.html",
     "provenance.json",
     "rejected.jsonl",

@@ -142,12 +142,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 def show(outcome: "Outcome") -> None:
     """Write report.html, and print the closing table."""
     from memfast.cli.console import console, show_table
-    from memfast.cli.provenance import note_provenance
+    from memfast.cli.provenance import add_report, note_provenance
     from memfast.report.audit import detection_rows
-    from memfast.report.stored import write_report
 
     note_provenance(outcome.folder, "audit")
-    write_report(outcome.folder)
+    add_report(outcome.folder)
     rows = detection_rows(outcome.summary)
     if rows:
         columns = ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %")

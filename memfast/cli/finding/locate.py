@@ -200,16 +200,13 @@ def show_study(
 ) -> None:
     """Write the study's report and summary, and print its table and what it means."""
     from memfast.cli.console import console, show_table
-    from memfast.cli.provenance import note_provenance
-    from memfast.files import atomic_write_json, prepare_out
+    from memfast.cli.provenance import write_run
+    from memfast.files import prepare_out
     from memfast.report.overlap import overlap_table
-    from memfast.report.stored import write_report
 
     folder = prepare_out(out, overwrite)
     summary = how | study.summary()
-    atomic_write_json(folder / "summary.json", summary)
-    note_provenance(folder, "overlap", *sources)
-    write_report(folder)
+    write_run(folder, "overlap", summary, *sources)
     show_table("overlap of disjoint sets' masks", *overlap_table(summary))
     console.print(study.sentence, soft_wrap=True, highlight=False)
     console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True, highlight=False)

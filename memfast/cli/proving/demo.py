@@ -30,14 +30,12 @@ def demo(
 ) -> None:
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
     from memfast.cli.console import console, progress, show_table
-    from memfast.cli.provenance import note_provenance
+    from memfast.cli.provenance import write_run
     from memfast.demo import DATA, experiment, page
-    from memfast.files import atomic_write_json, prepare_out
+    from memfast.files import prepare_out
     from memfast.pipelines.saving import save_pipeline
     from memfast.prompts import read_prompts
     from memfast.report.demo import arms_table, attack_table
-    from memfast.report.pictures import keep_pictures
-    from memfast.report.stored import write_report
 
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
@@ -63,11 +61,9 @@ def demo(
         "seconds": perf_counter() - start,
     }
     summary = settings | page.summary(result)
-    atomic_write_json(folder / "summary.json", summary)
-    keep_pictures(folder, page.albums(result))
     lists = {name: read_prompts(DATA / f"{name}.jsonl") for name in ("memorized", "singles")}
-    note_provenance(folder, "demo", {"result": (str(folder / "model"), pipeline)}, lists, seed)
-    write_report(folder)
+    models = {"result": ("model", result.pipeline)}
+    write_run(folder, "demo", summary, models, lists, seed, page.albums(result))
     show_table("copies before and after", *arms_table(summary))
     if summary["attacks"]:
         show_table("brought back by an attack", *attack_table(summary))
