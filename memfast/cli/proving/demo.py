@@ -31,12 +31,12 @@ def demo(
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
     from memfast.cli.console import console, progress, show_table
     from memfast.demo import experiment, page
-    from memfast.files import atomic_write_json, prepare_out
+    from memfast.files import atomic_write_json, check_replaceable, replace_folder
     from memfast.pipelines.saving import save_pipeline
 
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
-    folder = prepare_out(out, overwrite)
+    check_replaceable(out, "demo", overwrite)
     start = perf_counter()
     pipeline: Any = options.open_pipeline("demo", device=device, dtype=dtype)
     with progress() as bar:
@@ -50,17 +50,22 @@ def demo(
             seed=seed,
             stage=bar.stage,
         )
-    save_pipeline(result.pipeline, folder / "model", overwrite)
     settings = {
         "max_damage": max_damage,
         "erase_steps": erase_steps,
         "seed": seed,
         "seconds": perf_counter() - start,
     }
-    atomic_write_json(folder / "summary.json", settings | page.summary(result))
-    page.report(result).write(folder / "report.html")
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        save_pipeline(result.pipeline, folder / "model")
+        atomic_write_json(folder / "summary.json", settings | page.summary(result))
+        page.report(result).write(folder / "report.html")
+
+    replace_folder(out, write, "demo", overwrite)
     show_table("copies before and after", *page.table(result))
     if result.attacks:
         show_table("brought back by an attack", *page.attack_table(result))
     show_table("size and time", ("figure", "value"), result.figures.items())
-    console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)
+    console.print(f"wrote {out}/summary.json, report.html and model/", soft_wrap=True)
