@@ -8,14 +8,17 @@ attack's rate means nothing without the same attack on images that the model doe
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
+from memfast.errors import InputError
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.noise import generator
+from memfast.precision import Gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,9 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
-            raise ValueError(f"steps: ascending numbers from 1, got {self.steps}")
+            raise InputError(f"steps: ascending numbers from 1, got {self.steps}")
+        if not 0 < self.learning_rate < inf:
+            raise InputError(f"learning_rate {self.learning_rate}: must be above 0")
 
 
 def from_prompt(driver: Driver, ids: Sequence[str], texts: Sequence[str], _: int) -> Conditioning:
@@ -104,12 +109,12 @@ def _search(
     optimiser = torch.optim.Adam(sought.values(), lr=settings.learning_rate)
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
-    found = {}
+    found, gradients_by = {}, Gradients(driver.model)
     for step in range(1, settings.steps[-1] + 1):
         noise, times = _draw(driver, clean, sources, settings.draws)
         rows = start.found(sought).repeat_interleave(settings.draws)
-        loss = driver.loss(targets, rows, noise, times).float().sum() / settings.draws
-        gradients = torch.autograd.grad(loss, list(sought.values()))
+        loss = driver.loss(targets, rows, noise, times).sum() / settings.draws
+        gradients = gradients_by.of(loss, list(sought.values()))
         for leaf, gradient in zip(sought.values(), gradients, strict=True):
             leaf.grad = gradient
         optimiser.step()

@@ -10,6 +10,7 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker
 from memfast.errors import InputError
 from memfast.pipelines.attention import set_attention
+from memfast.pipelines.drivers.table import check_tells
 from memfast.pipelines.loading import load_pipeline
 from memfast.prompts import Prompt
 
@@ -57,4 +58,5 @@ def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:
 
     pipeline = load_pipeline(model, dtype=getattr(torch, settings.dtype), device=settings.device)
     set_attention(pipeline, attention)
+    check_tells(pipeline, model)
     return pipeline

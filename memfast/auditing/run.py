@@ -27,6 +27,7 @@ from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
+from memfast.processes.stopping import keeping
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
 
@@ -259,7 +260,8 @@ def _compute(
         texts += len(block.truncated)
         advance(len(block.truncated))
 
-    ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
+    with keeping(lambda: f"{blocks.written} of {blocks.count} blocks"):
+        ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
     seconds = time.perf_counter() - started
     rows = PROBES[job.settings.probe].rows(job.settings) * job.settings.noises
     return {

@@ -22,6 +22,8 @@ from memfast.evaluation.mitigations import Mitigation
 from memfast.evaluation.piece import Piece
 from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
 from memfast.files import Run
+from memfast.processes.stopping import keeping
+from memfast.processes.workers import Tether
 from memfast.progress import Stage
 
 KIND, FORMAT, RECORD, FOLDER = "evaluation", 2, "evaluation.json", "unfinished"
@@ -88,6 +90,11 @@ class Pieces:
         places = (None, *range(len(self.methods)))
         return [self.name(n, place) for n in range(self.bench.repeats) for place in places]
 
+    @property
+    def written(self) -> int:
+        """How many of the pieces are there."""
+        return sum((self.folder / name).exists() for name in self.names)
+
     def _read(self, number: int, place: int | None) -> Piece | None:
         """A piece; None, which is logged, where there is none that can be used."""
         name = self.name(number, place)
@@ -126,7 +133,8 @@ def run(
         with writing(opened.folder):
             (opened.folder / FOLDER).mkdir(exist_ok=True)
         total = bench.repeats * (1 + len(methods))
-        compute_all(pieces, workers, stage("evaluating", total))
+        with keeping(lambda: f"{pieces.written} of {total} pieces"):
+            compute_all(pieces, workers, stage("evaluating", total))
         return pieces.outcomes(), pieces.names
 
 
@@ -146,7 +154,9 @@ def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) ->
             advance(1)
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it complains of the fork
-    pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (pieces,))
+    tether, most = Tether(), pieces.bench.repeats * max(1, len(pieces.methods))
+    fork = get_context("fork")
+    pool = ProcessPoolExecutor(min(workers, most), fork, _begin, (pieces, tether))
     try:
         running = {pool.submit(_compute, task) for task in originals}
         while running:
@@ -155,21 +165,24 @@ def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) ->
                 advance(1)
                 if place is None:
                     running |= {pool.submit(_compute, task) for task in pieces.of(number)}
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise InputError(
             "a worker was killed (out of memory?); what is done is kept: "
             "run the same command again, with fewer --workers"
         ) from error
     finally:
+        tether.cut()
         pool.shutdown(cancel_futures=True)
 
 
 _pieces: Pieces  # of a worker process: they are too large to send
 
 
-def _begin(pieces: Pieces) -> None:
+def _begin(pieces: Pieces, tether: Tether) -> None:
     global _pieces
     _pieces = pieces
+    tether.tie()
     torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
 
 

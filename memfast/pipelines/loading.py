@@ -1,20 +1,22 @@
 """Loading a pipeline by name, and its denoiser's place in it."""
 
 import json
+from collections.abc import Iterator
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import uncompiled
-from memfast.errors import InputError
+from memfast.errors import InputError, one_line, reading
 from memfast.pipelines.finite import check_weights
 from memfast.pipelines.portable import portable_parts
 from memfast.pipelines.single_file import load_single_file
@@ -41,24 +43,26 @@ def load_pipeline(
     """
     source = DEMO if str(model) == "demo" else Path(model)
     name = f"MODEL {model}"
-    if source.is_file():
+    with reading(name):
+        is_file, is_dir = source.is_file(), source.is_dir()
+    if is_file:
         return _ready(load_single_file(source, dtype), device, name)
-    if source.is_dir():
+    if is_dir:
         variant = variant or _variant(source, _index(source, name), name)
     elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
         raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            str(source) if source.is_dir() else str(model),
+            str(source) if is_dir else str(model),
             dtype=dtype,
             variant=variant,
             use_safetensors=True,
             **(portable_parts(source, _json(source / INDEX), dtype, variant)),
         )
     except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)
         raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
-    if source.is_dir():
+    if is_dir:
         _check_all_there(source, pipeline, name)
     return _ready(pipeline, device, name)
 
@@ -113,21 +117,34 @@ def _variant(folder: Path, index: dict[str, Any], name: str) -> str | None:
 
 
 def _check_all_there(folder: Path, pipeline: Any, name: str) -> None:
-    """Raise InputError for a denoiser or VAE some of whose weights no file holds."""
+    """Raise InputError for a part some of whose weights no file holds: left alone, the libraries
+    draw them at random."""
     for part, model in pipeline.components.items():
-        files = list((folder / part).glob(f"{WEIGHTS}*.safetensors"))
+        files = list((folder / part).glob("*.safetensors"))
         if not isinstance(model, nn.Module) or not files:
             continue
-        try:
-            held = {key for file in files for key in safe_open(file, "pt").keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{name}: {part} cannot be read ({error})") from error
-        lacking = [key for key, _ in model.named_parameters() if key not in held]
-        if lacking and not getattr(model.config, "quantization_config", None):
+        if getattr(model.config, "quantization_config", None):
+            continue
+        with reading(f"{name}: {part}"):
+            held = {key: size for file in files for key, size in _sizes(file)}
+        needed = dict(model.named_parameters())
+        if any(file.name.startswith(WEIGHTS) for file in files):
+            lacking = [key for key in needed if key not in held]
+        else:  # transformers may call them otherwise than the file does
+            short = sum(p.numel() for p in needed.values()) - sum(held.values())
+            lacking = [key for key in needed if key not in held] if short > 0 else []
+        if lacking:
             raise InputError(
                 f"{name}: {part} lacks {len(lacking)} of its weights, the first {lacking[0]}; "
                 "download or save it again"
             )
+
+
+def _sizes(path: Path) -> Iterator[tuple[str, int]]:
+    """How many numbers each tensor of a file has."""
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118  it is no dict
+            yield key, prod(file.get_slice(key).get_shape())
 
 
 def _near(source: Path) -> str:

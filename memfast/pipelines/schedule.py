@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from inspect import signature
+from math import isfinite
 from typing import Any, TypedDict
 
 from diffusers import DiffusionPipeline
@@ -42,8 +43,13 @@ class Schedule:
     true_guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps: at least 1, not {self.num_inference_steps}")
+        steps = self.num_inference_steps
+        if not isinstance(steps, int) or steps < 1:
+            raise InputError(f"num_inference_steps: a whole number from 1, not {steps!r}")
+        for name in ("guidance_scale", "true_guidance_scale"):
+            scale = getattr(self, name)
+            if not isinstance(scale, int | float) or not isfinite(scale):
+                raise InputError(f"{name}: a finite number, not {scale!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; true guidance only where there is some."""

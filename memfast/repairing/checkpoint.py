@@ -68,6 +68,12 @@ def load_checkpoint(
     return header
 
 
+def steps_in(path: Path) -> int:
+    """How many steps a checkpoint holds; 0 where there is none."""
+    header = read_header(path)
+    return int(header.get("step", 0)) if header.get("kind") == KIND else 0
+
+
 def delete_checkpoint(path: Path) -> None:
     """Delete a checkpoint; a file of that name which is none stays."""
     if read_header(path).get("kind") == KIND:

@@ -47,7 +47,7 @@ class Settings:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         levels = (1.0, *self.path, 0.0)
-        if not self.path or any(b >= a for a, b in pairwise(levels)):
+        if not self.path or not all(b < a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")
         steps = self.num_inference_steps
         if steps is not None and self.walk_steps > steps:

@@ -87,6 +87,11 @@ class Blocks:
         """Every block, in order."""
         return (self.read(number) for number in range(self.count))
 
+    @property
+    def written(self) -> int:
+        """How many of the blocks are there."""
+        return sum(self.path(number).exists() for number in range(self.count))
+
     def missing(self, numbers: Iterable[int] | None = None) -> list[int]:
         """Those of the blocks (of all) that are not there, or cannot be used, which is logged."""
         wanted = range(self.count) if numbers is None else numbers

@@ -1,9 +1,10 @@
 """memfast audit MODEL --prompts F --out DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
@@ -48,14 +49,19 @@ def audit(
     max_rejected: MaxRejected = BORNE,
     limit: Limits = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Workers of engine ray.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=options.MOST_WORKERS, help="Workers of engine ray.")
+    ] = 1,
     address: Annotated[str | None, typer.Option(help="Ray cluster (default: a local one).")] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: blocks I, I+N, … only (I from 0); then `merge`.")
     ] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Texts a block.")] = 256,
     unit: Annotated[int, typer.Option(min=1, help="Prompts a call of the model; sets bits.")] = 8,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads (0: as torch); sets bits.")] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(min=0, max=options.MOST_WORKERS, help="CPU threads (0: as torch); sets bits."),
+    ] = 0,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -124,9 +130,12 @@ def audit(
 def parse_path(text: str) -> tuple[float, ...]:
     """The numbers of "0.6,0.3"."""
     try:
-        return tuple(float(level) for level in text.split(","))
+        levels = tuple(float(level) for level in text.split(","))
     except ValueError:
-        raise InputError(f"--path {text}: must be numbers with commas, such as 0.6,0.3") from None
+        levels = ()
+    if not all(0 < level < 1 for level in levels) or not levels:
+        raise InputError(f"--path {text}: must be numbers between 0 and 1, such as 0.6,0.3")
+    return levels
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -140,10 +149,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 def show(outcome: "Outcome") -> None:
     """Write report.html, and print the closing table."""
     from memfast.cli.console import console, show_table
-    from memfast.report.audit import detection_rows, page
+    from memfast.cli.provenance import note_provenance
+    from memfast.report.audit import detection_rows
+    from memfast.report.stored import write_report
 
-    page(outcome).write(outcome.folder / "report.html")
-    rows = detection_rows(outcome)
+    note_provenance(outcome.folder, "audit")
+    write_report(outcome.folder)
+    rows = detection_rows(outcome.summary)
     if rows:
         columns = ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %")
         show_table("detection, with 95 % intervals", columns, rows)

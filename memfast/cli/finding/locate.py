@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
@@ -113,7 +114,8 @@ def locate(
                 for name, found in sets.items()
             ]
     if overlap:
-        show_study(study, how, sets, out, overwrite)
+        sources = {"model": (model, pipeline)}, sets, seed
+        show_study(study, how, sources, out, overwrite)
     elif not contrasts:
         show(subspace, [known], sets, out)
     else:
@@ -208,21 +210,25 @@ def run_study(
 
 
 def show_study(
-    study: "OverlapStudy", how: dict[str, Any], sets: dict[str, Any], out: Path, overwrite: bool
+    study: "OverlapStudy", how: dict[str, Any], sources: Any, out: Path, overwrite: bool
 ) -> None:
     """Write the study's report and summary, and print its table and what it means."""
     from memfast.cli.console import console, show_table
+    from memfast.cli.provenance import note_provenance
     from memfast.files import atomic_write_json, replace_folder
     from memfast.prompts import inputs
-    from memfast.report.subspace_study import overlap_page, overlap_summary, overlap_table
+    from memfast.report.overlap import overlap_table
+    from memfast.report.stored import write_report
+
+    summary = how | study.summary() | {"inputs": inputs(**sources[1])}
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        summary = overlap_summary(study, how) | {"inputs": inputs(**sets)}
         atomic_write_json(folder / "summary.json", summary)
-        overlap_page(study, how).write(folder / "report.html")
+        note_provenance(folder, STUDY, *sources)
+        write_report(folder)
 
     replace_folder(out, write, STUDY, overwrite)
-    show_table("overlap of disjoint sets' masks", *overlap_table(study))
+    show_table("overlap of disjoint sets' masks", *overlap_table(summary))
     console.print(study.sentence, soft_wrap=True, highlight=False)
     console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True, highlight=False)

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from inspect import signature
+from math import inf
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.pipelines.drivers.calls import Arguments, passed
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents, path_of
@@ -162,7 +163,11 @@ class Kind:
                 f"true_guidance_scale {true:g}: {self.kind} has none beside its guidance_scale; "
                 "leave it at 1"
             )
-        return Schedule(found["num_inference_steps"], float(scale or self.off), true)
+        schedule = Schedule(found["num_inference_steps"], float(scale or self.off), true)
+        if schedule.num_inference_steps > self.scheduler.config.get("num_train_timesteps", inf):
+            with reading(f"num_inference_steps {schedule.num_inference_steps}", "run"):
+                self.times(schedule)  # some schedulers can do that, others say why not
+        return schedule
 
     @property
     def defaults(self) -> dict[str, Any]:

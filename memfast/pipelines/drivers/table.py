@@ -1,12 +1,13 @@
 """The table of drivers: which class of pipelines is driven by which kind. Add a kind here."""
 
 from inspect import signature
-from typing import Any, Unpack
+from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.pipelines.drivers.alpha_bar.hunyuan_dit import HunyuanDiT
 from memfast.pipelines.drivers.alpha_bar.kolors import Kolors
 from memfast.pipelines.drivers.alpha_bar.latent_consistency import LatentConsistency
@@ -73,6 +74,15 @@ def driver_of(pipeline: DiffusionPipeline, **asked: Unpack[Request]) -> Driver:
         f"{names[0]}: no driver knows this pipeline; known: {known}; another kind is one file "
         "beside memfast/pipelines/drivers/flow/sd3.py, entered in drivers/table.py"
     )
+
+
+def check_tells(pipeline: DiffusionPipeline, name: object) -> None:
+    """Raise InputError, naming the model, for one that a driver knows, but whose tokenizers, text
+    encoders or scheduler cannot tell the denoiser of a prompt."""
+    names = {base.__name__ for base in type(pipeline).__mro__}
+    if any(names & {*driver.pipelines, *driver.siblings} for driver in DRIVERS):
+        with reading(f"MODEL {name}", "run"):
+            driver_of(pipeline).encode(["a"])
 
 
 def text_to_image(pipeline: Any, name: str) -> DiffusionPipeline:
