@@ -70,7 +70,8 @@ class Cases:
     def first_images(self) -> "tuple[Cases, Float[Tensor, 'images 3 height width']]":
         """The captions that have a training image, and the first image of each."""
         shown = [case for case in self.cases if len(case.images)]
-        return Cases(tuple(shown)), torch.stack([case.images[0] for case in shown])
+        firsts = [case.images[0] for case in shown]
+        return Cases(tuple(shown)), torch.stack(firsts) if firsts else torch.zeros(0, 3, 0, 0)
 
     def part(self, indices: Sequence[int]) -> "Cases":
         """The captions at these indices."""
