@@ -18,6 +18,7 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.noise import generator
+from memfast.precision import Gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +109,12 @@ def _search(
     optimiser = torch.optim.Adam(sought.values(), lr=settings.learning_rate)
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
-    found = {}
+    found, gradients_by = {}, Gradients(driver.model)
     for step in range(1, settings.steps[-1] + 1):
         noise, times = _draw(driver, clean, sources, settings.draws)
         rows = start.found(sought).repeat_interleave(settings.draws)
-        loss = driver.loss(targets, rows, noise, times).float().sum() / settings.draws
-        gradients = torch.autograd.grad(loss, list(sought.values()))
+        loss = driver.loss(targets, rows, noise, times).sum() / settings.draws
+        gradients = gradients_by.of(loss, list(sought.values()))
         for leaf, gradient in zip(sought.values(), gradients, strict=True):
             leaf.grad = gradient
         optimiser.step()

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.attacks import triggers
 from memfast.attacks.embeddings import AttackSettings
@@ -47,6 +48,7 @@ class AttackReport:
             "missing": dict(self.tools.missing),
             "notes": list(self.notes),
             "rates": [{**row, "rate": row["rate"].as_dict()} for row in self.rows()],
+            "captions": {c.id: c.text for c in self.attacked["memorized"].cases.cases},
             "projected": dict(self.projected),
             "extraction": [
                 {"id": e.id, "clique": e.clique, "seeds": e.seeds, "extracted": e.extracted}

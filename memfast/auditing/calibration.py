@@ -46,8 +46,11 @@ class Calibration:
 
     def threshold(self, column: str, rate: float) -> float:
         """The least value that at most a share `rate` of the reference prompts exceeds."""
-        values = self._columns(self.reference)[:, self.columns().index(column)]
-        return float(_exceeded(values, rate))
+        return float(_exceeded(self.column(column), rate))
+
+    def column(self, column: str) -> Float64[Tensor, " prompts"]:
+        """A column of `table` for the reference prompts."""
+        return self._columns(self.reference)[:, self.columns().index(column)]
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
         shown, known = self._sided(means), self._sided(self.reference)

@@ -27,9 +27,9 @@ from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
+from memfast.processes.stopping import keeping
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
-from memfast.stopping import keeping
 
 BYTES = 36  # of a block, for each neuron: see Moments
 _log = logging.getLogger("memfast")

@@ -108,14 +108,15 @@ def compare(row: dict[str, Any], images: Float[Tensor, "seeds 3 height width"]) 
 
 
 def pictures_of(verified: Sequence[Verified]) -> dict[str, Image.Image]:
-    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png."""
-    return {
-        f"pictures/{item.rank:06d}-{seed}.png": Image.fromarray(
-            (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        )
-        for item in verified
-        for seed, image in enumerate(item.images)
-    }
+    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png, and
+    RANK-training.png where there is a training image."""
+    made = {}
+    for item in verified:
+        shots = {str(seed): image for seed, image in enumerate(item.images)}
+        for name, image in (shots | ({} if item.own is None else {"training": item.own})).items():
+            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            made[f"pictures/{item.rank:06d}-{name}.png"] = Image.fromarray(pixels)
+    return made
 
 
 def _training_image(prompt: Prompt, size: torch.Size) -> tuple[Tensor | None, str | None]:

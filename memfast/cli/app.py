@@ -4,7 +4,7 @@ import typer
 
 from memfast.cli.command import Command
 from memfast.cli.finding import audit, collect, families, locate, merge
-from memfast.cli.proving import attack, demo, evaluate
+from memfast.cli.proving import attack, demo, evaluate, report
 from memfast.cli.treating import compact, prune, repair
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ COMMANDS = {
     "repair": repair.repair,
     "audit": audit.audit,
     "merge": merge.merge,
+    "report": report.report,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Command)(command)

@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from memfast.cli.provenance import called
 from memfast.errors import InputError, one_line
 
 LONGEST = 4096  # characters of a value
@@ -32,6 +33,10 @@ class Command(TyperCommand):
                     _place(ctx, parameter.name, str(error))
                     raise
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        with called(ctx):
+            return super().invoke(ctx)
 
 
 def check(option: str, value: Any) -> None:

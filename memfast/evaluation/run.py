@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.attacks.embeddings import AttackSettings
 from memfast.errors import InputError

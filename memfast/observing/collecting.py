@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import accumulate, groupby, islice
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments, merge
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, ffn_sites, find_sites
 from memfast.errors import InputError

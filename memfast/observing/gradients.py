@@ -1,13 +1,14 @@
 """collect_gradients: how much the denoising loss of each prompt depends on each neuron."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
@@ -19,6 +20,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
+from memfast.precision import Gradients
 from memfast.prompts import Prompt, PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -93,7 +95,7 @@ def _of_batch(
         gates = open_gates(sites, len(batch))
         with torch.enable_grad(), gated(sites, gates, driver=driver):
             loss = driver.loss(clean, conditioning, noise, time)
-            gradients = torch.autograd.grad(
+            gradients = Gradients(driver.model).of(
                 loss.sum(), list(gates.values()), materialize_grads=True
             )
         values += [gradient.float().cpu() for gradient in gradients]

@@ -7,13 +7,13 @@ What reference prompts are not sensitive to may be removed, whatever else used i
 """
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float, Shaped
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
@@ -27,6 +27,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
+from memfast.precision import Gradients, wide
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
@@ -165,8 +166,8 @@ def _by_gradient(
     gates = open_gates(sites, len(latents))
     with torch.enable_grad(), gated(sites, gates, driver=driver):
         output = driver.predict(latents, times, conditioning)
-        slopes = torch.autograd.grad(
-            (output * direction).sum(), list(gates.values()), materialize_grads=True
+        slopes = Gradients(driver.model).of(
+            (wide(output) * direction).sum(), list(gates.values()), materialize_grads=True
         )
     return dict(zip(gates, slopes, strict=True))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
+from memfast.precision import wide
 from memfast.repairing.pool import Pool
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
@@ -119,6 +120,8 @@ def errors(
         exact = student.path.target(clean, noise, times)
     output = student.predict(noisy, times, Conditioning.cat([part.given for part in parts]))
     targets = zip(parts, target.split(sizes), exact.split(sizes), strict=True)
-    target = torch.cat([of_data if p.wanted is None else taught for p, taught, of_data in targets])
-    error = (output - target).square().flatten(1).mean(1)
+    target = torch.cat(
+        [wide(of_data) if p.wanted is None else wide(taught) for p, taught, of_data in targets]
+    )
+    error = (wide(output) - wide(target)).square().flatten(1).mean(1)
     return {name: part.mean() for name, part in zip(names, error.split(sizes), strict=True)}

@@ -5,10 +5,11 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Unpack
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
+from typing_extensions import Unpack
 
 from memfast.errors import InputError, some
 from memfast.measuring.cases import Cases, load_cases

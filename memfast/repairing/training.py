@@ -7,6 +7,7 @@ to the same result.
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.finite import not_finite
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
+from memfast.precision import Gradients, float32_weights
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
 from memfast.repairing.objectives import Material, active, errors
 
@@ -33,14 +35,13 @@ def train(
 ) -> History:
     """Repair `student`'s model in place, all its parameters; returns each step's errors.
 
-    With `checkpoint`, goes on from that file if it is there, and writes it every `save_every`
-    steps: once the next step's errors and gradient have shown that the state is a good one. Raises
-     InputError when an error, a gradient or a weight is not finite, saying where and
-    what is kept, and for a checkpoint of another repair.
+    A model of half precision has weights of float32 meanwhile. With `checkpoint`, goes on from that
+    file if it is there, and writes it every `save_every` steps: once the next step's errors and
+    gradient have shown that the state is a good one. Raises InputError when an error, a gradient or
+    a weight is not finite, saying where and what is kept, and for a checkpoint of another repair.
     """
     settings, model = material.settings, student.model
-    weights = active(material)
-    if not weights:
+    if not active(material):
         raise InputError("repair: no objective has a weight and something to draw from")
     expected = {
         "settings": settings.bound(),
@@ -48,6 +49,20 @@ def train(
         "begun_from": fingerprint(model),
         "material": material.digest,
     }
+    with float32_weights(model):
+        return _train(student, original, material, expected, checkpoint, progress)
+
+
+def _train(
+    student: Driver,
+    original: Driver,
+    material: Material,
+    expected: dict[str, Any],
+    checkpoint: Path | None,
+    progress: Callable[[int], None] | None,
+) -> History:
+    settings, model, weights = material.settings, student.model, active(material)
+    gradients_by = Gradients(model)
     parameters = list(model.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -76,7 +91,7 @@ def train(
         with torch.enable_grad():
             parts = errors(list(weights), material, student, original, step, source)
             loss = torch.stack([weights[name] * parts[name] for name in weights]).sum()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients = gradients_by.of(loss, parameters, allow_unused=True)
         figures = {name: float(part.detach()) for name, part in parts.items()}
         norm = clip(gradients)
         if bad := next((n for n, v in figures.items() if not math.isfinite(v)), None):

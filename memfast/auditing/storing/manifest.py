@@ -15,6 +15,7 @@ RESULTS = (
     "flagged.csv",
     "summary.json",
     "report.html",
+    "provenance.json",
     "rejected.jsonl",
     "verified.json",
 )
@@ -25,6 +26,11 @@ def opened(out: Path, *, shared: bool = False) -> Iterator[Run]:
     """The folder `out` for an audit, locked; shared by the shards of one."""
     with Run.opened(out, KIND, FORMAT, NAME, shared=shared) as run:
         yield run
+
+
+def of(folder: Path) -> Run:
+    """The audit that `folder` holds, to read."""
+    return Run(folder, KIND, FORMAT, NAME)
 
 
 def check_audit(out: Path) -> None:

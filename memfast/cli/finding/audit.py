@@ -1,9 +1,10 @@
 """memfast audit MODEL --prompts F --out DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.errors import InputError
@@ -145,10 +146,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 def show(outcome: "Outcome") -> None:
     """Write report.html, and print the closing table."""
     from memfast.cli.console import console, show_table
-    from memfast.report.audit import detection_rows, page
+    from memfast.cli.provenance import note_provenance
+    from memfast.report.audit import detection_rows
+    from memfast.report.stored import write_report
 
-    page(outcome).write(outcome.folder / "report.html")
-    rows = detection_rows(outcome)
+    note_provenance(outcome.folder, "audit")
+    write_report(outcome.folder)
+    rows = detection_rows(outcome.summary)
     if rows:
         columns = ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %")
         show_table("detection, with 95 % intervals", columns, rows)

@@ -1,9 +1,10 @@
 """memfast collect MODEL --prompts F --out S.safetensors"""
 
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 

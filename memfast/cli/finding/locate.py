@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.errors import InputError, some
@@ -106,7 +107,8 @@ def locate(
                 for name, found in sets.items()
             ]
     if overlap:
-        show_study(study, how, out, overwrite)
+        sources = {"model": (model, pipeline)}, sets, seed
+        show_study(study, how, sources, out, overwrite)
     elif not contrasts:
         show(subspace, [known], out)
     else:
@@ -193,15 +195,21 @@ def run_study(
     return study_overlap(**statistics, null=null, model=denoiser_of(pipeline), **how)
 
 
-def show_study(study: "OverlapStudy", how: dict[str, Any], out: Path, overwrite: bool) -> None:
+def show_study(
+    study: "OverlapStudy", how: dict[str, Any], sources: Any, out: Path, overwrite: bool
+) -> None:
     """Write the study's report and summary, and print its table and what it means."""
     from memfast.cli.console import console, show_table
+    from memfast.cli.provenance import note_provenance
     from memfast.files import atomic_write_json, prepare_out
-    from memfast.report.subspace_study import overlap_page, overlap_summary, overlap_table
+    from memfast.report.overlap import overlap_table
+    from memfast.report.stored import write_report
 
     folder = prepare_out(out, overwrite)
-    atomic_write_json(folder / "summary.json", overlap_summary(study, how))
-    overlap_page(study, how).write(folder / "report.html")
-    show_table("overlap of disjoint sets' masks", *overlap_table(study))
+    summary = how | study.summary()
+    atomic_write_json(folder / "summary.json", summary)
+    note_provenance(folder, "overlap", *sources)
+    write_report(folder)
+    show_table("overlap of disjoint sets' masks", *overlap_table(summary))
     console.print(study.sentence, soft_wrap=True, highlight=False)
     console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True, highlight=False)

@@ -1,9 +1,10 @@
 """memfast attack MODEL --memorized F --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
@@ -47,10 +48,13 @@ def attack(
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
+    from memfast.cli.provenance import note_provenance
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
     from memfast.files import atomic_write_json, check_replaceable, replace_folder, try_out
     from memfast.prompts import inputs
-    from memfast.report.evaluation import attack_page, attack_table
+    from memfast.report.attack import attack_albums, attack_table
+    from memfast.report.pictures import keep_pictures
+    from memfast.report.stored import write_report
 
     check_replaceable(out, "attack", overwrite)
     try_out(out)
@@ -71,15 +75,18 @@ def attack(
             weights=parse_weights(weights, model),
             stage=bar.stage,
         )
-    about = inputs(memorized=sets[0], reference=sets[1])
+    named = {"memorized": sets[0], "reference": sets[1]}
+    summary = result.summary() | {"inputs": inputs(**named)}
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        atomic_write_json(folder / "summary.json", result.summary() | {"inputs": about})
-        attack_page(result).write(folder / "report.html")
+        atomic_write_json(folder / "summary.json", summary)
+        keep_pictures(folder, attack_albums(result))
+        note_provenance(folder, "attack", {"model": (model, pipeline)}, named, seed)
+        write_report(folder)
 
     replace_folder(out, write, "attack", overwrite)
-    show_table("brought back, with 95 % intervals", *attack_table(result))
+    show_table("brought back, with 95 % intervals", *attack_table(summary))
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
 

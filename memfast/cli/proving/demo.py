@@ -30,9 +30,14 @@ def demo(
 ) -> None:
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
     from memfast.cli.console import console, progress, show_table
-    from memfast.demo import experiment, page
+    from memfast.cli.provenance import note_provenance
+    from memfast.demo import DATA, experiment, page
     from memfast.files import atomic_write_json, prepare_out
     from memfast.pipelines.saving import save_pipeline
+    from memfast.prompts import read_prompts
+    from memfast.report.demo import arms_table, attack_table
+    from memfast.report.pictures import keep_pictures
+    from memfast.report.stored import write_report
 
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
@@ -57,10 +62,14 @@ def demo(
         "seed": seed,
         "seconds": perf_counter() - start,
     }
-    atomic_write_json(folder / "summary.json", settings | page.summary(result))
-    page.report(result).write(folder / "report.html")
-    show_table("copies before and after", *page.table(result))
-    if result.attacks:
-        show_table("brought back by an attack", *page.attack_table(result))
+    summary = settings | page.summary(result)
+    atomic_write_json(folder / "summary.json", summary)
+    keep_pictures(folder, page.albums(result))
+    lists = {name: read_prompts(DATA / f"{name}.jsonl") for name in ("memorized", "singles")}
+    note_provenance(folder, "demo", {"result": (str(folder / "model"), pipeline)}, lists, seed)
+    write_report(folder)
+    show_table("copies before and after", *arms_table(summary))
+    if summary["attacks"]:
+        show_table("brought back by an attack", *attack_table(summary))
     show_table("size and time", ("figure", "value"), result.figures.items())
     console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)

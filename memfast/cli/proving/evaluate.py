@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
@@ -73,6 +74,7 @@ def evaluate(
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.cli.console import console, progress, show_table
+    from memfast.cli.provenance import note_provenance
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.evaluation.pieces import evaluation_in
@@ -80,7 +82,9 @@ def evaluate(
     from memfast.evaluation.run import evaluate as run
     from memfast.files import atomic_write_json, check_out, write_csv
     from memfast.prompts import inputs, open_list
-    from memfast.report.evaluation import evaluation_page, methods_tables, why_missing
+    from memfast.report.evaluation import evaluation_albums, methods_tables, why_missing
+    from memfast.report.pictures import keep_pictures
+    from memfast.report.stored import write_report
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
@@ -123,13 +127,17 @@ def evaluate(
                 workers=workers,
                 stage=bar.stage,
             )
-        about = inputs(memorized=sets[0], reference=sets[1], located=seen, heldout=unseen)
+        named = {"memorized": sets[0], "reference": sets[1], "located": seen, "heldout": unseen}
+        summary = result.summary() | {"inputs": inputs(**named)}
+        models = {"model": (model, pipeline)} | ({"original": (base, first)} if first else {})
         with opened.results() as new:
             write_csv(new / "scores.csv", LINE, score_lines(result.outcomes, result.bench))
-            evaluation_page(result).write(new / "report.html")
-            atomic_write_json(new / "summary.json", result.summary() | {"inputs": about})
+            atomic_write_json(new / "summary.json", summary)
+            keep_pictures(new, evaluation_albums(result))
+            note_provenance(new, "evaluation", models, named, seed)
+            write_report(new)
         opened.ledger.forget(result.pieces)
-    for title, columns, rows in methods_tables(result):
+    for title, columns, rows in methods_tables(summary):
         show_table(title, columns, rows)
     for name, why in why_missing(result.missing):
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
@@ -63,11 +64,14 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import finish, progress
+    from memfast.cli.provenance import note_provenance
+    from memfast.files import atomic_write_json
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
-    from memfast.prompts import inputs
+    from memfast.prompts import PromptSet, inputs
     from memfast.removing.compact import compact as run
+    from memfast.report.stored import write_report
     from memfast.selection import Subspace
     from memfast.sharing import card
     from memfast.sharing.formats import save_as
@@ -116,9 +120,14 @@ def compact(
     summary |= {"attention": kernel} | ({"warning": note} if note else {})
     if about := inputs(reference=known):
         summary |= {"inputs": about}
-    save_as(
-        pipeline, out, format, overwrite=overwrite, card=readme, summary=summary, variant=variant
-    )
+    named = {"reference": known if isinstance(known, PromptSet) else None}
+
+    def add(folder: Path) -> None:
+        atomic_write_json(folder / "summary.json", summary)
+        note_provenance(folder, "compact", {"result": (out.name, pipeline)}, named, seed)
+        write_report(folder)
+
+    save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
     finish(out, "compacted", summary)
     typer.echo(card.NOTICE)
 

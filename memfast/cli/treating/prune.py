@@ -20,12 +20,14 @@ def prune(
 ) -> None:
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
+    from memfast.cli.provenance import note_provenance
     from memfast.files import atomic_write_json
     from memfast.pipelines.loading import denoiser_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.removing.compensation import check_compensation
     from memfast.removing.masking import check_subspace
     from memfast.removing.masking import prune as run
+    from memfast.report.stored import write_report
     from memfast.selection import Subspace
 
     check_room(out, overwrite)
@@ -47,6 +49,8 @@ def prune(
 
     def add(folder: Path) -> None:
         atomic_write_json(folder / "summary.json", summary)
+        note_provenance(folder, "prune", {"result": (out.name, pipeline)})
+        write_report(folder)
 
     save_pipeline(pipeline, out, overwrite, add)
     finish(out, "pruned", summary)

@@ -1,9 +1,10 @@
 """memfast repair MODEL --original ORIGINAL --reference F [--memorized F] --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
@@ -53,15 +54,17 @@ def repair(
     """
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, progress
+    from memfast.cli.provenance import note_provenance
     from memfast.files import atomic_write_json, held
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
+    from memfast.processes.stopping import keeping
     from memfast.prompts import inputs, open_list
     from memfast.repairing.checkpoint import delete_checkpoint, steps_in
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
-    from memfast.stopping import keeping
+    from memfast.report.stored import write_report
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -117,13 +120,16 @@ def repair(
                 "notes": list(repaired.notes),
             }
         neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
+        named = {"reference": sets[0], "memorized": sets[1]}
+        models = {"result": (out.name, result), "original": (original, first)}
         summary = {"model": shown_name(model), "original": shown_name(original)}
         summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
-        summary |= {"settings": settings.as_dict()}
-        summary |= {"inputs": inputs(reference=sets[0], memorized=sets[1])}
+        summary |= {"settings": settings.as_dict(), "inputs": inputs(**named)}
 
         def add(folder: Path) -> None:
             atomic_write_json(folder / "summary.json", summary)
+            note_provenance(folder, "repair", models, named, seed)
+            write_report(folder)
 
         save_pipeline(result, out, overwrite, add)
         for left in checkpoints:

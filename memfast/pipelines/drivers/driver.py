@@ -20,6 +20,7 @@ from memfast.pipelines.drivers.paths import Latents, Times, several
 from memfast.pipelines.drivers.reading import Reader
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule, Wanted
+from memfast.precision import wide
 
 
 class Driver(Kind):
@@ -142,8 +143,9 @@ class Driver(Kind):
         return None
 
     def _predicted(self, latents: Latents, time: Times, conditioning: Conditioning) -> Latents:
-        """`predict` in one call of the denoiser."""
-        arguments = self.arguments(latents, time, conditioning)
+        """`predict` in one call of the denoiser, in its dtype."""
+        told = conditioning.cast(self.dtype, self.own)
+        arguments = self.arguments(latents.to(self.dtype), time, told)
         return self.raw(self.denoising(time)(**nested(arguments), return_dict=False)[0])
 
     def arguments(self, latents: Latents, time: Times, conditioning: Conditioning) -> Arguments:
@@ -167,9 +169,10 @@ class Driver(Kind):
     def loss(
         self, clean: Latents, conditioning: Conditioning, noise: Latents, time: Times
     ) -> Float[Tensor, " images"]:
-        """Mean squared error of the prediction, per image. Differentiable."""
+        """Mean squared error of the prediction, per image, in float32. Differentiable."""
         output = self.predict(self.path.add(clean, noise, time), time, conditioning)
-        return (output - self.path.target(clean, noise, time)).square().flatten(1).mean(1)
+        error = wide(output) - wide(self.path.target(clean, noise, time))
+        return error.square().flatten(1).mean(1)
 
     # ------------------------------------------------------------------ pictures
 
