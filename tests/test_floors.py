@@ -12,7 +12,7 @@ from memfast import __all__ as PUBLIC
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "files", "limits", "progress", "prompts", "version"},
+    {"errors", "files", "limits", "progress", "prompts", "stopping", "version", "workers"},
     {"overlap", "scores", "selection", "statistics"},
     {"blocks", "images"},
     {"pipelines"},

@@ -73,9 +73,8 @@ def attack_cases(
     Raises InputError for an unknown start, and when no caption has a training image.
     """
     settings = settings or AttackSettings()
-    for start in starts:
-        if start not in STARTS:
-            raise InputError(f"starts: {start!r} is none of {', '.join(STARTS)}")
+    if not starts or not set(starts) <= set(STARTS):
+        raise InputError(f"starts {', '.join(starts)}: must be of {', '.join(STARTS)}")
     if not any(len(case.images) for case in cases.cases):
         raise InputError("attack: no caption has a training image to search for")
     cases, targets = cases.first_images()

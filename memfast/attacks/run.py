@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -15,7 +15,7 @@ from memfast.measuring.extraction import Extraction, extract
 from memfast.measuring.instruments import check_images, instruments
 from memfast.measuring.similarity import Toolbox, metric_facts
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.schedule import Wanted
+from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
@@ -60,7 +60,6 @@ def attack(
     memorized: PromptSet,
     reference: PromptSet,
     *,
-    schedule: Wanted = None,
     starts: Sequence[str] = ("prompt", "noise", "another"),
     settings: AttackSettings | None = None,
     seeds: int = 3,
@@ -69,16 +68,17 @@ def attack(
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     stage: Stage = silent,
+    **asked: Unpack[Request],
 ) -> AttackReport:
     """Attack the memorized images and, as control, as many of the reference captions' images.
 
     Also tried: paraphrases, the words nearest to the embeddings found, and, with
-    `extraction_seeds`, Carlini's extraction with so many seeds a caption.
+    `extraction_seeds`, Carlini's extraction with so many seeds a caption. asked: see Request.
     """
     settings = settings or AttackSettings()
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **asked)
     tools, _, missing = instruments(metrics, weights, None)
-    schedule = driver.schedule(schedule)
+    schedule = driver.schedule()
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, len(ours))
@@ -125,7 +125,7 @@ def attack(
         progress = stage("extraction", len(ours) * extraction_seeds)
         extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))
     facts = {
-        **schedule.as_dict(),
+        **driver.request(schedule),
         "starts": list(starts),
         "steps": list(settings.steps),
         "draws": settings.draws,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from memfast.auditing.results import (
     write_table,
 )
 from memfast.auditing.storing import manifest
-from memfast.auditing.verifying import OTHERS, Verified, verify, write_pictures
-from memfast.files import atomic_write_json
+from memfast.auditing.verifying import OTHERS, Verified, pictures_of, verify
+from memfast.errors import writing
+from memfast.files import Run, atomic_write, atomic_write_json, atomic_write_text
+from memfast.pipelines.identity import versions
 from memfast.progress import Stage
+from memfast.prompts import inputs
 from memfast.statistics import NeuronStatistics
 
 
@@ -44,7 +48,7 @@ class Outcome:
 
 
 def finish(
-    out: Path,
+    run: Run,
     audited: Audited,
     calibration: Calibration,
     speed: dict[str, int | float] | None = None,
@@ -52,9 +56,10 @@ def finish(
     """Write scores.parquet, flagged.csv, statistics.safetensors and summary.json from the blocks.
 
     All but the throughput in the summary are the same bits for any way the blocks came about.
+    Raises InputError, with the line, where the list is not what was audited.
     """
-    found = manifest.read(out)
-    blocks, index = manifest.blocks(out), audited.index
+    out, found = run.folder, run.read()
+    blocks, index = manifest.blocks(run, calibration.digest), audited.index
     decision, likeness = found["decision"], likeness_of(found["reference"])
     result = Result.of(blocks, calibration, index, decision["score"])
     footings = {
@@ -63,15 +68,19 @@ def finish(
     }
     rests = footings[result.score]
     result = replace(result, threshold=rests.threshold)
-    write_table(out / "scores.parquet", audited.prompts, result)
-    flagged = suspicious(audited.prompts, result, result.flagged)
+    write_table(out / "scores.parquet", audited, result)
+    flagged = suspicious(audited, result, result.flagged)
     write_flagged(out / "flagged.csv", flagged, result.score)
+    if audited.rejected:
+        atomic_write_text(out / "rejected.jsonl", audited.rejected)
+    else:
+        (out / "rejected.jsonl").unlink(missing_ok=True)
     NeuronStatistics(merged_moments(blocks), _header(found)).save(out / "statistics.safetensors")
-    labelled = Labelled.of(audited.prompts, frozenset(calibration.seen))
+    labelled = Labelled.of(audited, frozenset(calibration.seen))
     summary = {
         "prompts": index.prompts,
         "texts": index.texts,
-        "rejected": len(audited.rejected.rows),
+        "rejected": len(audited.rejected.splitlines()),
         "truncated": int(result.truncated.sum()),
         "not_finite": int((~np.isfinite(result.values)).any(1).sum()),
         "flagged": int(result.flagged.sum()),
@@ -85,6 +94,8 @@ def finish(
         "footing": rests.as_dict(),
         "thresholds": {name: each.threshold for name, each in footings.items()},
         "reference": found["reference"],
+        "made_on": blocks.made_on(),
+        "inputs": {**inputs(prompts=audited.prompts), **found["inputs"]},
         "detection": {column: labelled.figures(result, column) for column in result.columns},
         **(speed or {}),
     }
@@ -93,6 +104,7 @@ def finish(
 
 
 def second_look(
+    run: Run,
     outcome: Outcome,
     audited: Audited,
     pipeline: DiffusionPipeline,
@@ -107,12 +119,17 @@ def second_look(
     rank, count = outcome.result.rank_of_texts(index), math.ceil(share * texts)
     usual = np.union1d(_spaced(1, count), _spaced(texts // 2 + 1, texts))
     rows, others = (
-        suspicious(audited.prompts, outcome.result, chosen)
+        suspicious(audited, outcome.result, chosen)
         for chosen in (rank <= count, np.isin(rank, usual))
     )
     advance = stage("verifying", len(rows) * seeds + len(others))
     verified = list(verify(pipeline, rows, others, seeds, settings, advance))
-    write_pictures(outcome.folder / "pictures", verified)
+    pictures = pictures_of(verified)
+    run.ledger.add(*pictures)
+    with writing(run.folder):
+        for name, image in pictures.items():
+            (run.folder / name).parent.mkdir(exist_ok=True)
+            atomic_write(run.folder / name, partial(image.save, format="PNG"))
     atomic_write_json(outcome.folder / "verified.json", [item.figures() for item in verified])
     summary = outcome.summary | {
         "verified": len(verified),
@@ -120,6 +137,8 @@ def second_look(
         "with_training_image": sum(item.matches_training is not None for item in verified),
         "matches_training": sum(item.matches_training is True for item in verified),
     }
+    if notes := [f"{item.id}: {item.note}" for item in verified if item.note]:
+        summary["notes"] = notes
     atomic_write_json(outcome.folder / "summary.json", summary)
     return replace(outcome, summary=summary, verified=verified)
 
@@ -143,6 +162,6 @@ def _header(found: dict[str, Any]) -> dict[str, Any]:
         "row_normalised": False,
         "prompts": identity["texts"],
         "prompts_digest": [identity["prompts"]],
-        "versions": identity["versions"],
+        "versions": versions(),
         "settings": settings,
     }

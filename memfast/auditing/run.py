@@ -1,5 +1,7 @@
 """audit: open or resume a folder, calibrate, compute what is missing. merge: write the results."""
 
+import logging
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +30,17 @@ from memfast.auditing.outcome import Outcome, finish, second_look
 from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
-from memfast.errors import InputError
+from memfast.errors import InputError, writing
+from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.identity import fingerprint, versions
+from memfast.pipelines.identity import fingerprint, made_on
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
+from memfast.stopping import keeping
+
+BYTES = 36  # of a block, for each neuron: see Moments
+_log = logging.getLogger("memfast")
 
 
 def audit(
@@ -80,12 +87,14 @@ def audit(
     name = str(model) if isinstance(model, str | Path) else None
     if name is None and engine != "local":
         raise InputError(f"model: engine {engine!r} loads it elsewhere; give its folder or hub id")
+    try_out(out / manifest.NAME)
     audited = Audited.open(prompts, column, max_rejected)
-    examples = Examples.of(reference, memorized, audited.prompts)
+    examples = Examples.of(reference, memorized, audited)
     pipeline: Any = open_model(name, settings, attention) if name else model
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **settings.request)
     settings = _as_loaded(settings, driver)
-    located = None if subspace is None else located_neurons(subspace, ffn_sites(driver.model))
+    sites = ffn_sites(driver.model)
+    located = None if subspace is None else located_neurons(subspace, sites)
     identity = {
         "model": fingerprint(driver.model),
         "settings": settings.as_dict(),
@@ -94,12 +103,7 @@ def audit(
         "texts": audited.index.texts,
         **examples.digests(),
         "subspace": mask_digest(located),
-        "attention": attention,
-        "versions": versions(),
     }
-    manifest.open_folder(out, identity, overwrite)
-    audited.rejected.write(out / "rejected.jsonl")
-
     job = Job(
         settings,
         model=name,
@@ -109,31 +113,31 @@ def audit(
         workers=workers,
         address=address,
     )
-    calibration = _calibration(out, job, names, examples, located, stage)
-    job = replace(job, calibration=calibration)
-    manifest.update(
-        out,
-        prompts={"path": audited.path, "column": audited.column},
-        reference=_about(driver, examples, audited, calibration, score, fpr),
-        memorized=len(examples.memorized),
-        decision={"score": score, "fpr": fpr},
-    )
-    blocks = manifest.blocks(out)
-    speed = _compute(job, blocks, audited, engine, shard or (0, 1), stage)
-    if shard is not None:
-        return None
-    outcome = finish(out, audited, calibration, speed)
-    if not verify:
-        return outcome
-    return second_look(
-        outcome,
-        audited,
-        pipeline,
-        settings,
-        verify,
-        verify_seeds,
-        stage,
-    )
+    with manifest.opened(out, shared=shard is not None and not overwrite) as run:
+        run.begin(identity, overwrite)
+        run.ledger.add(manifest.CALIBRATION, *manifest.RESULTS)
+        calibration = _calibration(run, job, names, examples, located, stage)
+        job = replace(job, calibration=calibration)
+        run.update(
+            prompts={"path": audited.path and _relative(audited.path, out), "column": column},
+            inputs=examples.told,
+            reference=_about(driver, examples, audited, calibration, score, fpr),
+            memorized=len(examples.memorized),
+            decision={"score": score, "fpr": fpr},
+        )
+        blocks = manifest.blocks(run, calibration.digest)
+        machine = made_on(driver.model) | {"threads": settings.threads}
+        _tell_of_other_machines(blocks, machine)
+        first, step = shard or (0, 1)
+        missing = blocks.missing(range(first, blocks.count, step))
+        try_out(blocks.folder, len(missing) * BYTES * sum(sites.values()))
+        speed = _compute(run, job, blocks, missing, audited, engine, stage)
+        if shard is not None:
+            return None
+        outcome = finish(run, audited, calibration, speed)
+        if not verify:
+            return outcome
+        return second_look(run, outcome, audited, pipeline, settings, verify, verify_seeds, stage)
 
 
 def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:
@@ -143,20 +147,30 @@ def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:
     Raises InputError while blocks are missing, and for prompts other than the audited ones.
     """
     out = Path(out)
-    found = manifest.read(out)
-    source = prompts if prompts is not None else found["prompts"]["path"]
-    if source is None:
-        raise InputError(f"{out}: its prompts came from no file; pass them")
-    audited = Audited.open(source, found["prompts"]["column"], max_rejected=2**62)
-    if audited.index.digest != found["identity"]["prompts"]:
-        raise InputError(f"{source}: its prompts are not those that {out} was made with")
-    missing = manifest.blocks(out).missing()
-    if missing:
-        raise InputError(
-            f"{out}: {len(missing)} blocks are missing (the first is {missing[0]}): "
-            "run the same audit again, without --shard or with the missing ones"
-        )
-    return finish(out, audited, Calibration.load(out / manifest.CALIBRATION))
+    manifest.check_audit(out)
+    with manifest.opened(out) as run:
+        found = run.read()
+        source = prompts
+        if source is None:
+            if found["prompts"]["path"] is None:
+                raise InputError(f"{out}: its prompts came from no file; pass them")
+            source = out / found["prompts"]["path"]
+        audited = Audited.open(source, found["prompts"]["column"], max_rejected=2**62)
+        if audited.index.digest != found["identity"]["prompts"]:
+            raise InputError(f"{source}: its prompts are not those that {out} was made with")
+        calibration = Calibration.load(out / manifest.CALIBRATION, run.hash)
+        missing = manifest.blocks(run, calibration.digest).missing()
+        if missing:
+            raise InputError(
+                f"{out}: {len(missing)} blocks are missing (the first is {missing[0]}): "
+                "run the same audit again, without --shard or with the missing ones"
+            )
+        return finish(run, audited, calibration)
+
+
+def _relative(path: Path, out: Path) -> str:
+    """What a file is called from the audit's folder."""
+    return os.path.relpath(path.resolve(), out.resolve())
 
 
 def _check(
@@ -188,9 +202,7 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
     """The settings with the pipeline's own schedule, and the dtype, device and number of threads
     that are in use."""
     parameter = next(driver.model.parameters())
-    schedule = driver.schedule(
-        num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale
-    )
+    schedule = driver.schedule()
     return replace(
         settings,
         **schedule.as_dict(),
@@ -201,19 +213,35 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
     )
 
 
-def _calibration(
-    out: Path, job: Job, names: list[str], examples: Examples, located: Any, stage: Stage
-) -> Calibration:
-    """The folder's calibration, made now if it is not there."""
-    path = out / manifest.CALIBRATION
-    if not path.exists():
-        with job.worker() as worker:
-            texts = len(examples.reference) + len(examples.memorized)
-            made = calibrate(
-                worker, names, examples, located=located, progress=stage("calibrating", texts)
+def _tell_of_other_machines(blocks: Blocks, now: dict[str, Any]) -> None:
+    """Warn where what is there was made on another machine than the rest will be."""
+    for machine in blocks.made_on():
+        made = machine.pop("blocks")
+        if machine != now:
+            _log.warning(
+                f"{blocks.folder}: {made} blocks are of another machine "
+                f"({first_difference(machine, now)}): their scores differ in the last bits at most"
             )
-        made.save(path)
-    return Calibration.load(path)
+
+
+def _calibration(
+    run: Run, job: Job, names: list[str], examples: Examples, located: Any, stage: Stage
+) -> Calibration:
+    """The folder's calibration, made now if it is not there or cannot be used."""
+    path = run.folder / manifest.CALIBRATION
+    if path.exists():
+        try:
+            return Calibration.load(path, run.hash)
+        except InputError as error:
+            _log.warning("%s; it is made again", error)
+            path.unlink()
+    with job.worker() as worker:
+        texts = len(examples.reference) + len(examples.memorized)
+        made = calibrate(
+            worker, names, examples, located=located, progress=stage("calibrating", texts)
+        )
+    made.save(path, run.hash)
+    return Calibration.load(path, run.hash)
 
 
 def _about(
@@ -228,18 +256,27 @@ def _about(
     found = {"prompts": len(examples.reference), "own": examples.own}
     if examples.own:
         return found
-    listed, scores = sample(audited.prompts, COMPARED), calibration.column(score).numpy()
-    likeness = Likeness.of(driver, listed, examples.reference, scores, fpr)
+    listed, scores = sample(audited, COMPARED), calibration.column(score).numpy()
+    texts, references = ([p.text for p in part] for part in (listed, examples.reference))
+    likeness = Likeness.of(driver, texts, references, scores, fpr)
     return found | {"likeness": likeness.as_dict()}
 
 
 def _compute(
-    job: Job, blocks: Blocks, audited: Audited, engine: str, shard: tuple[int, int], stage: Stage
+    run: Run,
+    job: Job,
+    blocks: Blocks,
+    missing: list[int],
+    audited: Audited,
+    engine: str,
+    stage: Stage,
 ) -> dict[str, int | float]:
-    """Compute the shard's missing blocks; returns how fast that went, {} if there were none."""
-    missing = [number for number in blocks.missing() if number % shard[1] == shard[0]]
+    """Compute the missing blocks; returns how fast that went, {} if there were none."""
     if not missing:
         return {}
+    run.ledger.add(*(f"{blocks.folder.name}/{blocks.path(number).name}" for number in missing))
+    with writing(blocks.folder):
+        blocks.folder.mkdir(exist_ok=True)
     advance = stage("auditing", sum(blocks.size(number) for number in missing))
     started, texts = time.perf_counter(), 0
 
@@ -249,7 +286,8 @@ def _compute(
         texts += len(block.truncated)
         advance(len(block.truncated))
 
-    ENGINES[engine](job, blocks.texts(audited.prompts, audited.index, set(missing)), done)
+    with keeping(lambda: f"{blocks.written} of {blocks.count} blocks"):
+        ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
     seconds = time.perf_counter() - started
     rows = PROBES[job.settings.probe].rows(job.settings) * job.settings.noises
     return {

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +15,14 @@ from torch import Tensor
 
 from memfast.auditing.looking.settings import Settings
 from memfast.errors import InputError
+from memfast.images import without_place
 from memfast.measuring.distances import l2_ratio, ssim, tiled_l2
 from memfast.measuring.extraction import Cliques
 from memfast.measuring.similarity import METRICS
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.pictures import picture
+from memfast.prompts import Prompt
 from memfast.prompts.groups import near_duplicates
 
 TEXTS_A_BATCH = 16
@@ -48,7 +49,7 @@ class Verified:
     seeds_agree: half of the seeds or more, and at least two, make one picture that other captions
     do not make (spread below 0.5); None where there are fewer than 4 of these. matches_training:
     an image with SSIM above 0.6 and a ratio below 0.5; None without a training image.
-    images: [seeds, 3, height, width] in [0, 1].
+    images: [seeds, 3, height, width] in [0, 1]. note: why its training image could not be used.
     """
 
     rank: int
@@ -64,6 +65,7 @@ class Verified:
     matches_training: bool | None
     images: Float[Tensor, "seeds 3 height width"] = field(repr=False)
     own: Float[Tensor, "3 height width"] | None = field(repr=False)
+    note: str | None = None
 
     def figures(self) -> dict[str, Any]:
         """All but the pictures."""
@@ -79,12 +81,13 @@ def verify(
     settings: Settings,
     progress: Callable[[int], None],
 ) -> Iterator[Verified]:
-    """Generate `seeds` images for each row (rank, id, prompt, image) and compare them, with one
+    """Generate `seeds` images for each row (rank, id, prompt, asked) and compare them, with one
     another and with an image of each of the `others`.
 
-    An image depends on its prompt's id, the seed and the settings' schedule and guidance alone.
+    An image depends on its prompt's id, the seed (the prompt's own, where it has one) and the
+    settings' schedule and guidance alone.
     """
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **settings.request)
     made = _batches(driver, others, 1, settings, progress)
     usual = [(other, images[0]) for other, images in made]
     twins = _twins([*rows, *others])
@@ -97,12 +100,12 @@ def _twins(rows: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
     """Of each text, those that may well share its picture: near-duplicates, and captions of the
     same training image."""
     texts = [row["prompt"] for row in rows]
-    of_image: dict[str, set[str]] = {}
+    of_image: dict[str | None, set[str]] = {}
     for row in rows:
-        of_image.setdefault(row["image"], set()).add(row["prompt"])
+        of_image.setdefault(row["asked"].image, set()).add(row["prompt"])
     found = {row["prompt"]: {row["prompt"]} for row in rows}
     for row in rows:
-        found[row["prompt"]] |= of_image[row["image"]] if row["image"] else set()
+        found[row["prompt"]] |= of_image[row["asked"].image] if row["asked"].image else set()
     for first, second in near_duplicates(texts):
         found[texts[first]].add(texts[second])
         found[texts[second]].add(texts[first])
@@ -120,10 +123,16 @@ def _batches(
     for start in range(0, len(rows), TEXTS_A_BATCH):
         batch = rows[start : start + TEXTS_A_BATCH]
         conditioning = driver.encode([row["prompt"] for row in batch])
-        ids = [row["id"] for row in batch]
+        asked: list[Prompt] = [row["asked"] for row in batch]
         images = [
-            driver.generate(conditioning, ids, settings.seed + seed, settings.schedule)
-            for seed in range(seeds)
+            driver.generate(
+                conditioning,
+                [prompt.id for prompt in asked],
+                settings.seed + number,
+                settings.schedule,
+                seeds=[prompt.noise_seed(settings.seed, number) for prompt in asked],
+            )
+            for number in range(seeds)
         ]
         yield from zip(batch, torch.stack(images, 1).float().cpu(), strict=True)
         progress(len(batch) * seeds)
@@ -134,7 +143,7 @@ def compare(row: dict[str, Any], images: Seeds, others: Others) -> Verified:
     cliques = Cliques(size=len(images))
     cliques.add(images)
     first, second = zip(*combinations(range(len(images)), 2), strict=True)
-    own = _training_image(row["image"], images.shape[-2:]) if row["image"] else None
+    own, note = _training_image(row["asked"], images.shape[-2:])
     near = None if own is None else own.expand_as(images)
     known = len(others) >= FEWEST_OTHERS
     spread = _spread(cliques.kept, others) if known else None
@@ -157,6 +166,7 @@ def compare(row: dict[str, Any], images: Seeds, others: Others) -> Verified:
         else bool(((matched > SSIM) & (True if ratio is None else ratio < NEARER)).any()),
         images=images,
         own=own,
+        note=note,
     )
 
 
@@ -169,18 +179,22 @@ def _spread(clique: Seeds, others: Others) -> float:
     return float(torch.cat(pairs).mean() / away.quantile(0.1).clamp(min=1e-12))
 
 
-def write_pictures(folder: Path, verified: Sequence[Verified]) -> None:
-    """RANK-SEED.png of every image."""
-    folder.mkdir(exist_ok=True)
-    for item in verified:
-        for seed, image in enumerate(item.images):
-            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(folder / f"{item.rank:06d}-{seed}.png")
+def pictures_of(verified: Sequence[Verified]) -> dict[str, Image.Image]:
+    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png."""
+    return {
+        f"pictures/{item.rank:06d}-{seed}.png": Image.fromarray(
+            (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        )
+        for item in verified
+        for seed, image in enumerate(item.images)
+    }
 
 
-def _training_image(path: str, size: torch.Size) -> Tensor | None:
-    """The picture at `path` in [0, 1], cropped and scaled; None when it is no readable file."""
+def _training_image(prompt: Prompt, size: torch.Size) -> tuple[Tensor | None, str | None]:
+    """The prompt's picture in [0, 1], cropped and scaled, or why there is none."""
+    if prompt.image is None:
+        return None, None
     try:
-        return picture(path, (size[0], size[1]))
-    except InputError:
-        return None
+        return picture(prompt.image, (size[0], size[1])), None
+    except InputError as error:
+        return None, without_place(error, prompt.image)

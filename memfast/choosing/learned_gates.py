@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +18,7 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
+from memfast.pipelines.schedule import Request
 from memfast.prompts import PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -42,10 +44,9 @@ def learn_gates(
     reference: PromptSet | Sequence[str],
     *,
     pull: Pull | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [1, neurons] of one learnt gate each, 0 closed to 1 open, quantity "gate".
 
@@ -56,11 +57,9 @@ def learn_gates(
     """
     pull = pull or Pull()
     memorized, reference = PromptSet.of(memorized), PromptSet.of(reference)
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
-    known = collect_sensitivity(pipeline, reference, strata=4, seed=seed, **schedule.as_dict())
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
+    known = collect_sensitivity(pipeline, reference, strata=4, seed=seed, **asked)
     settings = Settings(1, schedule, seed)
     sites = find_sites(driver.model)
     sets = []

@@ -2,6 +2,7 @@
 
 import typer
 
+from memfast.cli.command import Command
 from memfast.cli.finding import audit, collect, families, locate, merge
 from memfast.cli.proving import attack, demo, evaluate
 from memfast.cli.treating import compact, prune, repair
@@ -26,4 +27,4 @@ COMMANDS = {
     "merge": merge.merge,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)

@@ -9,19 +9,32 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from memfast.errors import printable
 from memfast.files import atomic_write_json
 
-console = Console()
+
+class PlainConsole(Console):
+    """What is printed is data: nothing in it is markup, nor steers the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **how)
+
+
+console = PlainConsole()
 
 
 class Bar:
-    """Progress of one command over its named stages."""
+    """Progress of one command over its named stages; nothing is shown before the first."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
 
     def stage(self, label: str, total: int) -> "Advance":
         """A new bar; call the result with the number of units done."""
+        self._progress.start()
         return Advance(self._progress, self._progress.add_task(label, total=total))
 
 
@@ -37,13 +50,17 @@ class Advance:
 def progress() -> Iterator[Bar]:
     """A progress display on stderr for the duration of a command."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as display:
+    display = Progress(*columns, console=Console(stderr=True))
+    try:
         yield Bar(display)
+    finally:
+        if display.live.is_started:  # else it would print an empty line
+            display.stop()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -62,13 +79,20 @@ def format_figure(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return printable(str(value))
 
 
 def finish(out: Path, title: str, summary: Mapping[str, Any]) -> None:
-    """Write `summary` in the folder (or beside the file) `out`, and print its plain figures."""
-    path = out / "summary.json" if out.is_dir() else out.with_name(f"{out.stem}.summary.json")
-    atomic_write_json(path, dict(summary))
+    """Write `summary` beside the file `out` (in a folder it was written with it), and print its
+    plain figures."""
+    path = out / "summary.json" if out.is_dir() else summary_beside(out)
+    if not out.is_dir():
+        atomic_write_json(path, dict(summary))
     plain = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
     show_table(title, ("figure", "value"), plain.items())
     console.print(f"wrote {out} and {path}", highlight=False, soft_wrap=True)
+
+
+def summary_beside(out: Path) -> Path:
+    """Where the summary of a single file goes."""
+    return out.with_name(f"{out.stem}.summary.json")

@@ -14,6 +14,7 @@ from memfast.measuring.rates import Interval, mean_interval, verdict
 from memfast.measuring.replication import hits
 from memfast.measuring.similarity import METRICS
 
+LINE = ("method", "setting", "repeat", "id", "metric", "score", "copy")  # of scores.csv
 HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
 
 

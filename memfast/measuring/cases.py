@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from jaxtyping import Float
@@ -53,6 +54,13 @@ class Cases:
     def groups(self) -> list[int]:
         """A duplicate group for each caption."""
         return [case.group for case in self.cases]
+
+    @property
+    def digest(self) -> str:
+        """Identifies captions, their training images and their groups."""
+        total = sha256(repr((self.ids, self.texts, self.groups)).encode())
+        total.update(self.training_images().numpy().tobytes())
+        return total.hexdigest()[:32]
 
     def training_images(self) -> Float[Tensor, "images 3 height width"]:
         """All training images, one after another."""

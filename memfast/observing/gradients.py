@@ -1,7 +1,7 @@
 """collect_gradients: how much the denoising loss of each prompt depends on each neuron."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,6 +18,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
+from memfast.pipelines.schedule import Request
 from memfast.prompts import Prompt, PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -27,27 +28,24 @@ def collect_gradients(
     prompts: PromptSet | Sequence[str | Prompt],
     *,
     steps: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] over prompts of activation · gradient of the denoising loss.
 
     Each prompt counts once: with the sum over its token rows of H · dL/dH, which is the first-order
     change of its loss L (`Driver.loss`) when the neuron is removed. The image is the prompt's
     training image where it names a file, else what the model generates for it; it is noised to the
-    first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps and
-    guidance as in `collect`.
+    first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps,
+    guidance and size as in `collect`.
     Prompts whose gradients are not finite are left out and listed in `.skipped`.
     Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
     driver knows.
     """
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
     steps = first_steps(schedule) if steps is None else steps
     settings = Settings(steps, schedule, seed)
     prompts = PromptSet.of(prompts)

@@ -7,6 +7,7 @@ What reference prompts are not sensitive to may be removed, whatever else used i
 """
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -25,6 +26,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
+from memfast.pipelines.schedule import Request
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
@@ -38,18 +40,17 @@ def collect_sensitivity(
     prompts: PromptSet | Sequence[str],
     *,
     strata: int = 8,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     by: str = "gradient",
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [strata, neurons], over prompts, of d(v · output)/d gate; stratum 0 is noisiest.
 
     The image is the prompt's training image where it names a file, else what the model makes of it
-    (with `num_inference_steps` and `guidance_scale`): no data set is needed. Each prompt gets one
-    noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
+    (with its own steps, guidance and size unless `asked`): no data set is needed. Each prompt gets
+    one noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
@@ -61,10 +62,8 @@ def collect_sensitivity(
     prompts = PromptSet.of(prompts)
     if len(prompts) == 0:
         raise InputError("prompts: there are none")
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
     settings = Settings(1, schedule, seed)
     sites = find_sites(driver.model)
     width = 2 * sum(site.neurons for site in sites.values())

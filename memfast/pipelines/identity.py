@@ -107,6 +107,25 @@ def schedule_of(pipeline: DiffusionPipeline) -> dict[str, Any]:
     )
 
 
+def made_on(model: nn.Module) -> dict[str, Any]:
+    """What decides a result's last bits and nothing else of it: the device and dtype that `model`
+    has here and now, CPU threads, versions."""
+    first = next(model.parameters())
+    return {
+        "device": _named(first.device),
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        **versions(),
+    }
+
+
+def _named(device: torch.device) -> str:
+    """The device and, of a CUDA or ROCm one, its name."""
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else f"{device}"
+    )
+
+
 def versions() -> dict[str, Any]:
     """Of everything that shapes a result."""
     import diffusers

@@ -33,13 +33,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Material:
-    """All that objectives draw from. own: located captions with the pruned model's own images."""
+    """All that objectives draw from. own: located captions with the pruned model's own images.
+    digest: identifies the captions and pictures that were given."""
 
     settings: RepairSettings
     reference: Samples
     own: Samples | None
     pool: Pool | None
     empty: Conditioning  # without a caption: one row
+    digest: list[str | None]
 
 
 def reference(material: Material, student: Driver, step: int, source: torch.Generator) -> Rows:

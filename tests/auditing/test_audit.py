@@ -22,7 +22,7 @@ from memfast.errors import InputError
 from memfast.measuring.distances import ssim
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS, StableDiffusion
 from memfast.pipelines.drivers.table import driver_of
-from memfast.prompts import Prompt
+from memfast.prompts import Prompt, make_prompt
 from memfast.selection import Subspace
 from tests.auditing.conftest import REFERENCE, TEXTS, bits
 
@@ -91,9 +91,11 @@ def test_statistics_are_those_of_the_first_look(tiny_pipeline, lists, settings, 
     own = driver_of(tiny_pipeline).schedule().as_dict()
     with Worker(tiny_pipeline, replace(settings, **own)) as worker:
         for start in range(0, 20, 6):
-            for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
+            for rows, by_noise in worker.looks(
+                [make_prompt(text) for text in TEXTS[start : min(start + 6, 20)]]
+            ):
                 for looks in by_noise:
-                    expected = expected + looks[0].norms[: rows.stop - rows.start].square().sum(0)
+                    expected = expected + looks[0].norms[: len(rows)].square().sum(0)
     norms = torch.cat([found[site].l2_norm[0] for site in found])
     torch.testing.assert_close(norms.square(), expected, rtol=1e-5, atol=0)  # of float32 sums
 
@@ -362,7 +364,7 @@ def test_seeds_that_agree_make_what_other_captions_do_not() -> None:
     """A planted case: three images of four are one picture, the training image's."""
     random = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     images = torch.stack([random[0], random[0] + 0.01, random[1], random[0]]).clamp(0, 1)
-    row = {"rank": 1, "id": "x", "prompt": "x", "image": ""}
+    row = {"rank": 1, "id": "x", "prompt": "x", "asked": Prompt("x", "x")}
     others = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     found = compare(row, images, others)
     assert found.clique == 0.75
@@ -383,8 +385,31 @@ def test_an_image_matches_its_training_image(tmp_path: Path, nearest: int) -> No
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     pixels = (images[nearest] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(tmp_path / "own.png")
-    row = {"rank": 1, "id": "x", "prompt": "x", "image": str(tmp_path / "own.png")}
+    row = {
+        "rank": 1,
+        "id": "x",
+        "prompt": "x",
+        "asked": Prompt("x", "x", str(tmp_path / "own.png")),
+    }
     others = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     found = compare(row, images, others)
     assert (found.seeds_agree, found.matches_training) == (False, True)
     assert compare(row, others[:4], images[:nearest]).matches_training is False
+
+
+def test_another_machine_goes_on(tiny_pipeline, lists, settings, tmp_path, whole, caplog) -> None:
+    """Device, dtype and threads are told, and refuse nothing: the scores agree to rounding."""
+    out = tmp_path / "whole"
+    before = pq.read_table(out / "scores.parquet")["relative"].to_numpy()
+    (out / "blocks" / "block-000001.safetensors").unlink()
+    tiny_pipeline.unet.to(torch.float64)
+    tiny_pipeline.text_encoder.to(torch.float64)
+    other = replace(settings, threads=2)
+    outcome = audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=other)
+    assert outcome is not None
+    assert "blocks are of another machine (dtype was 'float32', now 'float64')" in caplog.text
+    machines = outcome.summary["made_on"]
+    assert [machine["dtype"] for machine in machines] == ["float32", "float64"]
+    assert [machine["threads"] for machine in machines] == [1, 2]
+    assert sum(machine["blocks"] for machine in machines) == len(list((out / "blocks").iterdir()))
+    np.testing.assert_allclose(pq.read_table(out / "scores.parquet")["relative"], before, rtol=1e-4)

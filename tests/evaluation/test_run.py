@@ -32,7 +32,7 @@ def test_a_planted_memory_is_found(tiny_pipeline, memorized_set, reference_set):
         tiny_pipeline,
         memorized_set,
         reference_set,
-        schedule=SCHEDULE,
+        **SCHEDULE,
         repeats=2,
         metrics=METRICS,
         features="efficientnet-lite0",
@@ -51,7 +51,7 @@ def test_an_untrained_model_has_none(tiny_pipeline, reference_set):
         tiny_pipeline,
         reference_set,
         reference_set,
-        schedule=SCHEDULE,
+        **SCHEDULE,
         repeats=1,
         metrics=METRICS,
         features=None,
@@ -67,7 +67,7 @@ def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, refer
         tiny_pipeline,
         memorized_set,
         reference_set,
-        schedule=SCHEDULE,
+        **SCHEDULE,
         starts=("prompt", "noise"),
         settings=AttackSettings((1, 2), draws=1),
         seeds=1,
@@ -105,7 +105,7 @@ def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, refer
         tiny_pipeline,
         memorized_set,
         reference_set,
-        schedule=SCHEDULE,
+        **SCHEDULE,
         heldout=PromptSet.of(["c dog", "a a b on", "blue", "red on red"]),
         methods=("neurons", "random-words"),
         repeats=2,
@@ -169,7 +169,7 @@ def test_a_model_made_beforehand(kind, tiny_pipeline, memorized_set, reference_s
         reference_set,
         original=tiny_pipeline,
         located=PromptSet.of([PLANTED]),
-        schedule=SCHEDULE,
+        **SCHEDULE,
         repeats=1,
         metrics=METRICS,
         features=None,
@@ -194,7 +194,7 @@ def test_located_captions_taint_their_group():
 def test_bad_input_is_named(tiny_pipeline, reference_set):
     def run(**settings):
         return evaluate(
-            tiny_pipeline, reference_set, reference_set, schedule=SCHEDULE, repeats=1, **settings
+            tiny_pipeline, reference_set, reference_set, **SCHEDULE, repeats=1, **settings
         )
 
     with pytest.raises(InputError, match="methods: 'magic' is none of none, random-words"):
@@ -204,13 +204,13 @@ def test_bad_input_is_named(tiny_pipeline, reference_set):
     with pytest.raises(InputError, match="weights: 'vgg' is none of sscd_disc_large"):
         run(weights={"vgg": "x"})
     with pytest.raises(InputError, match="starts: 'hope' is none of prompt, noise, another"):
-        attack(tiny_pipeline, reference_set, reference_set, schedule=SCHEDULE, starts=("hope",))
+        attack(tiny_pipeline, reference_set, reference_set, **SCHEDULE, starts=("hope",))
 
 
 def test_lists_without_images_are_refused(tiny_pipeline, reference_set):
     bare = PromptSet.of([Prompt("x", "a cat", "/no/such.png", line=3)], "list.csv")
     with pytest.raises(InputError, match=r"list\.csv: no training image can be used .*line 3"):
-        evaluate(tiny_pipeline, bare, reference_set, schedule=SCHEDULE, metrics=("ssim",))
+        evaluate(tiny_pipeline, bare, reference_set, **SCHEDULE, metrics=("ssim",))
 
 
 def write(folder, name, prompts):

@@ -3,18 +3,20 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from memfast.auditing.job import Job
 from memfast.auditing.looking.worker import Block
 from memfast.errors import InputError
+from memfast.prompts import Prompt
 
 RESTARTS = 20  # of each actor; then its block is given up and the run stops, resumable
 CPUS = 0.1  # of each actor: asking for whole ones stalls small machines
 
 
 def run_ray(
-    job: Job, work: Iterator[tuple[int, list[str]]], done: Callable[[int, Block], None]
+    job: Job, work: Iterator[tuple[int, list[Prompt]]], done: Callable[[int, Block], None]
 ) -> None:
     """Blocks over `job.workers` actors, one GPU each where the device is a GPU.
 
@@ -31,15 +33,15 @@ def run_ray(
     own = not ray.is_initialized()
     if own:
         ray.init(address=job.address, log_to_driver=False, logging_level=logging.ERROR)
+    device = job.settings.device.partition(":")[0]  # each actor sees its own GPU, as the first
+    job = replace(job.portable(), settings=replace(job.settings, device=device))
     options: dict[str, Any] = {
         "num_cpus": CPUS,
-        "num_gpus": 1 if job.settings.device.startswith("cuda") else 0,
+        "num_gpus": 1 if device in ("cuda", "xpu") else 0,
         "max_restarts": RESTARTS,
         "max_task_retries": RESTARTS,
     }
-    actors = [
-        ray.remote(Actor).options(**options).remote(job.portable()) for _ in range(job.workers)
-    ]
+    actors = [ray.remote(Actor).options(**options).remote(job) for _ in range(job.workers)]
     try:
         pool = ActorPool(actors)
         for item in work:
@@ -66,5 +68,5 @@ class Actor:
     def __init__(self, job: Job) -> None:
         self.job, self.worker = job, job.worker()
 
-    def compute(self, number: int, texts: list[str]) -> tuple[int, Block]:
-        return number, self.job.compute(self.worker, texts)
+    def compute(self, number: int, prompts: list[Prompt]) -> tuple[int, Block]:
+        return number, self.job.compute(self.worker, prompts)

@@ -1,7 +1,7 @@
 """memfast audit MODEL --prompts F --out DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
 
 
+@options.with_request
 def audit(
     model: options.Model,
     prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")],
@@ -44,23 +45,27 @@ def audit(
     column: options.Column = None,
     max_rejected: Annotated[int, typer.Option(min=0, help="Bad rows that are borne.")] = 1000,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Workers of engine ray.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=options.MOST_WORKERS, help="Workers of engine ray.")
+    ] = 1,
     address: Annotated[str | None, typer.Option(help="Ray cluster (default: a local one).")] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: blocks I, I+N, … only (I from 0); then `merge`.")
     ] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Texts a block.")] = 256,
     unit: Annotated[int, typer.Option(min=1, help="Prompts a call of the model; sets bits.")] = 8,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads (0: as torch); sets bits.")] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(min=0, max=options.MOST_WORKERS, help="CPU threads (0: as torch); sets bits."),
+    ] = 0,
     batch_size: options.BatchSize = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Find the prompts that the model replicates; resumable, shardable, one pass."""
     from memfast.auditing.looking.settings import Settings
@@ -81,7 +86,7 @@ def audit(
         threads=threads,
         dtype=dtype,
         device=device,
-        **options.schedule(num_inference_steps, guidance_scale),
+        **request,
     )
     part = None if shard is None else parse_shard(shard)
     with progress() as bar:
@@ -117,9 +122,12 @@ def audit(
 def parse_path(text: str) -> tuple[float, ...]:
     """The numbers of "0.6,0.3"."""
     try:
-        return tuple(float(level) for level in text.split(","))
+        levels = tuple(float(level) for level in text.split(","))
     except ValueError:
-        raise InputError(f"--path {text}: must be numbers with commas, such as 0.6,0.3") from None
+        levels = ()
+    if not all(0 < level < 1 for level in levels) or not levels:
+        raise InputError(f"--path {text}: must be numbers between 0 and 1, such as 0.6,0.3")
+    return levels
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,21 +1,20 @@
 """memfast collect MODEL --prompts F --out S.safetensors"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from memfast.cli import options
 
 
+@options.with_request
 def collect(
     model: options.Model,
     prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, json, jsonl, parquet, …")],
     out: options.OutFile,
     column: options.Column = None,
     steps: options.Steps = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     rows: Annotated[str, typer.Option(help="conditional or both.")] = "conditional",
     row_normalised: Annotated[
         bool, typer.Option("--row-normalised", help="Divide each row by its L2 norm (the paper).")
@@ -34,6 +33,7 @@ def collect(
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Run prompts once and write exact statistics of every feed-forward neuron."""
     from memfast.cli.console import finish, progress
@@ -49,7 +49,7 @@ def collect(
             pipeline,
             prompt_set,
             steps=steps,
-            **options.schedule(num_inference_steps, guidance_scale),
+            **request,
             seed=seed,
             batch_size=batch_size,
             rows=rows,

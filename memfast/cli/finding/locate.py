@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NULL = "null"  # as --reference: the empty prompt, once
 
 
+@options.with_request
 def locate(
     model: options.Model,
     reference: Annotated[
@@ -50,8 +51,6 @@ def locate(
     ] = False,
     subsets: Annotated[int, typer.Option(min=2, help="Disjoint sets, for --overlap.")] = 4,
     steps: options.Steps = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -59,6 +58,7 @@ def locate(
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Find the neurons (or weights) that memorized prompts use and reference prompts do not."""
     from memfast.choosing.locating import check_names
@@ -74,8 +74,7 @@ def locate(
     how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
     how |= {"over_steps": over_steps, "min_steps": min_steps}
     check_names(**how)
-    settings = {"steps": steps, "seed": seed, "batch_size": batch_size}
-    settings |= options.schedule(num_inference_steps, guidance_scale)
+    settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size, **request}
     collector = collector_for(rule, score)
     contrasts = RULES[rule].contrasts
     if memorized is None and (contrasts or rule == "gates"):
@@ -94,7 +93,7 @@ def locate(
             study = run_study(pipeline, sets, subsets, collector, settings, how, bar.stage)
         elif not contrasts:
             subspace, known = least_needed(
-                pipeline, sets, settings, how, max_damage, gate_steps, bar.stage
+                pipeline, sets, settings, request, how, max_damage, gate_steps, bar.stage
             )
         else:
             statistics = [

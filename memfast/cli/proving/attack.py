@@ -1,15 +1,18 @@
 """memfast attack MODEL --memorized F --out DIR"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from memfast.cli import options
-from memfast.cli.proving.evaluate import Draws, Limit, Metrics, Reference, Weights
+from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
+from memfast.cli.proving.evaluate import Draws, Metrics, Reference, Weights
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 
+@options.with_request
 def attack(
     model: options.Model,
     out: options.OutFolder,
@@ -28,50 +31,56 @@ def attack(
     extraction_seeds: Annotated[
         int, typer.Option(min=0, help="Also Carlini's extraction, so many seeds a caption.")
     ] = 0,
-    limit: Limit = None,
+    limit: CaptionsAndLimits = None,
+    max_rejected: MaxRejected = BORNE,
     metrics: Metrics = None,
     weights: Weights = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Search for embeddings that bring training images back, always beside a control."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import atomic_write_json, check_out, prepare_out
+    from memfast.files import atomic_write_json, check_replaceable, replace_folder
+    from memfast.prompts import inputs
     from memfast.report.evaluation import attack_page, attack_table
 
-    check_out(out, overwrite)
+    check_replaceable(out, "attack", overwrite)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
-    sets = lists(model, memorized, reference)
+    sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
         result = run(
             pipeline,
             *sets,
-            schedule=options.schedule(num_inference_steps, guidance_scale),
+            **request,
             starts=by_comma(starts),
             settings=settings,
             seeds=seeds,
-            limit=limit,
+            limit=captions(limit),
             extraction_seeds=extraction_seeds,
             metrics=by_comma(metrics) or None,
             weights=parse_weights(weights, model),
             stage=bar.stage,
         )
-    folder = prepare_out(out, overwrite)
-    atomic_write_json(folder / "summary.json", result.summary())
-    attack_page(result).write(folder / "report.html")
+    about = inputs(memorized=sets[0], reference=sets[1])
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        atomic_write_json(folder / "summary.json", result.summary() | {"inputs": about})
+        attack_page(result).write(folder / "report.html")
+
+    replace_folder(out, write, "attack", overwrite)
     show_table("brought back, with 95 % intervals", *attack_table(result))
     show_notes(result.notes)
-    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True)
+    console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
 
 
 def parse_steps(text: str) -> tuple[int, ...]:

@@ -200,23 +200,29 @@ class Driver(Kind):
         schedule: Wanted = None,
         *,
         batch_size: int = 48,
+        seeds: Sequence[int] | None = None,
     ) -> Images:
         """Images in [0, 1] by the pipeline's own run, told `conditioning` in place of a prompt.
 
-        An image depends on its conditioning, its id and the seed alone.
+        An image depends on its conditioning, its id and the seed alone. seeds: what seeds each
+        image's noise in their place.
         """
         schedule = self.schedule(schedule)
+        sources = (
+            [generator(i, seed) for i in ids]
+            if seeds is None
+            else [torch.Generator().manual_seed(own) for own in seeds]
+        )
         images = []
         for start in range(0, len(ids), batch_size):
             part = slice(start, start + batch_size)
-            images.append(self.decode(self._sampled(conditioning[part], ids[part], seed, schedule)))
+            images.append(self.decode(self._sampled(conditioning[part], sources[part], schedule)))
         return torch.cat(images)
 
     def _sampled(
-        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+        self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
     ) -> Latents:
         """The clean latents of one batch."""
-        sources = [generator(i, seed) for i in ids]
         noise = self.noise_of(sources)
         with watched(
             self.models,
@@ -224,12 +230,12 @@ class Driver(Kind):
         ):
             (latents, *_) = run(
                 self.pipeline,
-                prompt=[self.null] * len(ids),
+                prompt=[self.null] * len(sources),
                 latents=noise,
                 generator=sources,
                 output_type="latent",
                 return_dict=False,
-                **self.call(len(ids), schedule),
+                **self.call(len(sources), schedule),
             )
         return self.finished(latents)
 
