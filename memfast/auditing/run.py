@@ -228,12 +228,9 @@ def _about(
     found = {"prompts": len(examples.reference), "own": examples.own}
     if examples.own:
         return found
-    listed, known = (
-        [prompt.text for prompt in prompts]
-        for prompts in (sample(audited, COMPARED), examples.reference)
-    )
-    scores = calibration.column(score).numpy()
-    likeness = Likeness.of(driver, listed, known, scores, fpr)
+    listed, scores = sample(audited, COMPARED), calibration.column(score).numpy()
+    texts, references = ([p.text for p in part] for part in (listed, examples.reference))
+    likeness = Likeness.of(driver, texts, references, scores, fpr)
     return found | {"likeness": likeness.as_dict()}
 
 

@@ -100,7 +100,7 @@ def _twins(rows: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
     """Of each text, those that may well share its picture: near-duplicates, and captions of the
     same training image."""
     texts = [row["prompt"] for row in rows]
-    of_image: dict[str, set[str]] = {}
+    of_image: dict[str | None, set[str]] = {}
     for row in rows:
         of_image.setdefault(row["asked"].image, set()).add(row["prompt"])
     found = {row["prompt"]: {row["prompt"]} for row in rows}
