@@ -16,6 +16,8 @@ from memfast.auditing.looking.scores import SCORES, Baseline
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError
+from memfast.memory.free import release
+from memfast.memory.portions import ran_out
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import made_on
 
@@ -48,13 +50,13 @@ class Worker:
         self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
         self._stack = ExitStack()
         self.driver = driver_of(pipeline)
-        taps = self._stack.enter_context(tap(self.driver))
+        self.taps = self._stack.enter_context(tap(self.driver))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
         with torch.no_grad():
             self.scenes = [
-                Scene(self.driver, taps, self._noise(number), settings)
+                Scene(self.driver, self.taps, self._noise(number), settings)
                 for number in range(settings.noises)
             ]
 
@@ -98,15 +100,18 @@ class Worker:
                     rows = slice(done, min(done + size, total))
                     yield rows, looks
                     done = rows.stop
-            except torch.OutOfMemoryError as error:
+                continue
+            except Exception as error:
+                if not ran_out(error):
+                    raise
                 if self._units_at_once == 1:
                     raise InputError(
                         f"out of memory with {size} prompts a call, the least of "
                         "this audit; start another --out with a smaller --unit"
                     ) from error
-                self._units_at_once //= 2
-                if self.driver.device.type == "cuda":
-                    torch.cuda.empty_cache()
+            self._units_at_once //= 2
+            self.taps.clear()
+            release(self.driver.device)
 
     @torch.no_grad()
     def _units(self, prepared: Any) -> Iterator[list[list[Look]]]:
