@@ -103,6 +103,15 @@ class Ledger:
         return path
 
 
+def note_file(folder: Path, name: str) -> None:
+    """Note a file before it is written, in the ledger of a folder that has one, of any kind."""
+    path = folder / NAME
+    if path.is_file():
+        with reading(path):
+            first = path.read_text("utf-8", "surrogateescape").partition("\n")[0]
+        Ledger(folder, first.removeprefix(_FIRST)).add(name)
+
+
 def write_ledger(folder: Path, kind: str) -> None:
     """A ledger of everything that is in `folder`."""
     atomic_write_text(folder / NAME, f"{_FIRST}{kind}{_lines(sorted(_files(folder)))}")

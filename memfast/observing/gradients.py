@@ -43,8 +43,8 @@ def collect_gradients(
     first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps,
     guidance and size as in `collect`.
     Prompts whose gradients are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
     driver = driver_of(pipeline, **asked)
     schedule = driver.schedule()
@@ -58,10 +58,11 @@ def collect_gradients(
     width = sum(site.neurons for site in sites.values())
     state = Moments.empty(steps * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped: list[dict[str, Any]] = []
     small = sum(p.numel() for p in driver.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = clean_latents(driver, batch, schedule, seed)
+        clean = clean_latents(driver, batch, schedule, seed, notes)
         values = _of_batch(driver, sites, batch, clean, times, seed)  # [images, steps·neurons]
         for prompt, value in zip(batch, values, strict=True):
             if value.isfinite().all():
@@ -74,7 +75,7 @@ def collect_gradients(
             progress(len(batch))
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})
-    header = header_of(driver, settings, kept) | {"quantity": "gradient"}
+    header = header_of(driver, settings, kept) | {"quantity": "gradient", "notes": notes}
     return NeuronStatistics(moments, header, skipped)
 
 

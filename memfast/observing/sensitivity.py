@@ -55,8 +55,8 @@ def collect_sensitivity(
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
     if by not in METHODS:
         raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
@@ -70,10 +70,11 @@ def collect_sensitivity(
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped = []
     small = sum(p.numel() for p in driver.model.parameters()) < 1e8
     for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = clean_latents(driver, batch, schedule, seed)
+        clean = clean_latents(driver, batch, schedule, seed, notes)
         values = _of_batch(driver, sites, batch, clean, strata, seed, by)
         for prompt, value in zip(batch, values, strict=True):
             if value.isfinite().all():
@@ -90,6 +91,7 @@ def collect_sensitivity(
         "quantity": QUANTITY,
         "strata": strata,
         "by": by,
+        "notes": notes,
     }
     return NeuronStatistics(moments, header, skipped, norms)
 

@@ -23,7 +23,7 @@ def page(stored: Stored) -> Report:
     summary, folder = stored.summary, stored.folder
     page = Report("Audit", f"which of {summary['texts']:,} texts does the model replicate?", folder)
     looked = _second_look(stored)
-    footing = summary.get("footing") or _footing(summary)
+    footing = summary["footing"]
     page.verdict(TONES[footing["verdict"]], footing["verdict"], *footing["says"])
     page.figure("flagged", summary["flagged_texts"], f"of {summary['texts']:,} texts")
     error, value = footing["error"], footing["threshold"]
@@ -52,17 +52,6 @@ def page(stored: Stored) -> Report:
     page.facts("Summary", [(k.replace("_", " "), v) for k, v in plain])
     _sources(page, stored)
     return page
-
-
-def _footing(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an audit that stored no footing."""
-    own, flagged = summary["reference"]["own"], summary["flagged_texts"]
-    says = f"{flagged:,} of {summary['texts']:,} texts lie above the threshold."
-    verdict = "unsure" if own else "suspicious" if flagged else "nothing stands out"
-    basis = "the list itself" if own else "references"
-    return {"verdict": verdict, "says": [says], "basis": basis, "error": None} | {
-        "threshold": summary["threshold"]
-    }
 
 
 def detection_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
@@ -208,24 +197,15 @@ def _forest(detection: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _sources(page: Report, stored: Stored) -> None:
-    """Provenance; an audit's manifest holds most of it."""
-    manifest = stored.json("manifest.json")
-    identity = manifest["identity"]
-    settings, source = identity["settings"], manifest.get("prompts") or {}
-    stored.provenance.setdefault("versions", identity["versions"])
-    page.facts(
-        "Settings",
-        [
-            (k.replace("_", " "), v if isinstance(v, int | float) else str(v))
-            for k, v in settings.items()
-        ],
-    )
+    """Settings and provenance; an audit's manifest holds most of them."""
+    identity, source = (stored.json("manifest.json").get(k) or {} for k in ("identity", "prompts"))
+    settings = [(k.replace("_", " "), v) for k, v in identity["settings"].items()]
+    page.facts("Settings", settings)
     stored.sources(
         page,
         ("model's fingerprint", (identity["model"],)),
         ("prompts", f"{identity['texts']:,} texts of {source.get('path') or 'a list in memory'}"),
         ("their digest", (identity["prompts"],)),
         ("reference's digest", (identity["reference"],)),
-        ("device", f"{settings['device']}, {settings['dtype']}, {settings['threads']} threads"),
-        ("seed", str(settings["seed"])),
+        ("seed", str(identity["settings"]["seed"])),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from memfast.errors import InputError
 from memfast.files import read_json
+from memfast.files.ledger import note_file
 from memfast.report.pictures import read_albums
 from memfast.report.report import Report, Tone
 
@@ -89,6 +90,8 @@ class Stored:
         for name in ("device", "dtype", "seed"):
             if found.get(name) is not None:
                 yield name, str(found[name])
+        for where in self.summary.get("made_on", []):
+            yield "made on", ", ".join(f"{name} {value}" for name, value in where.items())
         if versions := found.get("versions"):
             yield "versions", ", ".join(f"{name} {value}" for name, value in versions.items())
 
@@ -101,7 +104,7 @@ def page_of(folder: str | Path) -> Report:
         return module.page(stored)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{folder}: its files are not those of a {stored.kind} of this version "
+            f"{folder}: these are not the files of this version's {stored.kind} "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -110,5 +113,6 @@ def write_report(folder: str | Path) -> Path:
     """Write report.html into a run's folder; returns its path. Raises InputError as `page_of`."""
     path = Path(folder) / NAME
     page = page_of(folder)
+    note_file(path.parent, NAME)
     page.write(path)
     return path

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
+from memfast.cli.command import Command
+from memfast.cli.provenance import note_provenance, write_run
 from memfast.errors import InputError
 from memfast.report import Report
 from memfast.report.figures import FEWEST, below, spread, told
@@ -165,3 +169,30 @@ def test_a_report_costs_no_heavy_import() -> None:
     code = "import sys, memfast.report.stored; print(*{'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_results_outlive_a_report_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr("memfast.report.stored.write_report", fail)
+    write_run(tmp_path / "run", "attack", {"a": 1}, {})
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"a": 1}
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["kind"] == "attack"
+    assert "note: no report.html (" in capsys.readouterr().err
+
+
+def test_the_command_is_noted_as_it_was_given(tmp_path: Path) -> None:
+    noted = {}
+
+    def command(model: str, out: Path, seed: int = 0, deep: bool = False) -> None:
+        note_provenance(tmp_path, "attack")
+        noted.update(json.loads((tmp_path / "provenance.json").read_text()))
+
+    app = typer.Typer()
+    app.command("try", cls=Command)(command)
+    done = CliRunner().invoke(app, ["a model", str(tmp_path / "out"), "--deep", "--seed", "3"])
+    assert done.exit_code == 0, done.output
+    assert noted["command"].endswith("'a model' out --seed 3 --deep")

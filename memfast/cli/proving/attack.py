@@ -48,13 +48,11 @@ def attack(
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
-    from memfast.cli.provenance import note_provenance
+    from memfast.cli.provenance import write_run
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import atomic_write_json, check_replaceable, replace_folder, try_out
+    from memfast.files import check_replaceable, replace_folder, try_out
     from memfast.prompts import inputs
     from memfast.report.attack import attack_albums, attack_table
-    from memfast.report.pictures import keep_pictures
-    from memfast.report.stored import write_report
 
     check_replaceable(out, "attack", overwrite)
     try_out(out)
@@ -79,11 +77,8 @@ def attack(
     summary = result.summary() | {"inputs": inputs(**named)}
 
     def write(folder: Path) -> None:
-        folder.mkdir()
-        atomic_write_json(folder / "summary.json", summary)
-        keep_pictures(folder, attack_albums(result))
-        note_provenance(folder, "attack", {"model": (model, pipeline)}, named, seed)
-        write_report(folder)
+        models = {"model": (model, pipeline)}
+        write_run(folder, "attack", summary, models, named, seed, attack_albums(result))
 
     replace_folder(out, write, "attack", overwrite)
     show_table("brought back, with 95 % intervals", *attack_table(summary))

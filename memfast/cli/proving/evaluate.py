@@ -74,17 +74,15 @@ def evaluate(
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.cli.console import console, progress, show_table
-    from memfast.cli.provenance import note_provenance
+    from memfast.cli.provenance import write_run
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.evaluation.pieces import evaluation_in
     from memfast.evaluation.results import LINE, score_lines
     from memfast.evaluation.run import evaluate as run
-    from memfast.files import atomic_write_json, check_out, write_csv
+    from memfast.files import check_out, write_csv
     from memfast.prompts import inputs, open_list
     from memfast.report.evaluation import evaluation_albums, methods_tables, why_missing
-    from memfast.report.pictures import keep_pictures
-    from memfast.report.stored import write_report
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
@@ -132,10 +130,7 @@ def evaluate(
         models = {"model": (model, pipeline)} | ({"original": (base, first)} if first else {})
         with opened.results() as new:
             write_csv(new / "scores.csv", LINE, score_lines(result.outcomes, result.bench))
-            atomic_write_json(new / "summary.json", summary)
-            keep_pictures(new, evaluation_albums(result))
-            note_provenance(new, "evaluation", models, named, seed)
-            write_report(new)
+            write_run(new, "evaluation", summary, models, named, seed, evaluation_albums(result))
         opened.ledger.forget(result.pieces)
     for title, columns, rows in methods_tables(summary):
         show_table(title, columns, rows)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from memfast.cli.console import Bar
+    from memfast.cli.provenance import write_run
     from memfast.prompts import PromptSet
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
@@ -63,15 +64,12 @@ def compact(
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
-    from memfast.cli.console import finish, progress
-    from memfast.cli.provenance import note_provenance
-    from memfast.files import atomic_write_json
+    from memfast.cli.console import console, finish, progress
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
-    from memfast.prompts import PromptSet, inputs
+    from memfast.prompts import inputs
     from memfast.removing.compact import compact as run
-    from memfast.report.stored import write_report
     from memfast.selection import Subspace
     from memfast.sharing import card
     from memfast.sharing.formats import save_as
@@ -120,16 +118,14 @@ def compact(
     summary |= {"attention": kernel} | ({"warning": note} if note else {})
     if about := inputs(reference=known):
         summary |= {"inputs": about}
-    named = {"reference": known if isinstance(known, PromptSet) else None}
 
     def add(folder: Path) -> None:
-        atomic_write_json(folder / "summary.json", summary)
-        note_provenance(folder, "compact", {"result": (out.name, pipeline)}, named, seed)
-        write_report(folder)
+        models = {"result": (out.name, pipeline)}
+        write_run(folder, "compact", summary, models, {"reference": known}, seed)
 
     save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
     finish(out, "compacted", summary)
-    typer.echo(card.NOTICE)
+    console.print(card.NOTICE, highlight=False)
 
 
 def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:

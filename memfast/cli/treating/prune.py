@@ -20,14 +20,12 @@ def prune(
 ) -> None:
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
-    from memfast.cli.provenance import note_provenance
-    from memfast.files import atomic_write_json
+    from memfast.cli.provenance import write_run
     from memfast.pipelines.loading import denoiser_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.removing.compensation import check_compensation
     from memfast.removing.masking import check_subspace
     from memfast.removing.masking import prune as run
-    from memfast.report.stored import write_report
     from memfast.selection import Subspace
 
     check_room(out, overwrite)
@@ -48,9 +46,7 @@ def prune(
     summary |= {"removed": selected.removed, "density": selected.density}
 
     def add(folder: Path) -> None:
-        atomic_write_json(folder / "summary.json", summary)
-        note_provenance(folder, "prune", {"result": (out.name, pipeline)})
-        write_report(folder)
+        write_run(folder, "prune", summary, {"result": (out.name, pipeline)})
 
     save_pipeline(pipeline, out, overwrite, add)
     finish(out, "pruned", summary)

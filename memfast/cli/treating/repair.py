@@ -54,8 +54,8 @@ def repair(
     """
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, progress
-    from memfast.cli.provenance import note_provenance
-    from memfast.files import atomic_write_json, held
+    from memfast.cli.provenance import write_run
+    from memfast.files import held
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.processes.stopping import keeping
@@ -64,7 +64,6 @@ def repair(
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
-    from memfast.report.stored import write_report
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -127,9 +126,7 @@ def repair(
         summary |= {"settings": settings.as_dict(), "inputs": inputs(**named)}
 
         def add(folder: Path) -> None:
-            atomic_write_json(folder / "summary.json", summary)
-            note_provenance(folder, "repair", models, named, seed)
-            write_report(folder)
+            write_run(folder, "repair", summary, models, named, seed)
 
         save_pipeline(result, out, overwrite, add)
         for left in checkpoints:
