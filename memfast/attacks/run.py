@@ -119,7 +119,7 @@ def attack(
     advance(1)
     extracted: list[Extraction] = []
     if extraction_seeds:
-        encoded = driver.encode(ours.texts)
+        encoded = driver.encode_all(ours.texts)
 
         def images_of(ids: Sequence[str], seed: int) -> torch.Tensor:
             part = encoded[[ours.ids.index(i) for i in ids]]

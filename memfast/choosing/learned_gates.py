@@ -69,7 +69,7 @@ def learn_gates(
         if len(prompts) == 0:
             raise InputError(f"{prompts.name}: there are none")
         clean = clean_latents(driver, list(prompts), schedule, seed, notes)
-        sets.append((clean, driver.encode(prompts.texts)))
+        sets.append((clean, driver.encode_all(prompts.texts)))
     means = {path: norms.mean.mean(0).float() for path, norms in known.norms.items()}
     device = driver.device
     gates = {p: torch.ones(s.neurons, device=device, requires_grad=True) for p, s in sites.items()}

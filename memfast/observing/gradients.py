@@ -24,6 +24,8 @@ from memfast.precision import Gradients
 from memfast.prompts import Prompt, PromptSet
 from memfast.statistics import NeuronStatistics
 
+PROMPTS = 16  # a batch, at most
+
 
 def collect_gradients(
     pipeline: DiffusionPipeline,
@@ -60,19 +62,23 @@ def collect_gradients(
     kept = Kept()
     notes: list[str] = []
     skipped: list[dict[str, Any]] = []
-    small = sum(p.numel() for p in driver.model.parameters()) < 1e8
-    for batch in batched(prompts, batch_size or (16 if small else 1)):
+
+    def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
         clean = clean_latents(driver, batch, schedule, seed, notes)
-        values = _of_batch(driver, sites, batch, clean, times, seed)  # [images, steps·neurons]
-        for prompt, value in zip(batch, values, strict=True):
-            if value.isfinite().all():
-                state = merge(state, sample(value[:, None].double()))
-                kept.add([prompt])
-            else:
+        return batch, _of_batch(driver, sites, batch, clean, times, seed)
+
+    fitting = driver.portion(batch_size or PROMPTS, gradients=True)
+    for whole in batched(prompts, batch_size or fitting.rows):
+        for batch, values in fitting.over(len(whole), lambda part, all=whole: of_batch(all[part])):
+            for prompt, value in zip(batch, values, strict=True):
+                if value.isfinite().all():
+                    state = merge(state, sample(value[:, None].double()))
+                    kept.add([prompt])
+                    continue
                 step = int((~value.isfinite()).nonzero()[0]) // width
                 skipped.append({"id": prompt.id, "step": step, "site": "gradient"})
-        if progress:
-            progress(len(batch))
+            if progress:
+                progress(len(batch))
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})
     header = header_of(driver, settings, kept) | {"quantity": "gradient", "notes": notes}

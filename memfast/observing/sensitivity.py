@@ -34,6 +34,7 @@ from memfast.statistics import NeuronStatistics
 
 QUANTITY = "sensitivity"
 METHODS = ("gradient", "perturbation")
+PROMPTS = 16  # a batch, at most
 
 
 def collect_sensitivity(
@@ -72,19 +73,23 @@ def collect_sensitivity(
     kept = Kept()
     notes: list[str] = []
     skipped = []
-    small = sum(p.numel() for p in driver.model.parameters()) < 1e8
-    for batch in batched(prompts, batch_size or (16 if small else 1)):
+
+    def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
         clean = clean_latents(driver, batch, schedule, seed, notes)
-        values = _of_batch(driver, sites, batch, clean, strata, seed, by)
-        for prompt, value in zip(batch, values, strict=True):
-            if value.isfinite().all():
-                state = merge(state, sample(value.flatten()[:, None].double()))
-                kept.add([prompt])
-            else:
+        return batch, _of_batch(driver, sites, batch, clean, strata, seed, by)
+
+    fitting = driver.portion(batch_size or PROMPTS, gradients=by == "gradient")
+    for whole in batched(prompts, batch_size or fitting.rows):
+        for batch, values in fitting.over(len(whole), lambda part, all=whole: of_batch(all[part])):
+            for prompt, value in zip(batch, values, strict=True):
+                if value.isfinite().all():
+                    state = merge(state, sample(value.flatten()[:, None].double()))
+                    kept.add([prompt])
+                    continue
                 stratum = int((~value.isfinite()).nonzero()[0, 0])
                 skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})
-        if progress:
-            progress(len(batch))
+            if progress:
+                progress(len(batch))
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
     header = header_of(driver, settings, kept) | {
