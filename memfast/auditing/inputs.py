@@ -1,7 +1,7 @@
 """What an audit is given, opened and identified."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -74,7 +74,7 @@ class Examples:
         positive = _once(lists["memorized"]) if "memorized" in lists else []
         texts = {prompt.text for prompt in positive}
         own = reference is None
-        negative = _own_reference(audited, texts) if own else _once(lists["reference"])
+        negative = sample(audited, OWN_REFERENCE, texts) if own else _once(lists["reference"])
         if both := texts & {prompt.text for prompt in negative}:
             raise InputError(f"memorized and reference share {len(both)} prompts: {min(both)!r}")
         if len(negative) < FEWEST:
@@ -121,7 +121,7 @@ def _once(prompts: Iterable[Prompt]) -> list[Prompt]:
     return list(found.values())
 
 
-def _own_reference(prompts: Iterable[Prompt], without: set[str]) -> list[Prompt]:
+def sample(prompts: Iterable[Prompt], count: int, without: Collection[str] = ()) -> list[Prompt]:
     """Those of smallest hash: a sample that does not depend on the list's order."""
     kept: list[tuple[int, bytes]] = []  # a heap whose top is the largest hash
     members: dict[bytes, Prompt] = {}
@@ -130,7 +130,7 @@ def _own_reference(prompts: Iterable[Prompt], without: set[str]) -> list[Prompt]
         if look in members or prompt.text in without:
             continue
         entry = (-int.from_bytes(blake2b(look, digest_size=16).digest()), look)
-        if len(kept) < OWN_REFERENCE:
+        if len(kept) < count:
             heapq.heappush(kept, entry)
             members[look] = prompt
         elif entry > kept[0]:

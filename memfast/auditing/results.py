@@ -28,8 +28,8 @@ class Result:
     """Figures of every prompt of the list, in its order.
 
     values: [prompts, columns], the mean over noises; NaN where the model's output was not finite.
-    score: the column that decides; threshold: above it a prompt is flagged; rank: 1 is the most
-    suspicious. Duplicated texts share their text's figures.
+    score: the column that decides; threshold: above it a prompt is flagged, infinite where none
+    is to be; rank: 1 is the most suspicious. Duplicated texts share their text's figures.
     """
 
     columns: list[str]
@@ -41,6 +41,10 @@ class Result:
     @property
     def deciding(self) -> np.ndarray:
         return self.values[:, self.columns.index(self.score)]
+
+    def of_texts(self, column: str, index: Index) -> np.ndarray:
+        """A column's value of every different text."""
+        return self.values[index.first, self.columns.index(column)]
 
     @property
     def flagged(self) -> np.ndarray:
@@ -55,10 +59,8 @@ class Result:
         return _ranks(self.deciding[index.first])[index.unique]
 
     @classmethod
-    def of(
-        cls, blocks: Blocks, calibration: Calibration, index: Index, score: str, threshold: float
-    ) -> "Result":
-        """Read all blocks, in order."""
+    def of(cls, blocks: Blocks, calibration: Calibration, index: Index, score: str) -> "Result":
+        """Read all blocks, in order; nothing is flagged yet."""
         columns = calibration.columns()
         values = np.empty((index.texts, len(columns)))
         truncated = np.empty(index.texts, np.bool_)
@@ -68,7 +70,7 @@ class Result:
             values[part] = calibration.table(block.scores).numpy()
             truncated[part] = block.truncated.numpy()
             start = part.stop
-        return cls(columns, values[index.unique], truncated[index.unique], score, threshold)
+        return cls(columns, values[index.unique], truncated[index.unique], score, np.inf)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,16 @@ from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration, calibrate
 from memfast.auditing.engines import ENGINES
-from memfast.auditing.inputs import Audited, Examples, Prompts, located_neurons, mask_digest
+from memfast.auditing.inputs import (
+    Audited,
+    Examples,
+    Prompts,
+    located_neurons,
+    mask_digest,
+    sample,
+)
 from memfast.auditing.job import Job, open_model
+from memfast.auditing.judging.references import COMPARED, Likeness
 from memfast.auditing.looking.probes import PROBES
 from memfast.auditing.looking.scores import COMBINED, available
 from memfast.auditing.looking.settings import Settings
@@ -63,11 +71,12 @@ def audit(
 
     model: a pipeline, or its name (which engines with several workers need). prompts: a file or a
     set. out: the audit's folder. reference: prompts of the same kind that the model does not
-    memorize, for baselines and for the threshold, which a share `fpr` of them exceeds; without it,
-    500 of the prompts themselves. memorized: examples for a discriminant. subspace: neurons that
-    get a score of their own. score: the one that decides. shard: (I, N), every N-th block from
-    block I on; then the results are left to `merge`, and None is returned. verify: the share of
-    all texts, the most suspicious, from which `verify_seeds` images each are made and compared.
+    memorize, for baselines and for the threshold, which a share `fpr` of them exceeds; without it
+    the threshold rests on the list itself (see `judging.footing`). memorized: examples for a
+    discriminant. subspace: neurons that get a score of their own. score: the one that decides.
+    shard: (I, N), every N-th block from block I on; then the results are left to `merge`, and None
+    is returned. verify: the share of all texts, the most suspicious, from which `verify_seeds`
+    images each are made and compared.
     Raises InputError for what cannot be used, before anything is written.
     """
     out = Path(out)
@@ -112,10 +121,9 @@ def audit(
         run.update(
             prompts={"path": audited.path and _relative(audited.path, out), "column": column},
             inputs=examples.told,
-            reference={"prompts": len(examples.reference), "own": examples.own},
+            reference=_about(driver, examples, audited, calibration, score, fpr),
             memorized=len(examples.memorized),
             decision={"score": score, "fpr": fpr},
-            thresholds={name: calibration.threshold(name, fpr) for name in calibration.columns()},
         )
         blocks = manifest.blocks(run, calibration.digest)
         machine = made_on(driver.model) | {"threads": settings.threads}
@@ -234,6 +242,24 @@ def _calibration(
         )
     made.save(path, run.hash)
     return Calibration.load(path, run.hash)
+
+
+def _about(
+    driver: Driver,
+    examples: Examples,
+    audited: Audited,
+    calibration: Calibration,
+    score: str,
+    fpr: float,
+) -> dict[str, Any]:
+    """What a manifest says of the references, and whether they are of the list's kind."""
+    found = {"prompts": len(examples.reference), "own": examples.own}
+    if examples.own:
+        return found
+    listed, scores = sample(audited, COMPARED), calibration.column(score).numpy()
+    texts, references = ([p.text for p in part] for part in (listed, examples.reference))
+    likeness = Likeness.of(driver, texts, references, scores, fpr)
+    return found | {"likeness": likeness.as_dict()}
 
 
 def _compute(

@@ -1,6 +1,8 @@
 """The command line: one file a command; nothing heavy is imported before a command needs it."""
 
+import os
 import sys
+import warnings
 from io import TextIOWrapper
 from typing import Any
 
@@ -17,6 +19,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    quieten()
     with stopped_by_signals() as asked:
         try:
             from memfast.cli.app import app
@@ -27,6 +30,20 @@ def main() -> None:
     if line:
         print(printable(" ".join(line.split())), file=sys.stderr)
     sys.exit(code)
+
+
+def quieten() -> None:
+    """Keep other libraries' bars, advice and warnings off the terminal, unless asked for."""
+    for name, value in (
+        ("TQDM_DISABLE", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DIFFUSERS_VERBOSITY", "error"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def ended(error: BaseException, asked: bool) -> tuple[Any, str]:
@@ -48,7 +65,6 @@ def ended(error: BaseException, asked: bool) -> tuple[Any, str]:
 
 def _saved(error: BaseException) -> str:
     """Where the traceback of an error is now."""
-    import os
     import tempfile
     import traceback
 

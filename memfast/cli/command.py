@@ -2,9 +2,13 @@
 
 import math
 import os
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
 from memfast.cli.provenance import called
@@ -12,6 +16,32 @@ from memfast.errors import InputError, one_line
 
 LONGEST = 4096  # characters of a value
 WHOLE = 2**63  # integers are below
+
+
+def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with two more options: to print nothing, or its summary as JSON."""
+
+    @wraps(command)
+    def run(*given: Any, quiet: bool, as_json: bool, **named: Any) -> Any:
+        from memfast.cli.console import speak
+
+        speak(quiet, as_json)
+        return command(*given, **named)
+
+    options = {
+        "quiet": Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")],
+        "as_json": Annotated[
+            bool, typer.Option("--json", help="Print the summary as JSON on stdout, alone.")
+        ],
+    }
+    more = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in options.items()
+    ]
+    own = signature(command, eval_str=False)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, **options}
+    return run
 
 
 class Command(TyperCommand):

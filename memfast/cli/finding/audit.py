@@ -20,7 +20,7 @@ def audit(
     out: Annotated[Path, typer.Option("--out", help="Folder; an unfinished audit in it resumes.")],
     reference: Annotated[
         Path | None,
-        typer.Option(help="Prompts not memorized, for the threshold (default: own prompts)."),
+        typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
     ] = None,
     memorized: Annotated[
         Path | None, typer.Option(help="Memorized examples, for a discriminant.")
@@ -41,6 +41,9 @@ def audit(
         str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
     ] = "0.05",
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
+    fail_over: Annotated[
+        float | None, typer.Option(help="Exit with 3 where more than this share is flagged.")
+    ] = None,
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,
     column: options.Column = None,
@@ -89,10 +92,6 @@ def audit(
         device=device,
         **request,
     )
-    if reference is None and model == "demo":
-        from memfast.demo import DATA
-
-        reference = DATA / "heldout.jsonl"
     part = None if shard is None else parse_shard(shard)
     with progress() as bar:
         outcome = run(
@@ -122,6 +121,19 @@ def audit(
         console.print(f"shard {shard} done; when all are: memfast merge {out}", soft_wrap=True)
         return
     show(outcome)
+    check_share(outcome.result.flagged.mean(), fail_over, outcome.footing.basis)
+
+
+def check_share(share: float, fail_over: float | None, basis: str) -> None:
+    """Exit with 3 where a share is over the bound, and where nothing can be said of it."""
+    from memfast.cli.console import missed
+
+    if fail_over is None:
+        return
+    if basis == "none":
+        missed(f"--fail-over {fail_over}: there is no verdict; give --reference")
+    if share > fail_over:
+        missed(f"--fail-over {fail_over}: {share:.4f} of the prompts")
 
 
 def parse_path(text: str) -> tuple[float, ...]:
@@ -145,7 +157,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def show(outcome: "Outcome") -> None:
     """Write report.html, and print the closing table."""
-    from memfast.cli.console import console, show_table
+    from memfast.cli.console import console, show_figures, show_table, tell
     from memfast.cli.provenance import add_report, note_provenance
     from memfast.report.audit import detection_rows
 
@@ -155,10 +167,13 @@ def show(outcome: "Outcome") -> None:
     if rows:
         columns = ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %")
         show_table("detection, with 95 % intervals", columns, rows)
-    plain = {k: v for k, v in outcome.summary.items() if isinstance(v, int | float | str)}
-    show_table("audited", ("figure", "value"), plain.items())
+    show_figures("audited", outcome.summary)
+    console.print(f"Verdict: {outcome.footing.verdict}", style="bold")
+    for sentence in outcome.footing.says:
+        console.print(sentence, highlight=False, markup=False)
     console.print(
         f"wrote {outcome.folder}/scores.parquet, flagged.csv, summary.json, report.html",
         highlight=False,
         soft_wrap=True,
     )
+    tell(outcome.summary)

@@ -64,7 +64,7 @@ def compact(
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
-    from memfast.cli.console import finish, progress
+    from memfast.cli.console import console, finish, progress
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
@@ -125,7 +125,7 @@ def compact(
 
     save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
     finish(out, "compacted", summary)
-    typer.echo(card.NOTICE)
+    console.print(card.NOTICE, highlight=False)
 
 
 def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:
