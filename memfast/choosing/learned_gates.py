@@ -64,11 +64,12 @@ def learn_gates(
     settings = Settings(1, schedule, seed)
     sites = find_sites(driver.model)
     sets = []
+    notes: list[str] = []
     for prompts in (memorized, reference):
         if len(prompts) == 0:
             raise InputError(f"{prompts.name}: there are none")
-        clean = clean_latents(driver, list(prompts), schedule, seed)
-        sets.append((clean, driver.encode(prompts.texts)))
+        clean = clean_latents(driver, list(prompts), schedule, seed, notes)
+        sets.append((clean, driver.encode_all(prompts.texts)))
     means = {path: norms.mean.mean(0).float() for path, norms in known.norms.items()}
     device = driver.device
     gates = {p: torch.ones(s.neurons, device=device, requires_grad=True) for p, s in sites.items()}
@@ -101,7 +102,7 @@ def learn_gates(
                 gate.clamp_(0, 1)
         if progress:
             progress(1)
-    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate"}
+    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate", "notes": notes}
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,

@@ -200,7 +200,7 @@ def generate(
 ) -> Float[Tensor, "seeds captions 3 height width"]:
     """Images of every caption at every seed of SEEDS."""
     driver = driver_of(pipeline)
-    conditioning = driver.encode(cases.texts)
+    conditioning = driver.encode_all(cases.texts)
     seeds = []
     for seed in SEEDS:
         seeds.append(driver.generate(conditioning, cases.ids, seed).float().cpu())

@@ -118,6 +118,9 @@ def evaluate(
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, max(len(ours), 4))
+    unseen = None
+    if heldout is not None:
+        unseen = load_cases(heldout, size, max(len(ours), 4), images_wanted=False)
     check_images(ours, memorized.name)
     if len(theirs) < 4 or (original is None and methods and len(ours) < 2):
         raise InputError("reference: at least 4 captions (and 2 memorized ones) are needed")
@@ -142,7 +145,7 @@ def evaluate(
         clip=clip,
         network=network,
         real=real,
-        heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
+        heldout=unseen,
     )
     settings = {
         **driver.request(schedule),
@@ -169,7 +172,8 @@ def evaluate(
     }
     outcomes, pieces = run(bench, chosen, stage, identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
-    notes = (*ours.notes, *theirs.notes)
+    left_out = [note for outcome in outcomes.values() for note in outcome.notes]
+    notes = (*ours.notes, *theirs.notes, *(unseen.notes if unseen else ()), *left_out)
     return Evaluation(
         bench, outcomes, rows(outcomes, bench, known), notes, missing, settings, pieces
     )

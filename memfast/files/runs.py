@@ -60,7 +60,7 @@ class Run:
         """
         now = json.loads(to_json(identity))
         if overwrite and self.ledger.path.exists() and not self._is_of(now):
-            self.ledger.clear()
+            self.ledger.forget(self.ledger.names())  # it stays: others' files may lie beside ours
         self.ledger.claim()
         self.ledger.add(self.record)
         if not self._path.exists():

@@ -34,6 +34,7 @@ from memfast.statistics import NeuronStatistics
 
 QUANTITY = "sensitivity"
 METHODS = ("gradient", "perturbation")
+PROMPTS = 16  # a batch, at most
 
 
 def collect_sensitivity(
@@ -55,8 +56,8 @@ def collect_sensitivity(
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
     if by not in METHODS:
         raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
@@ -70,26 +71,32 @@ def collect_sensitivity(
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped = []
-    small = sum(p.numel() for p in driver.model.parameters()) < 1e8
-    for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = clean_latents(driver, batch, schedule, seed)
-        values = _of_batch(driver, sites, batch, clean, strata, seed, by)
-        for prompt, value in zip(batch, values, strict=True):
-            if value.isfinite().all():
-                state = merge(state, sample(value.flatten()[:, None].double()))
-                kept.add([prompt])
-            else:
+
+    def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
+        clean = clean_latents(driver, batch, schedule, seed, notes)
+        return batch, _of_batch(driver, sites, batch, clean, strata, seed, by)
+
+    fitting = driver.portion(batch_size or PROMPTS, gradients=by == "gradient")
+    for whole in batched(prompts, batch_size or fitting.rows):
+        for batch, values in fitting.over(len(whole), lambda part, all=whole: of_batch(all[part])):
+            for prompt, value in zip(batch, values, strict=True):
+                if value.isfinite().all():
+                    state = merge(state, sample(value.flatten()[:, None].double()))
+                    kept.add([prompt])
+                    continue
                 stratum = int((~value.isfinite()).nonzero()[0, 0])
                 skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})
-        if progress:
-            progress(len(batch))
+            if progress:
+                progress(len(batch))
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
     header = header_of(driver, settings, kept) | {
         "quantity": QUANTITY,
         "strata": strata,
         "by": by,
+        "notes": notes,
     }
     return NeuronStatistics(moments, header, skipped, norms)
 

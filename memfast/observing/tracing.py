@@ -142,9 +142,13 @@ class Trace:
                     f"{path} ran {len(seen)} times in one forward pass, expected {runs}"
                 )
         moments = {path: reduce(merge, self.seen[path]) for path in ran}
+        self.clear()
+        return moments
+
+    def clear(self) -> None:
+        """Forget what was seen."""
         for seen in self.seen.values():
             seen.clear()
-        return moments
 
 
 @contextmanager

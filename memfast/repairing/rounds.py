@@ -85,13 +85,15 @@ def repair_in_rounds(
 
     Each begins with an attack. When it brings back no more than its control's interval allows, or
     the damage is spent after a repair, that was the last. Neurons go while `max_damage` allows.
-    Raises InputError for memorized captions without images, and where `repair` does.
+    Memorized captions without an image are left out, and noted.
+    Raises InputError for fewer than two with an image, and where `repair` does.
     """
     teacher, student = driver_of(original, **asked), driver_of(pipeline, **asked)
     check_original(student, teacher)
-    cases = load_cases(memorized, teacher.size)
-    check_located(cases, reference)
-    if len(cases) < 2 or not all(len(case.images) for case in cases.cases):
+    given = load_cases(memorized, teacher.size)
+    check_located(given, reference)
+    cases = given.first_images()[0]
+    if len(cases) < 2:
         raise InputError("memorized: rounds need at least two captions, each with its image")
     lesson = Lesson.of(teacher, reference, settings.seed)
     located, validation = (cases.part(part) for part in halves(cases.groups, settings.seed))
@@ -114,7 +116,7 @@ def repair_in_rounds(
             student = _smaller(student, of_learnt, lesson, max_damage, settings.seed)
         state = checkpoint and numbered(checkpoint, number)
         student = lesson.taught(student, located, settings, state, stage).driver
-    return student.owner, found, [*lesson.known.notes, *cases.notes]
+    return student.owner, found, [*lesson.known.notes, *given.notes]
 
 
 def brought_back(

@@ -250,7 +250,8 @@ def test_the_commands(tiny_folder, memorized_set, reference_set, tmp_path):
     assert result.exit_code == 0, result.output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"]["ssim"]["threshold"] == 0.6
-    assert "20 x 20 pixels, scaled to 16 x 16" in summary["notes"][0]
+    assert "training images: 1 scaled" in summary["notes"]
+    assert summary["inputs"]["memorized"] == {"list": "memorized.jsonl", "rejected": 0}
     assert "clip score" in summary["missing"]
     assert (out / "scores.csv").read_text().startswith("method,setting,repeat,id,metric,score,copy")
     assert "ssim@1" in (out / "scores.csv").read_text()

@@ -99,7 +99,10 @@ def test_a_prompt_s_conditioning_does_not_depend_on_its_batch(driver: Driver) ->
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_generates_what_the_pipeline_generates(driver: Driver, scale: float) -> None:
+def test_generates_what_the_pipeline_generates(
+    driver: Driver, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memfast.pipelines.drivers.driver.IMAGES", 2)
     parts = driver.alike(TEXTS)
     own = [
         own_run(
@@ -109,7 +112,7 @@ def test_generates_what_the_pipeline_generates(driver: Driver, scale: float) -> 
     ]
     order = torch.cat(parts).argsort()
     schedule = driver.schedule(num_inference_steps=2, guidance_scale=scale)
-    made = driver.generate(driver.encode(TEXTS), IDS, 3, schedule, batch_size=2)
+    made = driver.generate(driver.encode(TEXTS), IDS, 3, schedule)
     close(made, torch.cat([driver.pictures(one) for one in own])[order], 1e-4)
     assert made.shape[-2:] == driver.size
 

@@ -30,8 +30,10 @@ def opened(out: Path, *, shared: bool = False) -> Iterator[Run]:
 
 
 def of(folder: Path) -> Run:
-    """The audit that `folder` holds, to read."""
-    return Run(folder, KIND, FORMAT, NAME)
+    """The audit that `folder` holds, to read. Raises InputError where its record is damaged."""
+    run = Run(folder, KIND, FORMAT, NAME)
+    run.read()
+    return run
 
 
 def check_audit(out: Path) -> None:

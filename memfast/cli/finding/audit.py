@@ -7,7 +7,9 @@ import typer
 from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
@@ -47,7 +49,8 @@ def audit(
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,
     column: options.Column = None,
-    max_rejected: Annotated[int, typer.Option(min=0, help="Bad rows that are borne.")] = 1000,
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[
         int, typer.Option(min=1, max=options.MOST_WORKERS, help="Workers of engine ray.")

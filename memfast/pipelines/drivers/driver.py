@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from memfast.memory.portions import Portion
 from memfast.pipelines.drivers.calls import LENGTHS, Arguments, nested, run, watched
 from memfast.pipelines.drivers.codecs import Codec, Images, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning, rows_of_each
@@ -18,9 +19,12 @@ from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
 from memfast.pipelines.drivers.kind import Kind
 from memfast.pipelines.drivers.paths import Latents, Times, several
 from memfast.pipelines.drivers.reading import Reader
+from memfast.pipelines.fitting import portion, texts_at_once
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule, Wanted
 from memfast.precision import wide
+
+IMAGES = 48  # made at once
 
 
 class Driver(Kind):
@@ -44,6 +48,15 @@ class Driver(Kind):
         """What the denoiser is told of the texts, as the pipeline itself tells it."""
         (seen,) = self._first_calls(texts, self._unguided)
         return self.conditioning(texts, seen)
+
+    def encode_all(self, texts: Sequence[str]) -> Conditioning:
+        """The same for a list of any length."""
+        parts = texts_at_once(self.pipeline).over(len(texts), lambda part: self.encode(texts[part]))
+        return Conditioning.cat([*parts])
+
+    def portion(self, useful: int, *, rows: int = 1, **how: bool) -> Portion:
+        """How many items of `rows` rows fit, at most `useful`: see `pipelines.fitting.portion`."""
+        return portion(self, useful, rows, **how)
 
     def alike(self, texts: Sequence[str]) -> list[Tensor]:
         """Places of the texts that may share a run: what one is read as depends on no other."""
@@ -202,13 +215,12 @@ class Driver(Kind):
         seed: int,
         schedule: Wanted = None,
         *,
-        batch_size: int = 48,
         seeds: Sequence[int] | None = None,
     ) -> Images:
         """Images in [0, 1] by the pipeline's own run, told `conditioning` in place of a prompt.
 
         An image depends on its conditioning, its id and the seed alone. seeds: what seeds each
-        image's noise in their place.
+        image's noise in their place. They are on the CPU.
         """
         schedule = self.schedule(schedule)
         sources = (
@@ -216,11 +228,12 @@ class Driver(Kind):
             if seeds is None
             else [torch.Generator().manual_seed(own) for own in seeds]
         )
-        images = []
-        for start in range(0, len(ids), batch_size):
-            part = slice(start, start + batch_size)
-            images.append(self.decode(self._sampled(conditioning[part], sources[part], schedule)))
-        return torch.cat(images)
+
+        def made(part: slice) -> Images:
+            return self.decode(self._sampled(conditioning[part], sources[part], schedule)).cpu()
+
+        fitting = self.portion(IMAGES, rows=1 + (self.guided(schedule) and self.together))
+        return torch.cat([*fitting.over(len(ids), made)])
 
     def _sampled(
         self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
