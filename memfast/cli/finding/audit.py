@@ -56,8 +56,8 @@ def audit(
     num_inference_steps: options.InferenceSteps = None,
     guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
@@ -68,8 +68,7 @@ def audit(
     from memfast.cli.console import console, progress
     from memfast.selection import Subspace
 
-    options.torch_device(device)
-    options.torch_dtype(dtype)
+    place = options.where(model, device, dtype)
     settings = Settings(
         probe=probe,
         noises=noises,
@@ -79,8 +78,8 @@ def audit(
         block_size=block_size,
         unit=unit,
         threads=threads,
-        dtype=dtype,
-        device=device,
+        dtype=str(place.dtype).removeprefix("torch."),
+        device=str(place.device),
         **options.schedule(num_inference_steps, guidance_scale),
     )
     if reference is None and model == "demo":
