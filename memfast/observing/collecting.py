@@ -147,12 +147,7 @@ def collect(
                 kept.add(good)
                 if progress:
                     progress(len(whole))
-    if not kept.count:
-        first = skipped[0]
-        raise InputError(
-            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
-            f"{first['site']}; is it the model, or its dtype?"
-        )
+    check_kept(kept, skipped)
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
     moments, norms = by_site(state, sites)
@@ -190,6 +185,16 @@ class Kept:
             "prompt_ids": [prompt.id for prompt in self.named],
             "text_ids": [text_id(prompt.text) for prompt in self.named],
         }
+
+
+def check_kept(kept: Kept, skipped: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where every prompt was left out."""
+    if not kept.count:
+        first = skipped[0]
+        raise InputError(
+            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
+            f"{first['site']}; is it the model, or its dtype?"
+        )
 
 
 def header_of(driver: Driver, settings: Settings, kept: Kept) -> dict[str, Any]:

@@ -23,8 +23,8 @@ def demo(
     memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
     singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:

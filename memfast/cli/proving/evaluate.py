@@ -63,8 +63,8 @@ def evaluate(
         str, typer.Option(help="Network of FID and KID; named in every figure.")
     ] = "efficientnet-lite0",
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     workers: Workers = 1,

@@ -16,7 +16,6 @@ from memfast.prompts import BORNE
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from memfast.cli.provenance import write_run
     from memfast.prompts import PromptSet
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
@@ -52,8 +51,8 @@ def compact(
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     max_rejected: MaxRejected = BORNE,
     limit: Limits = None,
@@ -65,6 +64,7 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import console, finish, progress
+    from memfast.cli.provenance import write_run
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
