@@ -192,7 +192,7 @@ def run_study(
 
 def show_study(study: "OverlapStudy", how: dict[str, Any], out: Path, overwrite: bool) -> None:
     """Write the study's report and summary, and print its table and what it means."""
-    from memfast.cli.console import console, show_table
+    from memfast.cli.console import console, show_table, tell
     from memfast.files import atomic_write_json, prepare_out
     from memfast.report.subspace_study import overlap_page, overlap_summary, overlap_table
 
@@ -202,3 +202,4 @@ def show_study(study: "OverlapStudy", how: dict[str, Any], out: Path, overwrite:
     show_table("overlap of disjoint sets' masks", *overlap_table(study))
     console.print(study.sentence, soft_wrap=True, highlight=False)
     console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True, highlight=False)
+    tell(overlap_summary(study, how))

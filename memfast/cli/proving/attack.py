@@ -46,7 +46,7 @@ def attack(
     """Search for embeddings that bring training images back, always beside a control."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
-    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.console import console, progress, show_table, tell
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
     from memfast.files import atomic_write_json, check_replaceable, replace_folder
     from memfast.prompts import inputs
@@ -81,6 +81,7 @@ def attack(
     show_table("brought back, with 95 % intervals", *attack_table(result))
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
+    tell(result.summary() | {"inputs": about})
 
 
 def parse_steps(text: str) -> tuple[int, ...]:

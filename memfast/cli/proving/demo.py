@@ -29,7 +29,7 @@ def demo(
     config: options.Config = None,
 ) -> None:
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
-    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.console import console, progress, show_table, tell
     from memfast.demo import experiment, page
     from memfast.files import atomic_write_json, prepare_out
     from memfast.pipelines.saving import save_pipeline
@@ -64,3 +64,4 @@ def demo(
         show_table("brought back by an attack", *page.attack_table(result))
     show_table("size and time", ("figure", "value"), result.figures.items())
     console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)
+    tell(settings | page.summary(result))

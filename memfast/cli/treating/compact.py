@@ -9,12 +9,12 @@ import typer
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.progress import Stage
 from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from memfast.cli.console import Bar
     from memfast.prompts import PromptSet
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
@@ -34,6 +34,10 @@ def compact(
     ] = None,
     shrink: Annotated[
         float | None, typer.Option(help="Remove this share, least needed by --reference first.")
+    ] = None,
+    max_damage: Annotated[
+        float | None,
+        typer.Option(help="Exit with 3 where the loss on --reference is over this, of before."),
     ] = None,
     shrink_of: Annotated[
         str, typer.Option(help="The share of parameters, flops or neurons of the feed-forwards.")
@@ -62,7 +66,8 @@ def compact(
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
-    from memfast.cli.console import console, finish, progress
+    from memfast.cli.console import console, finish, missed, progress
+    from memfast.cli.treating.reached import harm_before, missed_damage, missed_share, reached
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
@@ -92,18 +97,22 @@ def compact(
         compensate = "none"  # the masked model keeps its class, which has no bias to take a mean
     with progress() as bar:
         chosen, note = _choose(
-            pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar
+            pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar.stage
         )
-        correction = _correct(pipeline, known, chosen, compensate, settings, bar)
-    before = asdict(size_of(dense))
+        correction = _correct(pipeline, known, chosen, compensate, settings, bar.stage)
+        harm = harm_before(pipeline, known, request, seed, bar.stage)
+    size = size_of(dense)
     smaller = run(dense, chosen, compensate=correction, in_place=True, **widths)
     replace_denoiser(pipeline, smaller)  # the same object, but the pipeline must note its class
-    after = asdict(size_of(dense))
-    figures = {
-        f"{key}_{when}": size[key]
+    left, damage = size_of(dense), None if harm is None else harm(smaller)
+    before, after = asdict(size), asdict(left)
+    figures = reached(size, left, shrink, shrink_of) | {"damage": damage}
+    figures |= {
+        f"{key}_{when}": counts[key]
         for key in ("neurons", "parameters", "bytes")
-        for when, size in (("before", before), ("after", after))
+        for when, counts in (("before", before), ("after", after))
     }
+    unmet = missed_share(figures, shrink, shrink_of) + missed_damage(damage, max_damage)
     removed: dict[str, Any] = {"component": ", ".join(denoisers_of(pipeline))}
     removed |= {"neurons_removed": before["neurons"] - after["neurons"]}
     removed |= {"neurons_located": located.removed} if located else {}
@@ -119,8 +128,10 @@ def compact(
     save_as(
         pipeline, out, format, overwrite=overwrite, card=readme, summary=summary, variant=variant
     )
-    finish(out, "compacted", summary)
+    finish(out, "compacted, short of what was asked" if unmet else "compacted", summary)
     console.print(card.NOTICE, highlight=False)
+    if unmet:
+        missed(*unmet)
 
 
 def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:
@@ -147,7 +158,7 @@ def _choose(
     rounding: str,
     widths: dict[str, Any],
     settings: dict[str, Any],
-    bar: "Bar",
+    stage: Stage,
 ) -> "tuple[Subspace, str | None]":
     """The neurons to remove, and a warning where rounding gives too many of them back."""
     from memfast.choosing.importance import importance
@@ -161,9 +172,7 @@ def _choose(
     model, ranking, chosen = denoiser_of(pipeline), None, located
     if share is not None:
         if not isinstance(known, NeuronStatistics):
-            known = collect(
-                pipeline, known, progress=bar.stage("reference", len(known)), **settings
-            )
+            known = collect(pipeline, known, progress=stage("reference", len(known)), **settings)
         chosen = shrink(model, known, share, of=of, subspace=located)
         ranking = importance(check_subspace(model, chosen), known)
     sites = check_subspace(model, chosen)
@@ -178,7 +187,7 @@ def _correct(
     chosen: "Subspace",
     compensate: str,
     settings: dict[str, Any],
-    bar: "Bar",
+    stage: Stage,
 ) -> Any:
     """What compact is to compensate with."""
     from memfast.removing.least_squares import least_squares
@@ -186,7 +195,7 @@ def _correct(
 
     if compensate != "least_squares" or isinstance(known, NeuronStatistics):
         return compensate
-    advance = bar.stage("least squares", len(known))
+    advance = stage("least squares", len(known))
     return least_squares(pipeline, known, chosen, progress=advance, **settings)
 
 
