@@ -1,9 +1,13 @@
 """The error that a command shows as one line, and what turns other errors into it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from errno import EACCES, EDQUOT, EFBIG, EIO, ENOSPC, EPERM, EROFS
 
 LONGEST = 200  # characters of another library's message
+REFUSALS = (ENOSPC, EDQUOT, EROFS, EFBIG, EIO, EACCES, EPERM)  # of a file system that is written to
+NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "std::bad_alloc")  # in torch's messages
 
 
 class InputError(ValueError):
@@ -14,7 +18,12 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """Text that any terminal can show: what would steer it, or is no character, as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:
@@ -28,6 +37,13 @@ def one_line(error: BaseException) -> str:
     said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
     text = " ".join(said.split()) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or a device, had too little memory for what was asked of it."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 @contextmanager
@@ -45,9 +61,25 @@ def reading(place: object, verb: str = "read") -> Iterator[None]:
 
 @contextmanager
 def writing(place: object) -> Iterator[None]:
-    """What the file system refuses within becomes one InputError that names `place`."""
+    """What the file system refuses within, whichever library asks it, becomes one InputError that
+    names `place`."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or one_line(error)
+    except InputError:
+        raise
+    except Exception as error:
+        if (reason := refusal(error)) is None:
+            raise
         raise InputError(f"{place}: cannot be written ({reason})") from error
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """Why the file system refused, where that is what an error, or one behind it, tells of."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or one_line(error)
+        told = [os.strerror(code) for code in REFUSALS if os.strerror(code) in str(error)]
+        if told:  # a library in another language says it in words
+            return told[0]
+        error = error.__cause__ or error.__context__
+    return None

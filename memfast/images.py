@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memfast.errors import InputError, one_line
-from memfast.limits import DEFAULT, Limits
+from memfast.limits import Limits, current
 from memfast.prompts.sources.embedded import EMBEDDED, read_embedded
 
 if TYPE_CHECKING:
@@ -34,18 +34,20 @@ def is_url(source: str) -> bool:
 
 def read_image(
     source: "str | Path | bytes",
-    limits: Limits = DEFAULT,
+    limits: Limits | None = None,
     background: str | None = "white",
     notes: "Counter[str] | None" = None,
 ) -> "Image":
     """An image as RGB: turned as its EXIF orientation says, of 8 bits, transparency laid over
     `background` (any colour that PIL knows; None drops the alpha channel).
 
-    source: a path, the bytes of a file, or a Prompt's `image`. notes: counts what was done.
+    source: a path, the bytes of a file, or a Prompt's `image`. limits: `memfast.limits.current()`
+    where None. notes: counts what was done.
     Raises InputError, naming the source, for what is no image file, damaged or beyond `limits`.
     """
     name = "image of some bytes" if isinstance(source, bytes) else f"image {source}"
     notes = Counter() if notes is None else notes
+    limits = limits or current()
     try:
         with _opened(source, limits) as handle, _guarded(limits) as formats:
             from PIL import Image
@@ -74,6 +76,11 @@ def fit(
             notes["cropped" if image.width * height != image.height * width else "scaled"] += 1
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+
+
+def without_place(error: InputError, source: str) -> str:
+    """What an error says of an image, which it names by its file's name alone: for publishing."""
+    return str(error).replace(source, source.replace("\\", "/").rpartition("/")[2])
 
 
 def said(notes: Mapping[str, int]) -> str:

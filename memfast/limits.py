@@ -1,6 +1,7 @@
 """How much a reader takes before it refuses: one table, every entry of which can be set."""
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -48,3 +49,14 @@ class Limits:
 
 
 DEFAULT = Limits()
+_current: ContextVar[Limits] = ContextVar("limits", default=DEFAULT)
+
+
+def current() -> Limits:
+    """The limits of what is read where none are given."""
+    return _current.get()
+
+
+def use(limits: Limits) -> None:
+    """Read within these limits from now on, where none are given."""
+    _current.set(limits)

@@ -122,7 +122,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_exactly_one_creates(tmp_path: Path) -> None:
-    assert [atomic_create(tmp_path / "f", text) for text in ("first", "second")] == [True, False]
+    assert atomic_create(tmp_path / "f", lambda path: path.write_text("first"))
+    assert not atomic_create(tmp_path / "f", lambda path: path.write_text("second"))
     assert (tmp_path / "f").read_text() == "first"
     assert os.listdir(tmp_path) == ["f"]
 

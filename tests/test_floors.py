@@ -12,7 +12,7 @@ from memfast import __all__ as PUBLIC
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "files", "limits", "progress", "prompts", "version"},
+    {"errors", "files", "limits", "processes", "progress", "prompts", "version"},
     {"memory", "overlap", "precision", "scores", "selection", "statistics"},
     {"blocks", "images"},
     {"pipelines"},

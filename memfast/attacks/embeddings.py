@@ -9,11 +9,13 @@ attack's rate means nothing without the same attack on images that the model doe
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import inf
 from operator import add
 
 import torch
 from torch import Tensor
 
+from memfast.errors import InputError
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
@@ -35,7 +37,9 @@ class AttackSettings:
 
     def __post_init__(self) -> None:
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
-            raise ValueError(f"steps: ascending numbers from 1, got {self.steps}")
+            raise InputError(f"steps: ascending numbers from 1, got {self.steps}")
+        if not 0 < self.learning_rate < inf:
+            raise InputError(f"learning_rate {self.learning_rate}: must be above 0")
 
 
 def from_prompt(driver: Driver, ids: Sequence[str], texts: Sequence[str], _: int) -> Conditioning:

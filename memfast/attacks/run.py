@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.attacks import triggers
 from memfast.attacks.embeddings import AttackSettings
 from memfast.attacks.experiment import Attacked, attack_cases
 from memfast.measuring.cases import load_cases
 from memfast.measuring.extraction import Extraction, extract
-from memfast.measuring.instruments import check_images, instruments
+from memfast.measuring.instruments import check_ids, check_images, instruments
 from memfast.measuring.similarity import Toolbox, metric_facts
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.schedule import Wanted
+from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
@@ -47,6 +48,7 @@ class AttackReport:
             "missing": dict(self.tools.missing),
             "notes": list(self.notes),
             "rates": [{**row, "rate": row["rate"].as_dict()} for row in self.rows()],
+            "captions": {c.id: c.text for c in self.attacked["memorized"].cases.cases},
             "projected": dict(self.projected),
             "extraction": [
                 {"id": e.id, "clique": e.clique, "seeds": e.seeds, "extracted": e.extracted}
@@ -60,7 +62,6 @@ def attack(
     memorized: PromptSet,
     reference: PromptSet,
     *,
-    schedule: Wanted = None,
     starts: Sequence[str] = ("prompt", "noise", "another"),
     settings: AttackSettings | None = None,
     seeds: int = 3,
@@ -69,20 +70,22 @@ def attack(
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     stage: Stage = silent,
+    **asked: Unpack[Request],
 ) -> AttackReport:
     """Attack the memorized images and, as control, as many of the reference captions' images.
 
     Also tried: paraphrases, the words nearest to the embeddings found, and, with
-    `extraction_seeds`, Carlini's extraction with so many seeds a caption.
+    `extraction_seeds`, Carlini's extraction with so many seeds a caption. asked: see Request.
     """
     settings = settings or AttackSettings()
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **asked)
     tools, _, missing = instruments(metrics, weights, None, driver.device)
-    schedule = driver.schedule(schedule)
+    schedule = driver.schedule()
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, len(ours))
     check_images(ours, memorized.name)
+    check_ids(ours, memorized.name)
     check_images(theirs, reference.name)
     others = torch.cat([ours.training_images(), theirs.training_images()])
     image_seeds = range(seeds)
@@ -125,7 +128,7 @@ def attack(
         progress = stage("extraction", len(ours) * extraction_seeds)
         extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))
     facts = {
-        **schedule.as_dict(),
+        **driver.request(schedule),
         "starts": list(starts),
         "steps": list(settings.steps),
         "draws": settings.draws,
@@ -141,7 +144,12 @@ def attack(
         dict(zip(shown.ids, texts, strict=True)),
         extracted,
         tools,
-        (*ours.notes, *theirs.notes, *missing.values()),
+        (
+            *ours.notes,
+            *theirs.notes,
+            *(f"{name}: {note}" for name, each in attacked.items() for note in each.notes),
+            *missing.values(),
+        ),
         facts,
     )
 

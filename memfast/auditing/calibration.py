@@ -6,6 +6,7 @@ is judged by a baseline that it helped to make; otherwise the thresholds would b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor
 from memfast.auditing.inputs import Examples
 from memfast.auditing.looking.scores import COMBINED, SCORES, Baseline, discriminant_direction
 from memfast.auditing.looking.worker import Worker, score_looks
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.files import load_tensors, save_tensors
+from memfast.prompts import Prompt
 
-KIND, FORMAT = "audit calibration", 1
+KIND, FORMAT = "audit calibration", 2
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Calibration:
 
     def threshold(self, column: str, rate: float) -> float:
         """The least value that at most a share `rate` of the reference prompts exceeds."""
-        values = self._columns(self.reference)[:, self.columns().index(column)]
-        return float(_exceeded(values, rate))
+        return float(_exceeded(self.column(column), rate))
+
+    def column(self, column: str) -> Float64[Tensor, " prompts"]:
+        """A column of `table` for the reference prompts."""
+        return self._columns(self.reference)[:, self.columns().index(column)]
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
         shown, known = self._sided(means), self._sided(self.reference)
@@ -59,26 +64,38 @@ class Calibration:
         centre, spread = self.reference.mean(0), self.reference.std(0).clamp(min=1e-300)
         return torch.where(two_sided, ((means - centre) / spread).square(), means)
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+    def save(self, path: Path, run: str) -> None:
+        """Write a safetensors file, whole or not at all, unless another process did so first."""
         tensors = {"reference": self.reference}
         for field in ("mean", "deviation", "located", "direction"):
             values = [getattr(baseline, field) for baseline in self.baselines]
             if values[0] is not None:
                 tensors[field] = torch.stack(values)
-        header = {"kind": KIND, "format": FORMAT, "names": self.names, "seen": self.seen}
-        save_tensors(path, tensors, header)
+        header = {"kind": KIND, "format": FORMAT, "run": run}
+        header |= {"names": self.names, "seen": self.seen}
+        save_tensors(path, tensors, header, new=True)
 
     @classmethod
-    def load(cls, path: Path) -> "Calibration":
-        """A calibration that `save` wrote."""
-        tensors, header = load_tensors(path, KIND, FORMAT)
-        reference = tensors.pop("reference")
-        noises = range(len(tensors["mean"]))
-        baselines = [
-            Baseline(**{name: t[noise] for name, t in tensors.items()}) for noise in noises
-        ]
-        return cls(header["names"], baselines, reference, header["seen"])
+    def load(cls, path: Path, run: str) -> "Calibration":
+        """A calibration that `save` wrote. Raises InputError for one that is damaged, not finite or
+        of another run."""
+        tensors, header = load_tensors(path, KIND, FORMAT, run=run, finite=True)
+        with reading(path):
+            reference = tensors.pop("reference")
+            noises = range(len(tensors["mean"]))
+            baselines = [
+                Baseline(**{name: t[noise] for name, t in tensors.items()}) for noise in noises
+            ]
+            return cls(header["names"], baselines, reference, header["seen"])
+
+    @property
+    def digest(self) -> str:
+        """Identifies the numbers that scores are compared with."""
+        total = sha256(self.reference.numpy().tobytes())
+        for baseline in self.baselines:
+            for values in vars(baseline).values():
+                total.update(b"" if values is None else values.numpy().tobytes())
+        return total.hexdigest()[:32]
 
 
 def _exceeded(values: Float64[Tensor, "prompts *columns"], rate: float) -> Tensor:
@@ -115,30 +132,34 @@ def calibrate(
                     scores[own, noise, column] = of_norms(norms[own, noise], baseline)
     means = scores.mean(1)
     if not bool(means.isfinite().all()):
-        bad = [
-            text for text, fine in zip(reference, means.isfinite().all(1), strict=True) if not fine
-        ]
-        raise InputError(f"reference: the model's output is not finite for {bad[0]!r}")
+        finite = means.isfinite().all(1)
+        bad = next(each for each, fine in zip(reference, finite, strict=True) if not fine)
+        raise InputError(f"reference: the model's output is not finite for {bad.text!r}")
     return Calibration(names, _baselines(norms, positive, located), means, examples.seen)
 
 
 def _observe(
     worker: Worker,
     names: Sequence[str],
-    texts: Sequence[str],
+    prompts: Sequence[Prompt],
     progress: Callable[[int], None] | None,
 ) -> tuple[Float64[Tensor, "prompts noises scores"], Norms]:
     """The scores that need no baseline (NaN for the others), and the norms at the last look."""
-    scores, norms = [], []
-    for rows, by_noise in worker.looks(texts):
-        size = rows.stop - rows.start
+    places, scores, norms = [], [], []
+    for rows, by_noise in worker.looks(prompts):
+        size = len(rows)
+        places += rows
         scores.append(
             torch.stack([score_looks(looks, names, None)[:size] for looks in by_noise], 1)
         )
         norms.append(torch.stack([looks[-1].norms[:size] for looks in by_noise], 1))
         if progress:
             progress(size)
-    return torch.cat(scores), torch.cat(norms)
+    found = torch.cat(scores), torch.cat(norms)
+    if places != sorted(places):  # some have a noise of their own, and were looked at last
+        order = torch.tensor(places).argsort()
+        return found[0][order], found[1][order]
+    return found
 
 
 def _baselines(

@@ -1,7 +1,7 @@
 """What an audit is given, opened and identified."""
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from memfast.auditing.storing.index import Index, RejectedRows
+from memfast.auditing.storing.index import Index, look_of
 from memfast.errors import InputError
-from memfast.prompts import PromptSet, read_prompts, text_id
+from memfast.prompts import BORNE, Prompt, PromptSet, inputs, open_list, text_id
 from memfast.selection import Subspace
 
 FEWEST = 20  # reference prompts: a standard deviation of fewer means little
@@ -24,58 +24,69 @@ Prompts = PromptSet | Sequence[str] | Path | str  # a set, or the path of a file
 
 @dataclass(frozen=True)
 class Audited:
-    """The prompts to audit, their index and the file they come from, where they come from one."""
+    """The prompts to audit, their index, and the file and column they come from, if from one."""
 
     prompts: PromptSet
     index: Index
-    rejected: RejectedRows
-    path: str | None = None
+    path: Path | None = None
     column: str | None = None
 
     @classmethod
-    def open(cls, prompts: Prompts, column: str | None, max_rejected: int) -> "Audited":
-        """One pass over the prompts. Raises InputError for what `read_prompts` refuses, and for
-        more than `max_rejected` bad rows."""
-        rejected = RejectedRows(max_rejected)
+    def open(cls, prompts: Prompts, column: str | None, max_rejected: int = BORNE) -> "Audited":
+        """One pass over the prompts. Raises InputError for what `open_list` refuses."""
         if isinstance(prompts, str | Path):
-            found = read_prompts(prompts, column, on_rejected=rejected)
-            path = str(Path(prompts).resolve())
-            return cls(found, Index.of(found), rejected, path, column)
+            found = open_list(prompts, column, max_rejected)
+            return cls(found, Index.of(found), Path(prompts), column)
         found = PromptSet.of(prompts)
-        return cls(found, Index.of(found), rejected)
+        return cls(found, Index.of(found))
+
+    @property
+    def rejected(self) -> str:
+        """The rows that were left out, one JSON object a line."""
+        return self.prompts.rejected.text() if self.prompts.rejected else ""
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """The prompts, as they were. Raises InputError, with the line, where the list changed."""
+        return self.index.again(self.prompts)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts that calibration learns from; `own`: the reference is a part of the audited list."""
+    """Prompts that calibration learns from; `own`: the reference is a part of the audited list.
+    told: what a summary says of the lists that they come from."""
 
-    reference: list[str]
-    memorized: list[str]
+    reference: list[Prompt]
+    memorized: list[Prompt]
     own: bool
+    told: dict[str, Any]
 
     @classmethod
     def of(
-        cls, reference: Prompts | None, memorized: Prompts | None, audited: PromptSet
+        cls, reference: Prompts | None, memorized: Prompts | None, audited: Audited
     ) -> "Examples":
         """Duplicated texts count once. Raises InputError for sets that share a text or are too
         small: less than 20 reference prompts, or one memorized."""
-        positive = _texts(memorized) if memorized is not None else []
+        lists = {
+            role: _opened(given)
+            for role, given in (("reference", reference), ("memorized", memorized))
+            if given is not None
+        }
+        positive = _once(lists["memorized"]) if "memorized" in lists else []
+        texts = {prompt.text for prompt in positive}
         own = reference is None
-        negative = (
-            _own_reference(audited, set(positive)) if reference is None else _texts(reference)
-        )
-        if both := set(positive) & set(negative):
+        negative = sample(audited, OWN_REFERENCE, texts) if own else _once(lists["reference"])
+        if both := texts & {prompt.text for prompt in negative}:
             raise InputError(f"memorized and reference share {len(both)} prompts: {min(both)!r}")
         if len(negative) < FEWEST:
             raise InputError(f"reference: {len(negative)} prompts are too few; at least {FEWEST}")
         if len(positive) == 1:
             raise InputError("memorized: one example is too few; at least 2")
-        return cls(negative, positive, own)
+        return cls(negative, positive, own, inputs(**lists))
 
     @property
     def seen(self) -> list[str]:
         """The ids of all these texts, by text alone."""
-        return sorted(text_id(text) for text in self.reference + self.memorized)
+        return sorted({text_id(prompt.text) for prompt in self.reference + self.memorized})
 
     def digests(self) -> dict[str, Any]:
         """What a manifest keeps of them."""
@@ -99,28 +110,34 @@ def mask_digest(mask: Bool[Tensor, " neurons"] | None) -> str | None:
     return None if mask is None else sha256(mask.numpy().tobytes()).hexdigest()[:32]
 
 
-def _texts(prompts: Prompts) -> list[str]:
-    opened = read_prompts(prompts) if isinstance(prompts, str | Path) else PromptSet.of(prompts)
-    return list(dict.fromkeys(opened.texts))
+def _opened(prompts: Prompts) -> PromptSet:
+    return open_list(prompts) if isinstance(prompts, str | Path) else PromptSet.of(prompts)
 
 
-def _own_reference(prompts: PromptSet, without: set[str]) -> list[str]:
-    """The texts of smallest hash: a sample that does not depend on the list's order."""
-    kept: list[tuple[int, str]] = []  # a heap whose top is the largest hash
-    members: set[str] = set()
+def _once(prompts: Iterable[Prompt]) -> list[Prompt]:
+    found: dict[bytes, Prompt] = {}
     for prompt in prompts:
-        text = prompt.text
-        if text in members or text in without:
+        found.setdefault(look_of(prompt), prompt)
+    return list(found.values())
+
+
+def sample(prompts: Iterable[Prompt], count: int, without: Collection[str] = ()) -> list[Prompt]:
+    """Those of smallest hash: a sample that does not depend on the list's order."""
+    kept: list[tuple[int, bytes]] = []  # a heap whose top is the largest hash
+    members: dict[bytes, Prompt] = {}
+    for prompt in prompts:
+        look = look_of(prompt)
+        if look in members or prompt.text in without:
             continue
-        entry = (-int.from_bytes(blake2b(text.encode(), digest_size=16).digest()), text)
-        if len(kept) < OWN_REFERENCE:
+        entry = (-int.from_bytes(blake2b(look, digest_size=16).digest()), look)
+        if len(kept) < count:
             heapq.heappush(kept, entry)
-            members.add(text)
+            members[look] = prompt
         elif entry > kept[0]:
-            members.discard(heapq.heappushpop(kept, entry)[1])
-            members.add(text)
-    return [text for _, text in sorted(kept, reverse=True)]
+            del members[heapq.heappushpop(kept, entry)[1]]
+            members[look] = prompt
+    return [members[look] for _, look in sorted(kept, reverse=True)]
 
 
-def _digest(texts: Iterable[str]) -> str:
-    return sha256("\0".join(texts).encode()).hexdigest()[:32]
+def _digest(prompts: Iterable[Prompt]) -> str:
+    return sha256(b"\0".join(map(look_of, prompts))).hexdigest()[:32]

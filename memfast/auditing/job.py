@@ -10,7 +10,9 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker
 from memfast.errors import InputError
 from memfast.pipelines.attention import set_attention
+from memfast.pipelines.drivers.table import check_tells
 from memfast.pipelines.loading import load_pipeline
+from memfast.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class Job:
         """The named model, as the settings want it."""
         return open_model(self.portable().model or "", self.settings, self.attention)
 
-    def compute(self, worker: Worker, texts: list[str]) -> Block:
-        """The block of these texts."""
+    def compute(self, worker: Worker, prompts: list[Prompt]) -> Block:
+        """The block of these prompts."""
         if self.calibration is None:
             raise ValueError("calibration: the job has none yet")
-        return worker.block(texts, self.calibration.names, self.calibration.baselines)
+        return worker.block(prompts, self.calibration.names, self.calibration.baselines)
 
 
 def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:
@@ -56,4 +58,5 @@ def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:
 
     pipeline = load_pipeline(model, dtype=getattr(torch, settings.dtype), device=settings.device)
     set_attention(pipeline, attention)
+    check_tells(pipeline, model)
     return pipeline

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration
 from memfast.auditing.inputs import Audited
+from memfast.auditing.judging.footing import Footing, footing, likeness_of
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.results import (
     Labelled,
@@ -20,21 +22,25 @@ from memfast.auditing.results import (
     write_table,
 )
 from memfast.auditing.storing import manifest
-from memfast.auditing.verifying import Verified, verify, write_pictures
-from memfast.files import atomic_write_json
+from memfast.auditing.verifying import OTHERS, Verified, pictures_of, verify
+from memfast.errors import writing
+from memfast.files import Run, atomic_write, atomic_write_json, atomic_write_text
 from memfast.pipelines.identity import versions
 from memfast.progress import Stage
+from memfast.prompts import inputs
 from memfast.statistics import NeuronStatistics
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished audit. flagged: a row for each flagged text, the most suspicious first.
+    """A finished audit. footing: on what its threshold rests, and its verdict.
+    flagged: a row for each flagged text, the most suspicious first.
     verified: what a second look at the first of all texts showed, where one was asked for."""
 
     folder: Path
     manifest: dict[str, Any]
     summary: dict[str, Any]
+    footing: Footing
     result: Result
     labelled: Labelled
     flagged: list[dict[str, Any]]
@@ -42,7 +48,7 @@ class Outcome:
 
 
 def finish(
-    out: Path,
+    run: Run,
     audited: Audited,
     calibration: Calibration,
     speed: dict[str, int | float] | None = None,
@@ -50,20 +56,31 @@ def finish(
     """Write scores.parquet, flagged.csv, statistics.safetensors and summary.json from the blocks.
 
     All but the throughput in the summary are the same bits for any way the blocks came about.
+    Raises InputError, with the line, where the list is not what was audited.
     """
-    found = manifest.read(out)
-    blocks, index = manifest.blocks(out), audited.index
-    decision, thresholds = found["decision"], found["thresholds"]
-    result = Result.of(blocks, calibration, index, decision["score"], thresholds[decision["score"]])
-    write_table(out / "scores.parquet", audited.prompts, result)
-    flagged = suspicious(audited.prompts, result, result.flagged)
+    out, found = run.folder, run.read()
+    blocks, index = manifest.blocks(run, calibration.digest), audited.index
+    decision, likeness = found["decision"], likeness_of(found["reference"])
+    result = Result.of(blocks, calibration, index, decision["score"])
+    footings = {
+        name: footing(result.of_texts(name, index), name, calibration, decision["fpr"], likeness)
+        for name in result.columns
+    }
+    rests = footings[result.score]
+    result = replace(result, threshold=rests.threshold)
+    write_table(out / "scores.parquet", audited, result)
+    flagged = suspicious(audited, result, result.flagged)
     write_flagged(out / "flagged.csv", flagged, result.score)
+    if audited.rejected:
+        atomic_write_text(out / "rejected.jsonl", audited.rejected)
+    else:
+        (out / "rejected.jsonl").unlink(missing_ok=True)
     NeuronStatistics(merged_moments(blocks), _header(found)).save(out / "statistics.safetensors")
-    labelled = Labelled.of(audited.prompts, frozenset(calibration.seen))
+    labelled = Labelled.of(audited, frozenset(calibration.seen))
     summary = {
         "prompts": index.prompts,
         "texts": index.texts,
-        "rejected": len(audited.rejected.rows),
+        "rejected": len(audited.rejected.splitlines()),
         "truncated": int(result.truncated.sum()),
         "not_finite": int((~np.isfinite(result.values)).any(1).sum()),
         "flagged": int(result.flagged.sum()),
@@ -71,18 +88,23 @@ def finish(
         "probe": found["identity"]["settings"]["probe"],
         "score": result.score,
         "threshold": result.threshold,
+        "verdict": rests.verdict,
+        "rests on": rests.basis,
         "fpr": decision["fpr"],
-        "thresholds": thresholds,
+        "footing": rests.as_dict(),
+        "thresholds": {name: each.threshold for name, each in footings.items()},
         "reference": found["reference"],
         "made_on": blocks.made_on(),
+        "inputs": {**inputs(prompts=audited.prompts), **found["inputs"]},
         "detection": {column: labelled.figures(result, column) for column in result.columns},
         **(speed or {}),
     }
     atomic_write_json(out / "summary.json", summary)
-    return Outcome(out, found, summary, result, labelled, flagged)
+    return Outcome(out, found, summary, rests, result, labelled, flagged)
 
 
 def second_look(
+    run: Run,
     outcome: Outcome,
     audited: Audited,
     pipeline: DiffusionPipeline,
@@ -92,18 +114,38 @@ def second_look(
     stage: Stage,
 ) -> Outcome:
     """The outcome with the first `share` of all texts verified; writes verified.json, pictures/
-    and how many replicate into summary.json."""
-    count = math.ceil(share * audited.index.texts)
-    first = outcome.result.rank_of_texts(audited.index) <= count
-    rows = suspicious(audited.prompts, outcome.result, first)
-    advance = stage("verifying", len(rows))
-    verified = list(verify(pipeline, rows, seeds, settings, advance))
-    write_pictures(outcome.folder / "pictures", verified)
+    and how many seeds agree and how many match their training image into summary.json."""
+    index, texts = audited.index, audited.index.texts
+    rank, count = outcome.result.rank_of_texts(index), math.ceil(share * texts)
+    usual = np.union1d(_spaced(1, count), _spaced(texts // 2 + 1, texts))
+    rows, others = (
+        suspicious(audited, outcome.result, chosen)
+        for chosen in (rank <= count, np.isin(rank, usual))
+    )
+    advance = stage("verifying", len(rows) * seeds + len(others))
+    verified = list(verify(pipeline, rows, others, seeds, settings, advance))
+    pictures = pictures_of(verified)
+    run.ledger.add(*pictures)
+    with writing(run.folder):
+        for name, image in pictures.items():
+            (run.folder / name).parent.mkdir(exist_ok=True)
+            atomic_write(run.folder / name, partial(image.save, format="PNG"))
     atomic_write_json(outcome.folder / "verified.json", [item.figures() for item in verified])
-    replicating = sum(item.replicates for item in verified)
-    summary = outcome.summary | {"verified": len(verified), "replicating": replicating}
+    summary = outcome.summary | {
+        "verified": len(verified),
+        "seeds_agree": sum(item.seeds_agree is True for item in verified),
+        "with_training_image": sum(item.matches_training is not None for item in verified),
+        "matches_training": sum(item.matches_training is True for item in verified),
+    }
+    if notes := [f"{item.id}: {item.note}" for item in verified if item.note]:
+        summary["notes"] = notes
     atomic_write_json(outcome.folder / "summary.json", summary)
     return replace(outcome, summary=summary, verified=verified)
+
+
+def _spaced(first: int, last: int) -> np.ndarray:
+    """At most `OTHERS` ranks from the first to the last, evenly."""
+    return np.unique(np.linspace(first, last, OTHERS).round().astype(int))
 
 
 def _header(found: dict[str, Any]) -> dict[str, Any]:

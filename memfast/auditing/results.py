@@ -1,7 +1,6 @@
 """From finished blocks to what is read: a table, the flagged prompts, detection figures."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from memfast.auditing.calibration import Calibration
 from memfast.auditing.detection import figures
 from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.storing.index import Index
-from memfast.files import atomic_write, atomic_write_text
-from memfast.prompts import Prompt, PromptSet
+from memfast.files import atomic_write, write_csv
+from memfast.prompts import Prompt
 
 NEGATIVE = frozenset(  # labels that say "not memorized"; every other label says the opposite
     {"0", "false", "no", "none", "negative", "reference", "held-out", "heldout", "single"}
@@ -29,8 +28,8 @@ class Result:
     """Figures of every prompt of the list, in its order.
 
     values: [prompts, columns], the mean over noises; NaN where the model's output was not finite.
-    score: the column that decides; threshold: above it a prompt is flagged; rank: 1 is the most
-    suspicious. Duplicated texts share their text's figures.
+    score: the column that decides; threshold: above it a prompt is flagged, infinite where none
+    is to be; rank: 1 is the most suspicious. Duplicated texts share their text's figures.
     """
 
     columns: list[str]
@@ -42,6 +41,10 @@ class Result:
     @property
     def deciding(self) -> np.ndarray:
         return self.values[:, self.columns.index(self.score)]
+
+    def of_texts(self, column: str, index: Index) -> np.ndarray:
+        """A column's value of every different text."""
+        return self.values[index.first, self.columns.index(column)]
 
     @property
     def flagged(self) -> np.ndarray:
@@ -56,10 +59,8 @@ class Result:
         return _ranks(self.deciding[index.first])[index.unique]
 
     @classmethod
-    def of(
-        cls, blocks: Blocks, calibration: Calibration, index: Index, score: str, threshold: float
-    ) -> "Result":
-        """Read all blocks, in order."""
+    def of(cls, blocks: Blocks, calibration: Calibration, index: Index, score: str) -> "Result":
+        """Read all blocks, in order; nothing is flagged yet."""
         columns = calibration.columns()
         values = np.empty((index.texts, len(columns)))
         truncated = np.empty(index.texts, np.bool_)
@@ -69,7 +70,7 @@ class Result:
             values[part] = calibration.table(block.scores).numpy()
             truncated[part] = block.truncated.numpy()
             start = part.stop
-        return cls(columns, values[index.unique], truncated[index.unique], score, threshold)
+        return cls(columns, values[index.unique], truncated[index.unique], score, np.inf)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -79,7 +80,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return rank
 
 
-def write_table(path: Path, prompts: PromptSet, result: Result) -> None:
+def write_table(path: Path, prompts: Iterable[Prompt], result: Result) -> None:
     """scores.parquet: one row a prompt of the list, in its order, written in row groups."""
     text = {name: pa.string() for name in ("id", "prompt", "label", "group")}
     schema = pa.schema(
@@ -112,11 +113,13 @@ def write_table(path: Path, prompts: PromptSet, result: Result) -> None:
     atomic_write(path, write)
 
 
-def suspicious(prompts: PromptSet, result: Result, chosen: np.ndarray) -> list[dict[str, Any]]:
+def suspicious(
+    prompts: Iterable[Prompt], result: Result, chosen: np.ndarray
+) -> list[dict[str, Any]]:
     """The chosen prompts, one row for each text, the most suspicious first."""
     rows = [
         {"rank": int(rank), result.score: float(value), "id": p.id, "prompt": p.text}
-        | {"label": p.label or "", "line": p.line, "image": p.image or ""}
+        | {"label": p.label or "", "line": p.line, "asked": p}
         for p, wanted, rank, value in zip(
             prompts, chosen, result.rank, result.deciding, strict=True
         )
@@ -130,14 +133,7 @@ def suspicious(prompts: PromptSet, result: Result, chosen: np.ndarray) -> list[d
 
 def write_flagged(path: Path, rows: Sequence[dict[str, Any]], score: str) -> None:
     """flagged.csv, for people."""
-    import io
-
-    columns = ["rank", score, "id", "prompt", "label", "line"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write_text(path, text.getvalue())
+    write_csv(path, ["rank", score, "id", "prompt", "label", "line"], rows)
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ class Labelled:
     groups: list[str | None]
 
     @classmethod
-    def of(cls, prompts: PromptSet, seen: frozenset[str]) -> "Labelled":
+    def of(cls, prompts: Iterable[Prompt], seen: frozenset[str]) -> "Labelled":
         """`seen`: texts that calibration used. Duplicated texts count once."""
         rows: dict[str, list[int]] = {}
         groups: list[str | None] = []
@@ -197,7 +193,7 @@ def is_negative(label: str) -> bool:
     return label.strip().casefold() in NEGATIVE
 
 
-def _batches(prompts: PromptSet) -> Iterator[list[Prompt]]:
+def _batches(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
     batch: list[Prompt] = []
     for prompt in prompts:
         batch.append(prompt)

@@ -1,6 +1,7 @@
-"""audit: open or resume a folder, calibrate, compute what is missing. merge: write the results."""
+"""audit: open or resume a folder, calibrate, compute what is missing."""
 
 import logging
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,16 @@ from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration, calibrate
 from memfast.auditing.engines import ENGINES
-from memfast.auditing.inputs import Audited, Examples, Prompts, located_neurons, mask_digest
+from memfast.auditing.inputs import (
+    Audited,
+    Examples,
+    Prompts,
+    located_neurons,
+    mask_digest,
+    sample,
+)
 from memfast.auditing.job import Job, open_model
+from memfast.auditing.judging.references import COMPARED, Likeness
 from memfast.auditing.looking.probes import PROBES
 from memfast.auditing.looking.scores import COMBINED, available
 from memfast.auditing.looking.settings import Settings
@@ -21,14 +30,16 @@ from memfast.auditing.outcome import Outcome, finish, second_look
 from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
-from memfast.errors import InputError
-from memfast.files import first_difference
+from memfast.errors import InputError, writing
+from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
+from memfast.processes.stopping import keeping
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
 
+BYTES = 36  # of a block, for each neuron: see Moments
 _log = logging.getLogger("memfast")
 
 
@@ -60,11 +71,12 @@ def audit(
 
     model: a pipeline, or its name (which engines with several workers need). prompts: a file or a
     set. out: the audit's folder. reference: prompts of the same kind that the model does not
-    memorize, for baselines and for the threshold, which a share `fpr` of them exceeds; without it,
-    500 of the prompts themselves. memorized: examples for a discriminant. subspace: neurons that
-    get a score of their own. score: the one that decides. shard: (I, N), every N-th block from
-    block I on; then the results are left to `merge`, and None is returned. verify: the share of
-    all texts, the most suspicious, from which `verify_seeds` images each are made and compared.
+    memorize, for baselines and for the threshold, which a share `fpr` of them exceeds; without it
+    the threshold rests on the list itself (see `judging.footing`). memorized: examples for a
+    discriminant. subspace: neurons that get a score of their own. score: the one that decides.
+    shard: (I, N), every N-th block from block I on; then the results are left to `merge`, and None
+    is returned. verify: the share of all texts, the most suspicious, from which `verify_seeds`
+    images each are made and compared.
     Raises InputError for what cannot be used, before anything is written.
     """
     out = Path(out)
@@ -75,12 +87,14 @@ def audit(
     name = str(model) if isinstance(model, str | Path) else None
     if name is None and engine != "local":
         raise InputError(f"model: engine {engine!r} loads it elsewhere; give its folder or hub id")
+    try_out(out / manifest.NAME)
     audited = Audited.open(prompts, column, max_rejected)
-    examples = Examples.of(reference, memorized, audited.prompts)
+    examples = Examples.of(reference, memorized, audited)
     pipeline: Any = open_model(name, settings, attention) if name else model
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **settings.request)
     settings = _as_loaded(settings, driver)
-    located = None if subspace is None else located_neurons(subspace, ffn_sites(driver.model))
+    sites = ffn_sites(driver.model)
+    located = None if subspace is None else located_neurons(subspace, sites)
     identity = {
         "model": fingerprint(driver.model),
         "settings": settings.as_dict(),
@@ -90,11 +104,6 @@ def audit(
         **examples.digests(),
         "subspace": mask_digest(located),
     }
-    manifest.open_folder(out, identity, overwrite)
-    machine = made_on(driver.model) | {"threads": settings.threads}
-    _tell_of_other_machines(out, machine)
-    audited.rejected.write(out / "rejected.jsonl")
-
     job = Job(
         settings,
         model=name,
@@ -104,55 +113,36 @@ def audit(
         workers=workers,
         address=address,
     )
-    calibration = _calibration(out, job, names, examples, located, stage)
-    job = replace(job, calibration=calibration)
-    manifest.update(
-        out,
-        prompts={"path": audited.path, "column": audited.column},
-        reference={"prompts": len(examples.reference), "own": examples.own},
-        memorized=len(examples.memorized),
-        decision={"score": score, "fpr": fpr},
-        thresholds={name: calibration.threshold(name, fpr) for name in calibration.columns()},
-    )
-    blocks = manifest.blocks(out)
-    speed = _compute(job, blocks, audited, engine, shard or (0, 1), stage)
-    if shard is not None:
-        return None
-    outcome = finish(out, audited, calibration, speed)
-    if not verify:
-        return outcome
-    return second_look(
-        outcome,
-        audited,
-        pipeline,
-        settings,
-        verify,
-        verify_seeds,
-        stage,
-    )
-
-
-def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:
-    """Write the results of an audit whose blocks were computed in shards.
-
-    prompts: the audited prompts, where they came from no file or the file has moved.
-    Raises InputError while blocks are missing, and for prompts other than the audited ones.
-    """
-    out = Path(out)
-    found = manifest.read(out)
-    source = prompts if prompts is not None else found["prompts"]["path"]
-    if source is None:
-        raise InputError(f"{out}: its prompts came from no file; pass them")
-    audited = Audited.open(source, found["prompts"]["column"], max_rejected=2**62)
-    if audited.index.digest != found["identity"]["prompts"]:
-        raise InputError(f"{source}: its prompts are not those that {out} was made with")
-    missing = manifest.blocks(out).missing()
-    if missing:
-        raise InputError(
-            f"{out}: {len(missing)} blocks are missing (the first is {missing[0]}): "
-            "run the same audit again, without --shard or with the missing ones"
+    with manifest.opened(out, shared=shard is not None and not overwrite) as run:
+        run.begin(identity, overwrite)
+        run.ledger.add(manifest.CALIBRATION, *manifest.RESULTS)
+        calibration = _calibration(run, job, names, examples, located, stage)
+        job = replace(job, calibration=calibration)
+        run.update(
+            prompts={"path": audited.path and _relative(audited.path, out), "column": column},
+            inputs=examples.told,
+            reference=_about(driver, examples, audited, calibration, score, fpr),
+            memorized=len(examples.memorized),
+            decision={"score": score, "fpr": fpr},
         )
-    return finish(out, audited, Calibration.load(out / manifest.CALIBRATION))
+        blocks = manifest.blocks(run, calibration.digest)
+        machine = made_on(driver.model) | {"threads": settings.threads}
+        _tell_of_other_machines(blocks, machine)
+        first, step = shard or (0, 1)
+        missing = blocks.missing(range(first, blocks.count, step))
+        try_out(blocks.folder, len(missing) * BYTES * sum(sites.values()))
+        speed = _compute(run, job, blocks, missing, audited, engine, stage)
+        if shard is not None:
+            return None
+        outcome = finish(run, audited, calibration, speed)
+        if not verify:
+            return outcome
+        return second_look(run, outcome, audited, pipeline, settings, verify, verify_seeds, stage)
+
+
+def _relative(path: Path, out: Path) -> str:
+    """What a file is called from the audit's folder."""
+    return os.path.relpath(path.resolve(), out.resolve())
 
 
 def _check(
@@ -184,9 +174,7 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
     """The settings with the pipeline's own schedule, and the dtype, device and number of threads
     that are in use."""
     parameter = next(driver.model.parameters())
-    schedule = driver.schedule(
-        num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale
-    )
+    schedule = driver.schedule()
     return replace(
         settings,
         **schedule.as_dict(),
@@ -197,39 +185,70 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
     )
 
 
-def _tell_of_other_machines(out: Path, now: dict[str, Any]) -> None:
+def _tell_of_other_machines(blocks: Blocks, now: dict[str, Any]) -> None:
     """Warn where what is there was made on another machine than the rest will be."""
-    for machine in manifest.blocks(out).made_on():
+    for machine in blocks.made_on():
         made = machine.pop("blocks")
         if machine != now:
             _log.warning(
-                f"{out}: {made} blocks are of another machine ({first_difference(machine, now)}): "
-                "their scores are the same but for the last bits"
+                f"{blocks.folder}: {made} blocks are of another machine "
+                f"({first_difference(machine, now)}): their scores differ in the last bits at most"
             )
 
 
 def _calibration(
-    out: Path, job: Job, names: list[str], examples: Examples, located: Any, stage: Stage
+    run: Run, job: Job, names: list[str], examples: Examples, located: Any, stage: Stage
 ) -> Calibration:
-    """The folder's calibration, made now if it is not there."""
-    path = out / manifest.CALIBRATION
-    if not path.exists():
-        with job.worker() as worker:
-            texts = len(examples.reference) + len(examples.memorized)
-            made = calibrate(
-                worker, names, examples, located=located, progress=stage("calibrating", texts)
-            )
-        made.save(path)
-    return Calibration.load(path)
+    """The folder's calibration, made now if it is not there or cannot be used."""
+    path = run.folder / manifest.CALIBRATION
+    if path.exists():
+        try:
+            return Calibration.load(path, run.hash)
+        except InputError as error:
+            _log.warning("%s; it is made again", error)
+            path.unlink()
+    with job.worker() as worker:
+        texts = len(examples.reference) + len(examples.memorized)
+        made = calibrate(
+            worker, names, examples, located=located, progress=stage("calibrating", texts)
+        )
+    made.save(path, run.hash)
+    return Calibration.load(path, run.hash)
+
+
+def _about(
+    driver: Driver,
+    examples: Examples,
+    audited: Audited,
+    calibration: Calibration,
+    score: str,
+    fpr: float,
+) -> dict[str, Any]:
+    """What a manifest says of the references, and whether they are of the list's kind."""
+    found = {"prompts": len(examples.reference), "own": examples.own}
+    if examples.own:
+        return found
+    listed, scores = sample(audited, COMPARED), calibration.column(score).numpy()
+    texts, references = ([p.text for p in part] for part in (listed, examples.reference))
+    likeness = Likeness.of(driver, texts, references, scores, fpr)
+    return found | {"likeness": likeness.as_dict()}
 
 
 def _compute(
-    job: Job, blocks: Blocks, audited: Audited, engine: str, shard: tuple[int, int], stage: Stage
+    run: Run,
+    job: Job,
+    blocks: Blocks,
+    missing: list[int],
+    audited: Audited,
+    engine: str,
+    stage: Stage,
 ) -> dict[str, int | float]:
-    """Compute the shard's missing blocks; returns how fast that went, {} if there were none."""
-    missing = [number for number in blocks.missing() if number % shard[1] == shard[0]]
+    """Compute the missing blocks; returns how fast that went, {} if there were none."""
     if not missing:
         return {}
+    run.ledger.add(*(f"{blocks.folder.name}/{blocks.path(number).name}" for number in missing))
+    with writing(blocks.folder):
+        blocks.folder.mkdir(exist_ok=True)
     advance = stage("auditing", sum(blocks.size(number) for number in missing))
     started, texts = time.perf_counter(), 0
 
@@ -239,7 +258,8 @@ def _compute(
         texts += len(block.truncated)
         advance(len(block.truncated))
 
-    ENGINES[engine](job, blocks.texts(audited.prompts, audited.index, set(missing)), done)
+    with keeping(lambda: f"{blocks.written} of {blocks.count} blocks"):
+        ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
     seconds = time.perf_counter() - started
     rows = PROBES[job.settings.probe].rows(job.settings) * job.settings.noises
     return {

@@ -1,9 +1,10 @@
-"""The second look: pictures of the most suspicious prompts, and whether seeds agree on one."""
+"""The second look: pictures of the most suspicious prompts. Do seeds agree on one that other
+captions do not make? Is it the training image? Two verdicts: neither implies the other."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,35 +15,57 @@ from torch import Tensor
 
 from memfast.auditing.looking.settings import Settings
 from memfast.errors import InputError
-from memfast.measuring.distances import ssim, tiled_l2
+from memfast.images import without_place
+from memfast.measuring.distances import l2_ratio, ssim, tiled_l2
 from memfast.measuring.extraction import Cliques
+from memfast.measuring.similarity import METRICS
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.pictures import picture
+from memfast.prompts import Prompt
+from memfast.prompts.groups import near_duplicates
 
 TEXTS_A_BATCH = 16
 AGREEING = 0.5  # share of the seeds that must make one picture
+OTHERS = 32  # captions whose pictures agreement is compared with, from the lower half, and as
+# many of those looked at
+FEWEST_OTHERS = 4
+NEARER = 0.5  # of what other captions' pictures are apart: Carlini's alpha
+SSIM = METRICS["ssim"].threshold
+
+Seeds = Float[Tensor, "seeds 3 height width"]
+Others = Float[Tensor, "others 3 height width"]
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What several seeds made of one prompt.
+    """What several seeds made of one prompt, and two verdicts on it.
 
     clique: of the images, the share in the largest group that are all near each other (tiled L2
-    below 0.15, arXiv 2301.13188). seed_ssim: mean SSIM of pairs of seeds. own_ssim, own_tiled_l2:
-    the nearest image to the training image, where one is given. replicates: half of the seeds or
-    more, and at least two, make one picture. images: [seeds, 3, height, width] in [0, 1].
+    below 0.15, arXiv 2301.13188). spread: their mean distance over that to the nearest tenth of
+    other captions' images. seed_ssim: mean SSIM of pairs of seeds. own_ssim, own_tiled_l2,
+    own_ratio: of the nearest image to the training image, where one is given; the ratio is to the
+    distance of other captions' images (Carlini et al.).
+    seeds_agree: half of the seeds or more, and at least two, make one picture that other captions
+    do not make (spread below 0.5); None where there are fewer than 4 of these. matches_training:
+    an image with SSIM above 0.6 and a ratio below 0.5; None without a training image.
+    images: [seeds, 3, height, width] in [0, 1]. note: why its training image could not be used.
     """
 
     rank: int
     id: str
     prompt: str
     clique: float
+    spread: float | None
     seed_ssim: float
     own_ssim: float | None
     own_tiled_l2: float | None
-    replicates: bool
+    own_ratio: float | None
+    seeds_agree: bool | None
+    matches_training: bool | None
     images: Float[Tensor, "seeds 3 height width"] = field(repr=False)
     own: Float[Tensor, "3 height width"] | None = field(repr=False)
+    note: str | None = None
 
     def figures(self) -> dict[str, Any]:
         """All but the pictures."""
@@ -53,61 +76,126 @@ class Verified:
 def verify(
     pipeline: DiffusionPipeline,
     rows: Sequence[dict[str, Any]],
+    others: Sequence[dict[str, Any]],
     seeds: int,
     settings: Settings,
     progress: Callable[[int], None],
 ) -> Iterator[Verified]:
-    """Generate `seeds` images for each row (rank, id, prompt, image) and compare them.
+    """Generate `seeds` images for each row (rank, id, prompt, asked) and compare them, with one
+    another and with an image of each of the `others`.
 
-    An image depends on its prompt's id, the seed and the settings' schedule and guidance alone.
+    An image depends on its prompt's id, the seed (the prompt's own, where it has one) and the
+    settings' schedule and guidance alone.
     """
-    driver = driver_of(pipeline)
+    driver = driver_of(pipeline, **settings.request)
+    made = _batches(driver, others, 1, settings, progress)
+    usual = [(other, images[0]) for other, images in made]
+    twins = _twins([*rows, *others])
+    for row, images in _batches(driver, rows, seeds, settings, progress):
+        apart = [image for other, image in usual if other["prompt"] not in twins[row["prompt"]]]
+        yield compare(row, images, torch.stack(apart) if apart else images[:0])
+
+
+def _twins(rows: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
+    """Of each text, those that may well share its picture: near-duplicates, and captions of the
+    same training image."""
+    texts = [row["prompt"] for row in rows]
+    of_image: dict[str | None, set[str]] = {}
+    for row in rows:
+        of_image.setdefault(row["asked"].image, set()).add(row["prompt"])
+    found = {row["prompt"]: {row["prompt"]} for row in rows}
+    for row in rows:
+        found[row["prompt"]] |= of_image[row["asked"].image] if row["asked"].image else set()
+    for first, second in near_duplicates(texts):
+        found[texts[first]].add(texts[second])
+        found[texts[second]].add(texts[first])
+    return found
+
+
+def _batches(
+    driver: Driver,
+    rows: Sequence[dict[str, Any]],
+    seeds: int,
+    settings: Settings,
+    progress: Callable[[int], None],
+) -> Iterator[tuple[dict[str, Any], Float[Tensor, "seeds 3 height width"]]]:
+    """The rows with their images."""
     for start in range(0, len(rows), TEXTS_A_BATCH):
         batch = rows[start : start + TEXTS_A_BATCH]
         conditioning = driver.encode([row["prompt"] for row in batch])
-        ids = [row["id"] for row in batch]
+        asked: list[Prompt] = [row["asked"] for row in batch]
         images = [
-            driver.generate(conditioning, ids, settings.seed + seed, settings.schedule)
-            for seed in range(seeds)
+            driver.generate(
+                conditioning,
+                [prompt.id for prompt in asked],
+                settings.seed + number,
+                settings.schedule,
+                seeds=[prompt.noise_seed(settings.seed, number) for prompt in asked],
+            )
+            for number in range(seeds)
         ]
-        for row, made in zip(batch, torch.stack(images, 1).float().cpu(), strict=True):
-            yield compare(row, made)
-        progress(len(batch))
+        yield from zip(batch, torch.stack(images, 1).float().cpu(), strict=True)
+        progress(len(batch) * seeds)
 
 
-def compare(row: dict[str, Any], images: Float[Tensor, "seeds 3 height width"]) -> Verified:
-    """The figures of one prompt's images."""
+def compare(row: dict[str, Any], images: Seeds, others: Others) -> Verified:
+    """The figures and verdicts of one prompt's images; others: images of other captions."""
     cliques = Cliques(size=len(images))
     cliques.add(images)
     first, second = zip(*combinations(range(len(images)), 2), strict=True)
-    own = _training_image(row["image"], images.shape[-2:]) if row["image"] else None
+    own, note = _training_image(row["asked"], images.shape[-2:])
     near = None if own is None else own.expand_as(images)
+    known = len(others) >= FEWEST_OTHERS
+    spread = _spread(cliques.kept, others) if known else None
+    alike = cliques.largest >= max(2, AGREEING * len(images))
+    matched = None if near is None else ssim(images, near)
+    ratio = l2_ratio(images, near, others) if near is not None and known else None
     return Verified(
         rank=row["rank"],
         id=row["id"],
         prompt=row["prompt"],
         clique=cliques.largest / len(images),
+        spread=spread,
         seed_ssim=float(ssim(images[list(first)], images[list(second)]).mean()),
-        own_ssim=None if near is None else float(ssim(images, near).max()),
+        own_ssim=None if matched is None else float(matched.max()),
         own_tiled_l2=None if near is None else float(tiled_l2(images, near).min()),
-        replicates=cliques.largest >= max(2, AGREEING * len(images)),
+        own_ratio=None if ratio is None else float(ratio.min()),
+        seeds_agree=None if spread is None else alike and spread < NEARER,
+        matches_training=None
+        if matched is None
+        else bool(((matched > SSIM) & (True if ratio is None else ratio < NEARER)).any()),
         images=images,
         own=own,
+        note=note,
     )
 
 
-def write_pictures(folder: Path, verified: Sequence[Verified]) -> None:
-    """RANK-SEED.png of every image."""
-    folder.mkdir(exist_ok=True)
+def _spread(clique: Seeds, others: Others) -> float:
+    """How far a clique's images are apart, over how far other captions' nearest tenth is."""
+    if len(clique) < 2:
+        return math.inf
+    pairs = [tiled_l2(one[None], two[None]) for one, two in combinations(clique, 2)]
+    away = torch.stack([tiled_l2(image.expand_as(others), others) for image in clique])
+    return float(torch.cat(pairs).mean() / away.quantile(0.1).clamp(min=1e-12))
+
+
+def pictures_of(verified: Sequence[Verified]) -> dict[str, Image.Image]:
+    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png, and
+    RANK-training.png where there is a training image."""
+    made = {}
     for item in verified:
-        for seed, image in enumerate(item.images):
+        shots = {str(seed): image for seed, image in enumerate(item.images)}
+        for name, image in (shots | ({} if item.own is None else {"training": item.own})).items():
             pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(folder / f"{item.rank:06d}-{seed}.png")
+            made[f"pictures/{item.rank:06d}-{name}.png"] = Image.fromarray(pixels)
+    return made
 
 
-def _training_image(path: str, size: torch.Size) -> Tensor | None:
-    """The picture at `path` in [0, 1], cropped and scaled; None when it is no readable file."""
+def _training_image(prompt: Prompt, size: torch.Size) -> tuple[Tensor | None, str | None]:
+    """The prompt's picture in [0, 1], cropped and scaled, or why there is none."""
+    if prompt.image is None:
+        return None, None
     try:
-        return picture(path, (size[0], size[1]))
-    except InputError:
-        return None
+        return picture(prompt.image, (size[0], size[1])), None
+    except InputError as error:
+        return None, without_place(error, prompt.image)

@@ -22,6 +22,7 @@ from memfast.blocks.slicing import KEPT, UNKNOWN, add_bias, narrow
 from memfast.errors import InputError
 
 PREFIX = "Compact"
+PORTABLE = "memfast_compact"  # what a portable folder calls the library of its compact parts
 KEYS = ("ffn_inner_dims", "ffn_biases")
 
 # diffusers looks here for the methods by which it may load classes of a library it does not know.

@@ -7,6 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import find_sites
 from memfast.errors import InputError
@@ -17,6 +18,7 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
+from memfast.pipelines.schedule import Request
 from memfast.precision import Gradients, wide
 from memfast.prompts import PromptSet
 from memfast.statistics import NeuronStatistics
@@ -43,10 +45,9 @@ def learn_gates(
     reference: PromptSet | Sequence[str],
     *,
     pull: Pull | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [1, neurons] of one learnt gate each, 0 closed to 1 open, quantity "gate".
 
@@ -57,18 +58,17 @@ def learn_gates(
     """
     pull = pull or Pull()
     memorized, reference = PromptSet.of(memorized), PromptSet.of(reference)
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
-    known = collect_sensitivity(pipeline, reference, strata=4, seed=seed, **schedule.as_dict())
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
+    known = collect_sensitivity(pipeline, reference, strata=4, seed=seed, **asked)
     settings = Settings(1, schedule, seed)
     sites = find_sites(driver.model)
     sets = []
+    notes: list[str] = []
     for prompts in (memorized, reference):
         if len(prompts) == 0:
             raise InputError(f"{prompts.name}: there are none")
-        clean = clean_latents(driver, list(prompts), schedule, seed)
+        clean = clean_latents(driver, list(prompts), schedule, seed, notes)
         sets.append((clean, driver.encode_all(prompts.texts)))
     means = {path: norms.mean.mean(0).float() for path, norms in known.norms.items()}
     device = driver.device
@@ -102,7 +102,7 @@ def learn_gates(
                 gate.clamp_(0, 1)
         if progress:
             progress(1)
-    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate"}
+    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate", "notes": notes}
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,

@@ -1,27 +1,67 @@
 """What commands show: a progress bar, a closing table, and the same figures as summary.json."""
 
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from memfast.files import atomic_write_json
+from memfast.errors import printable
+from memfast.files import atomic_write_json, to_json
+from memfast.progress import Stage, silent
 
-console = Console()
+MISSED = 3  # exit code: a bound or a verdict failed
+EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+
+class PlainConsole(Console):
+    """What is printed is data: nothing in it is markup, nor steers the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **how)
+
+
+console = PlainConsole()
+_as_json = False
+
+
+def speak(quiet: bool, as_json: bool) -> None:
+    """How the running command speaks: not at all, or on stdout in nothing but JSON."""
+    global _as_json
+    console.quiet, _as_json = quiet or as_json, as_json
+
+
+def tell(summary: Mapping[str, Any]) -> None:
+    """Print a command's summary, where it was asked for as JSON."""
+    if _as_json:
+        print(to_json(dict(summary), indent=2), flush=True)
+
+
+def missed(*reasons: str) -> NoReturn:
+    """End the command with exit code 3: each line says which bound or verdict failed."""
+    for reason in reasons:
+        print(printable(f"failed: {reason}"), file=sys.stderr)
+    raise typer.Exit(MISSED)
 
 
 class Bar:
-    """Progress of one command over its named stages."""
+    """Progress of one command over its named stages; nothing is shown before the first."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
 
     def stage(self, label: str, total: int) -> "Advance":
         """A new bar; call the result with the number of units done."""
+        self._progress.start()
         return Advance(self._progress, self._progress.add_task(label, total=total))
 
 
@@ -33,17 +73,53 @@ class Advance:
         self._progress.advance(self._task, done)
 
 
+class Lines:
+    """The same as lines on stderr, for a log: one every half a minute."""
+
+    def stage(self, label: str, total: int) -> "Line":
+        return Line(label, total)
+
+
+class Line:
+    def __init__(self, label: str, total: int):
+        self._label, self._total, self._done = label, total, 0
+        self._started = self._said = time.monotonic()
+
+    def __call__(self, done: int = 1) -> None:
+        self._done += done
+        now = time.monotonic()
+        if now - self._said < EVERY:
+            return
+        self._said = now
+        left = (now - self._started) * (self._total - self._done) / max(1, self._done)
+        told = f"{self._label}: {self._done:,} of {self._total:,}, about {left:.0f} s left"
+        print(printable(told), file=sys.stderr, flush=True)
+
+
+class Silent:
+    """No progress at all."""
+
+    stage: Stage = staticmethod(silent)
+
+
 @contextmanager
-def progress() -> Iterator[Bar]:
+def progress() -> Iterator[Bar | Lines | Silent]:
     """A progress display on stderr for the duration of a command."""
+    if console.quiet or not sys.stderr.isatty():
+        yield Silent() if console.quiet else Lines()
+        return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as display:
+    display = Progress(*columns, console=Console(stderr=True))
+    try:
         yield Bar(display)
+    finally:
+        if display.live.is_started:  # else it would print an empty line
+            display.stop()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -62,13 +138,26 @@ def format_figure(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return printable(str(value))
 
 
 def finish(out: Path, title: str, summary: Mapping[str, Any]) -> None:
-    """Write `summary` in the folder (or beside the file) `out`, and print its plain figures."""
-    path = out / "summary.json" if out.is_dir() else out.with_name(f"{out.stem}.summary.json")
-    atomic_write_json(path, dict(summary))
+    """Write `summary` beside the file `out` (in a folder it was written with it), and print its
+    plain figures."""
+    path = out / "summary.json" if out.is_dir() else summary_beside(out)
+    if not out.is_dir():
+        atomic_write_json(path, dict(summary))
+    show_figures(title, summary)
+    console.print(f"wrote {out} and {path}", highlight=False, soft_wrap=True)
+    tell(summary)
+
+
+def show_figures(title: str, summary: Mapping[str, Any]) -> None:
+    """Print the plain figures of a summary."""
     plain = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
     show_table(title, ("figure", "value"), plain.items())
-    console.print(f"wrote {out} and {path}", highlight=False, soft_wrap=True)
+
+
+def summary_beside(out: Path) -> Path:
+    """Where the summary of a single file goes."""
+    return out.with_name(f"{out.stem}.summary.json")

@@ -1,12 +1,14 @@
 """Options that several commands share, each said once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading, some
+from memfast.files import try_out
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -15,29 +17,47 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTION = ("auto", "sdpa", "xformers")
+LARGEST_CONFIG = 1 << 16  # bytes
+MOST_STEPS = 10_000  # of a schedule
+MOST_PIXELS = 65_536  # of a side, or frames
+MOST_WORKERS = 1_024  # processes, or threads
 
 
 def _read_config(ctx, path: Path | None) -> Path | None:
     """Let a YAML file give options that the command line does not (`ctx`: typer's own context)."""
     if path is None:
         return None
-    import yaml
-
-    if not path.is_file():
-        raise InputError(f"--config {path}: no such file")
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not YAML ({' '.join(str(error).split())})") from error
-    known = {parameter.name for parameter in ctx.command.params}
-    if not isinstance(values, Mapping):
-        raise InputError(f"--config {path}: must map option names to values")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    if unknown := sorted(set(values) - known):
+    place = f"--config {path}"
+    values = {str(key).replace("-", "_"): value for key, value in _yaml(path, place).items()}
+    known = {parameter.name: parameter for parameter in ctx.command.params}
+    if unknown := sorted(set(values) - set(known)):
         legal = ", ".join(sorted(name for name in known if name))
-        raise InputError(f"--config {path}: unknown {', '.join(unknown)}; legal: {legal}")
+        raise InputError(f"{place}: unknown {some(unknown)}; legal: {legal}")
+    for name, value in values.items():
+        many = known[name].multiple or known[name].nargs != 1
+        single = value if many and isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in single):
+            raise InputError(f"{place}: {name}: must be {'a list of words' if many else 'a value'}")
+        values[name] = single if many else value
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return path
+
+
+def _yaml(path: Path, place: str) -> dict[Any, Any]:
+    """The mapping in a YAML file of at most LARGEST_CONFIG bytes."""
+    import yaml
+
+    with reading(place):
+        if not path.is_file():
+            raise InputError(f"{place}: no such file")
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise InputError(f"{place}: more than {LARGEST_CONFIG} bytes")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if values is None:
+            return {}
+        if not isinstance(values, dict):
+            raise InputError(f"{place}: must map option names to values")
+        return values
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, or 'demo'.")]
@@ -58,15 +78,50 @@ Column = Annotated[str | None, typer.Option(help="Column of the prompts, where n
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts a batch.")]
 Steps = Annotated[
     int | None,
-    typer.Option(min=1, help="Denoising steps, from the noisiest (10, or all of fewer)."),
+    typer.Option(
+        min=1, max=MOST_STEPS, help="Denoising steps, from the noisiest (10, or all of fewer)."
+    ),
 ]
-InferenceSteps = Annotated[
-    int | None, typer.Option(min=1, help="Length of the schedule (the pipeline's own).")
-]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale (the pipeline's own).")]
 Padding = Annotated[
     bool, typer.Option("--padding", help="Count the text's padding rows too, where there are any.")
 ]
+
+
+class Request(TypedDict):
+    """How the pipeline is run, where not as its own call does (memfast.pipelines.schedule)."""
+
+    num_inference_steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_STEPS, help="Length of the schedule (the pipeline's own)."),
+    ]
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Guidance scale (the pipeline's own).")
+    ]
+    true_guidance_scale: Annotated[
+        float | None, typer.Option(help="Beside an embedded one (Flux.1): 1, none.")
+    ]
+    height: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PIXELS, help="Pixels (the pipeline's own).")
+    ]
+    width: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PIXELS, help="Pixels (the pipeline's own).")
+    ]
+    num_frames: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_PIXELS, help="Frames of a video (the pipeline's own)."),
+    ]
+
+
+def with_request(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `**request` are the options of Request."""
+    asked = get_type_hints(Request, include_extras=True)
+    own = [p for p in signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=t) for n, t in asked.items()
+    ]
+    command.__signature__ = signature(command).replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    command.__annotations__ |= asked
+    return command
 
 
 def open_pipeline(
@@ -74,12 +129,13 @@ def open_pipeline(
 ) -> "DiffusionPipeline":
     """The pipeline that MODEL names, with the attention kernel asked for; says where it runs."""
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.drivers.table import as_sibling
+    from memfast.pipelines.drivers.table import as_sibling, check_tells
     from memfast.pipelines.loading import load_pipeline
 
     place = where(model, device, dtype)
     pipeline = load_pipeline(model, dtype=place.dtype, device=place.device)
     set_attention(pipeline, attention)
+    check_tells(pipeline, model)
     if (note := as_sibling(pipeline)) is not None:
         typer.echo(f"note: {note}", err=True)
     return pipeline
@@ -99,11 +155,6 @@ def where(model: str, device: str, dtype: str) -> "Place":
     return place
 
 
-def schedule(num_inference_steps: int | None, guidance_scale: float | None) -> dict[str, Any]:
-    """What of a schedule was asked for; the rest is the pipeline's own."""
-    return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-
-
 def check_file(path: Path, overwrite: bool) -> Path:
     """`path` as a file that may be written.
 
@@ -111,8 +162,12 @@ def check_file(path: Path, overwrite: bool) -> Path:
     """
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise InputError(f"--out {path}: exists; name another file or pass --overwrite")
+    from memfast.cli.console import summary_beside
+
+    for each in (path, summary_beside(path)):
+        if each.exists() and not overwrite:
+            raise InputError(f"--out {path}: {each} exists; name another or pass --overwrite")
     if not path.parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
+    try_out(path)
     return path

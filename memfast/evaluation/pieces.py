@@ -2,41 +2,45 @@
 disk until the report is written, and may be computed by another process.
 """
 
-import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from memfast.errors import InputError
+from memfast.errors import InputError, writing
 from memfast.evaluation.mitigations import Mitigation
+from memfast.evaluation.piece import Piece
 from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
-from memfast.files import atomic_write, atomic_write_json, first_difference, prepare_out
+from memfast.files import Run
+from memfast.processes.stopping import keeping
+from memfast.processes.workers import Tether
 from memfast.progress import Stage
 
-IDENTITY = "evaluation.json"
+KIND, FORMAT, RECORD, FOLDER = "evaluation", 2, "evaluation.json", "unfinished"
 Task = tuple[int, int | None]  # a repetition, and the place of a method; None is the original
+_log = logging.getLogger("memfast")
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What there is to compute, and the folder that holds what is done."""
+    """What there is to compute, the folder that holds what is done, and the hash of the run."""
 
     bench: Bench
     methods: Sequence[Mitigation]
     folder: Path
+    run: str
 
-    def compute(self, number: int, place: int | None) -> dict[str, Any]:
+    def compute(self, number: int, place: int | None) -> Piece:
         """One repetition of the original (None), or of the method at this place and its controls:
         read where it was computed before, or else on disk afterwards."""
         if found := self._read(number, place):
@@ -47,13 +51,14 @@ class Pieces:
         if place is None:
             made = measure(trial, ORIGINAL, outcomes, None)
         else:
-            method, original = self.methods[place], self.compute(number, None)["made"]
+            method, original = self.methods[place], self.compute(number, None).made
             treated = method.apply(trial.setting)
             measure(trial, method, outcomes, original, treated)
             for control in controls(trial, method, treated):
                 measure(trial, control, outcomes, original)
-        piece = {"outcomes": {name: vars(o) for name, o in outcomes.items()}, "made": dict(made)}
-        atomic_write(self._path(number, place), lambda temporary: torch.save(piece, temporary))
+        piece = Piece(outcomes, made)
+        name = self.name(number, place)
+        piece.save(self.folder / name, f"{self.run}/{name}")
         return piece
 
     def of(self, number: int) -> list[Task]:
@@ -67,24 +72,39 @@ class Pieces:
         found: dict[str, Outcome] = {}
         for number in range(self.bench.repeats):
             for place in (None, *range(len(self.methods))):
-                for name, fields in self.compute(number, place)["outcomes"].items():
-                    outcome = Outcome(**fields)
+                for name, outcome in self.compute(number, place).outcomes.items():
                     if name in found:
                         found[name].extend(outcome)
                     else:
                         found[name] = outcome
         return found
 
-    def _path(self, number: int, place: int | None) -> Path:
-        name = ORIGINAL.name if place is None else self.methods[place].name
-        return self.folder / f"{number + 1}-{name}.pt"
+    def name(self, number: int, place: int | None) -> str:
+        """The name of a piece in the evaluation's folder."""
+        method = ORIGINAL.name if place is None else self.methods[place].name
+        return f"{FOLDER}/{number + 1}-{method}.safetensors"
 
-    def _read(self, number: int, place: int | None) -> dict[str, Any]:
-        """A piece, empty where there is none, or not a whole one."""
+    @property
+    def names(self) -> list[str]:
+        """Of all pieces."""
+        places = (None, *range(len(self.methods)))
+        return [self.name(n, place) for n in range(self.bench.repeats) for place in places]
+
+    @property
+    def written(self) -> int:
+        """How many of the pieces are there."""
+        return sum((self.folder / name).exists() for name in self.names)
+
+    def _read(self, number: int, place: int | None) -> Piece | None:
+        """A piece; None, which is logged, where there is none that can be used."""
+        name = self.name(number, place)
+        if not (self.folder / name).exists():
+            return None
         try:
-            return torch.load(self._path(number, place), weights_only=True)
-        except (FileNotFoundError, EOFError, RuntimeError, UnpicklingError):
-            return {}
+            return Piece.load(self.folder / name, f"{self.run}/{name}")
+        except InputError as error:
+            _log.warning("%s; the piece is computed again", error)
+            return None
 
 
 def run(
@@ -92,11 +112,11 @@ def run(
     methods: Sequence[Mitigation],
     stage: Stage,
     identity: Mapping[str, Any],
-    folder: Path | None = None,
+    folder: Path | Run | None = None,
     overwrite: bool = False,
     workers: int = 1,
-) -> dict[str, Outcome]:
-    """Every method and its controls: {name: outcome}, the original first.
+) -> tuple[dict[str, Outcome], list[str]]:
+    """Every method and its controls: {name: outcome}, the original first; the names of the pieces.
 
     folder: where pieces are kept; another run in it computes what is missing. workers: processes
     of one core each, or 1 for this one with all its threads. Raises InputError for a folder with
@@ -106,31 +126,23 @@ def run(
         raise InputError("workers: more than one needs --device cpu")
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(TemporaryDirectory()))
-        open_folder(place, identity, overwrite)
-        pieces = Pieces(bench, methods, place)
+        opened = place if isinstance(place, Run) else stack.enter_context(evaluation_in(place))
+        opened.begin(identity, overwrite)
+        pieces = Pieces(bench, methods, opened.folder, opened.hash)
+        opened.ledger.add(*pieces.names)
+        with writing(opened.folder):
+            (opened.folder / FOLDER).mkdir(exist_ok=True)
         total = bench.repeats * (1 + len(methods))
-        compute_all(pieces, workers, stage("evaluating", total))
-        return pieces.outcomes()
+        with keeping(lambda: f"{pieces.written} of {total} pieces"):
+            compute_all(pieces, workers, stage("evaluating", total))
+        return pieces.outcomes(), pieces.names
 
 
-def open_folder(folder: Path, identity: Mapping[str, Any], overwrite: bool) -> None:
-    """Make `folder` one for the pieces of `identity`, or accept it as one for the same."""
-    path, now = folder / IDENTITY, json.loads(json.dumps(identity))
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if found == now:
-        return
-    if found is not None and not overwrite:
-        raise InputError(
-            f"{folder}: an unfinished evaluation of other settings: "
-            f"{first_difference(found, now)}; name another --out or pass --overwrite"
-        )
-    prepare_out(folder, overwrite=True)
-    for piece in folder.glob("*.pt"):
-        piece.unlink()
-    atomic_write_json(path, now)
+@contextmanager
+def evaluation_in(folder: Path) -> Iterator[Run]:
+    """An evaluation's folder, locked."""
+    with Run.opened(folder, KIND, FORMAT, RECORD) as opened:
+        yield opened
 
 
 def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) -> None:
@@ -142,7 +154,9 @@ def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) ->
             advance(1)
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it complains of the fork
-    pool = ProcessPoolExecutor(workers, get_context("fork"), _begin, (pieces,))
+    tether, most = Tether(), pieces.bench.repeats * max(1, len(pieces.methods))
+    fork = get_context("fork")
+    pool = ProcessPoolExecutor(min(workers, most), fork, _begin, (pieces, tether))
     try:
         running = {pool.submit(_compute, task) for task in originals}
         while running:
@@ -151,21 +165,24 @@ def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) ->
                 advance(1)
                 if place is None:
                     running |= {pool.submit(_compute, task) for task in pieces.of(number)}
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise InputError(
             "a worker was killed (out of memory?); what is done is kept: "
             "run the same command again, with fewer --workers"
         ) from error
     finally:
+        tether.cut()
         pool.shutdown(cancel_futures=True)
 
 
 _pieces: Pieces  # of a worker process: they are too large to send
 
 
-def _begin(pieces: Pieces) -> None:
+def _begin(pieces: Pieces, tether: Tether) -> None:
     global _pieces
     _pieces = pieces
+    tether.tie()
     torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
 
 

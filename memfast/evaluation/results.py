@@ -12,9 +12,9 @@ from memfast.evaluation.protocol import Bench, Outcome
 from memfast.measuring.cases import Cases
 from memfast.measuring.rates import Interval, mean_interval, verdict
 from memfast.measuring.replication import hits
-from memfast.measuring.similarity import METRICS
+from memfast.measuring.similarity import HEADLINE, METRICS
 
-HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
+LINE = ("method", "setting", "repeat", "id", "metric", "score", "copy")  # of scores.csv
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.attacks.embeddings import AttackSettings
 from memfast.errors import InputError
@@ -15,12 +16,13 @@ from memfast.evaluation.mitigations import MITIGATIONS
 from memfast.evaluation.pieces import run
 from memfast.evaluation.protocol import Bench, Outcome
 from memfast.evaluation.results import Row, rows
+from memfast.files import Run
 from memfast.measuring.cases import load_cases
 from memfast.measuring.instruments import check_images, instruments, seen_in
 from memfast.measuring.similarity import metric_facts
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint
-from memfast.pipelines.schedule import Wanted
+from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 
@@ -29,7 +31,8 @@ FEATURES = "efficientnet-lite0"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. notes: what could not be used; missing: what did not run, and why."""
+    """What `evaluate` found. notes: what could not be used; missing: what did not run, and why;
+    pieces: the files that it is made of, in the folder where they are kept."""
 
     bench: Bench
     outcomes: Mapping[str, Outcome]
@@ -37,6 +40,7 @@ class Evaluation:
     notes: Sequence[str]
     missing: Mapping[str, str]
     settings: Mapping[str, Any]
+    pieces: Sequence[str] = ()
 
     def summary(self) -> dict[str, Any]:
         """Plain values, as in summary.json."""
@@ -60,7 +64,6 @@ def evaluate(
     located: PromptSet | None = None,
     heldout: PromptSet | None = None,
     methods: Sequence[str] = (),
-    schedule: Wanted = None,
     seeds: int = 2,
     repeats: int = 3,
     seed: int = 0,
@@ -70,10 +73,11 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     features: str | None = FEATURES,
-    folder: Path | None = None,
+    folder: Path | Run | None = None,
     overwrite: bool = False,
     workers: int = 1,
     stage: Stage = silent,
+    **asked: Unpack[Request],
 ) -> Evaluation:
     """Replication and quality of a treated model, or of methods, each beside its controls.
 
@@ -85,8 +89,9 @@ def evaluate(
     one half of them, the other is for quality and for the attack's control.
     heldout: captions that the model never saw, for quality alone; images are not needed.
     weights: a file or folder for each network that needs one ("clip" gives the CLIP score).
-    folder: where finished pieces are kept, so that another run with the same arguments goes on;
-    overwrite: delete those of other arguments;
+    folder: where finished pieces are kept, so that another run with the same arguments goes on (a
+    `memfast.files.Run` where it is open already); overwrite: delete those of other arguments;
+    asked: steps, guidance and size other than the pipeline's own (see Request).
     workers: processes on a CPU, one core each (see `pieces.run`).
     Raises InputError for unknown names and lists without any training image.
     """
@@ -95,8 +100,8 @@ def evaluate(
             raise InputError(f"methods: {name!r} is none of {', '.join(MITIGATIONS)}")
     if original is not None and methods:
         raise InputError("methods: are compared on an original; leave them or `original` out")
-    treated = driver_of(pipeline)
-    driver = treated if original is None else driver_of(original)
+    treated = driver_of(pipeline, **asked)
+    driver = treated if original is None else driver_of(original, **asked)
     tools, (clip, network), missing = instruments(metrics, weights, features, driver.device)
     chosen = []
     for method in (MITIGATIONS[name] for name in methods):
@@ -109,10 +114,13 @@ def evaluate(
             )
     if original is not None:
         chosen = [given(driver, treated)]
-    schedule = driver.schedule(schedule)
+    schedule = driver.schedule()
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, max(len(ours), 4))
+    unseen = None
+    if heldout is not None:
+        unseen = load_cases(heldout, size, max(len(ours), 4), images_wanted=False)
     check_images(ours, memorized.name)
     if len(theirs) < 4 or (original is None and methods and len(ours) < 2):
         raise InputError("reference: at least 4 captions (and 2 memorized ones) are needed")
@@ -137,10 +145,10 @@ def evaluate(
         clip=clip,
         network=network,
         real=real,
-        heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
+        heldout=unseen,
     )
     settings = {
-        **schedule.as_dict(),
+        **driver.request(schedule),
         "seeds": seeds,
         "repeats": repeats,
         "seed": seed,
@@ -162,7 +170,10 @@ def evaluate(
         "clip": clip.name if clip else None,
         "captions": [cases and cases.digest for cases in (ours, theirs, bench.heldout)],
     }
-    outcomes = run(bench, chosen, stage, identity, folder, overwrite, workers)
+    outcomes, pieces = run(bench, chosen, stage, identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
-    notes = (*ours.notes, *theirs.notes)
-    return Evaluation(bench, outcomes, rows(outcomes, bench, known), notes, missing, settings)
+    left_out = [note for outcome in outcomes.values() for note in outcome.notes]
+    notes = (*ours.notes, *theirs.notes, *(unseen.notes if unseen else ()), *left_out)
+    return Evaluation(
+        bench, outcomes, rows(outcomes, bench, known), notes, missing, settings, pieces
+    )

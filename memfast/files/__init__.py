@@ -8,21 +8,38 @@ from memfast.files.atomic import (
     sweep,
     to_json,
 )
-from memfast.files.folders import check_out, prepare_out, replace_folder, try_out
+from memfast.files.folders import (
+    check_out,
+    check_replaceable,
+    prepare_out,
+    replace_folder,
+    try_out,
+)
 from memfast.files.ledger import Ledger
-from memfast.files.lock import locked
+from memfast.files.lock import held, locked
 from memfast.files.records import first_difference, read_json, read_record, write_record
+from memfast.files.runs import Run, run_hash
 from memfast.files.tables import safe_cell, write_csv
-from memfast.files.tensors import load_tensors, read_header, read_tensors, save_tensors
+from memfast.files.tensors import (
+    check_finite,
+    load_tensors,
+    read_header,
+    read_tensors,
+    save_tensors,
+)
 
 __all__ = [
     "Ledger",
+    "Run",
     "atomic_create",
     "atomic_write",
     "atomic_write_json",
     "atomic_write_text",
+    "check_finite",
     "check_out",
+    "check_replaceable",
     "first_difference",
+    "held",
     "load_tensors",
     "locked",
     "prepare_out",
@@ -31,6 +48,7 @@ __all__ = [
     "read_record",
     "read_tensors",
     "replace_folder",
+    "run_hash",
     "safe_cell",
     "save_tensors",
     "sweep",

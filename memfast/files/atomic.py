@@ -29,8 +29,8 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     _filled(Path(path), write, os.replace)
 
 
-def atomic_create(path: str | Path, text: str) -> bool:
-    """Write a file of `text` unless there is one: of several processes exactly one gets True."""
+def atomic_create(path: str | Path, write: Callable[[Path], object]) -> bool:
+    """As `atomic_write`, unless there is one: of several processes exactly one gets True."""
     made = True
 
     def place(temporary: Path, path: Path) -> None:
@@ -40,13 +40,18 @@ def atomic_create(path: str | Path, text: str) -> bool:
         except FileExistsError:
             made = False
 
-    _filled(Path(path), lambda temporary: temporary.write_bytes(_utf8(text)), place)
+    _filled(Path(path), write, place)
     return made
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all; lone surrogates as their escapes."""
-    atomic_write(path, lambda temporary: temporary.write_bytes(_utf8(text)))
+    atomic_write(path, text_writer(text))
+
+
+def text_writer(text: str) -> Callable[[Path], object]:
+    """What writes `text` as UTF-8, for `atomic_write` and `atomic_create`."""
+    return lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def atomic_write_json(path: str | Path, value: Any) -> None:
@@ -88,10 +93,6 @@ def _filled(
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _finite(value: Any) -> Any:

@@ -109,6 +109,7 @@ def replace_folder(
 def check_replaceable(path: str | Path, kind: str, overwrite: bool) -> None:
     """Raise InputError where `replace_folder` would; touches nothing."""
     folder = check_out(path, overwrite)
+    try_out(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / NAME).is_file():

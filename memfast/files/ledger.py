@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memfast.errors import InputError, reading, some, writing
-from memfast.files.atomic import UNFINISHED, atomic_create, atomic_write_text
+from memfast.files.atomic import UNFINISHED, atomic_create, atomic_write_text, text_writer
 
 NAME = ".memfast"
 LOCK = ".memfast.lock"
@@ -26,15 +26,20 @@ class Ledger:
     def path(self) -> Path:
         return self.folder / NAME
 
-    def claim(self) -> None:
-        """Begin the ledger, or go on with one of the same kind. Raises InputError for another's,
-        and for a folder that has none but holds something."""
+    def check(self) -> None:
+        """Raise InputError for a folder with another's ledger, or that has none but holds
+        something."""
         if self.path.exists():
             self.names()
-            return
-        if found := self.foreign():
+        elif found := self.foreign():
             raise InputError(f"{self.folder}: holds {some(found)}, which memfast did not write")
-        if not atomic_create(self.path, f"{_FIRST}{self.kind}"):
+
+    def claim(self) -> None:
+        """Begin the ledger, or go on with one of the same kind. Raises InputError where `check`
+        does."""
+        self.check()
+        first = text_writer(f"{_FIRST}{self.kind}")
+        if not self.path.exists() and not atomic_create(self.path, first):
             self.names()
 
     def add(self, *names: str) -> None:
@@ -68,9 +73,20 @@ class Ledger:
 
     def clear(self) -> None:
         """Delete what was noted, folders that this empties, and last the ledger."""
+        self._delete(self.names())
+        with writing(self.path):
+            self.path.unlink(missing_ok=True)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Delete some of what was noted, and folders that this empties."""
+        gone = set(names) & (noted := self.names())
+        self._delete(gone)
+        atomic_write_text(self.path, f"{_FIRST}{self.kind}{_lines(sorted(noted - gone))}")
+
+    def _delete(self, names: Iterable[str]) -> None:
         folders: set[Path] = set()
         with writing(self.folder):
-            for name in self.names():
+            for name in names:
                 path = self._inside(name)
                 folders |= {self.folder / part for part in Path(name).parents if part.name}
                 if path.is_file() or path.is_symlink():
@@ -78,7 +94,6 @@ class Ledger:
             for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-            self.path.unlink(missing_ok=True)
 
     def _inside(self, name: str) -> Path:
         """The path of a name, which must not lead out of the folder."""
@@ -86,6 +101,15 @@ class Ledger:
         if "\n" in name or not path.parent.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(f"{self.path}: {name[:80]!r} is not a file in its folder")
         return path
+
+
+def note_file(folder: Path, name: str) -> None:
+    """Note a file before it is written, in the ledger of a folder that has one, of any kind."""
+    path = folder / NAME
+    if path.is_file():
+        with reading(path):
+            first = path.read_text("utf-8", "surrogateescape").partition("\n")[0]
+        Ledger(folder, first.removeprefix(_FIRST)).add(name)
 
 
 def write_ledger(folder: Path, kind: str) -> None:

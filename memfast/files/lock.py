@@ -16,17 +16,27 @@ from memfast.files.ledger import LOCK
 def locked(folder: str | Path, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a folder that exists, alone or with others that ask for it `shared`.
 
-    Held alone, what killed processes left unfinished is deleted first. The system gives the lock
-    back when this process ends, however it ends. Raises InputError, naming the owner, when another
-    process holds it.
+    Held alone, what killed processes left unfinished is deleted first. Raises InputError, naming
+    the owner, when another process holds it.
     """
-    path = Path(folder) / LOCK
-    descriptor = _take(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    with held(Path(folder) / LOCK, f"{folder}", shared):
+        if not shared:
+            sweep(Path(folder))
+        yield
+
+
+@contextmanager
+def held(path: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock that the file `path` stands for: it is made, and deleted afterwards.
+
+    The system gives the lock back when this process ends, however it ends. Raises InputError that
+    names `what` is locked, and the owner, when another process holds it.
+    """
+    descriptor = _take(path, what, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     try:
         if not shared:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            sweep(Path(folder))
         yield
     finally:
         if not shared:
@@ -34,7 +44,7 @@ def locked(folder: str | Path, shared: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(path: Path, how: int) -> int:
+def _take(path: Path, what: str, how: int) -> int:
     while True:
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -44,7 +54,7 @@ def _take(path: Path, how: int) -> int:
             owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "another process"
             os.close(descriptor)
             raise InputError(
-                f"{path.parent}: {owner} works there; wait for it or name another folder"
+                f"{what}: {owner} works there; wait for it or name another folder"
             ) from None
         except OSError as error:
             os.close(descriptor)

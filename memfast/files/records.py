@@ -7,18 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError, reading
-from memfast.files.atomic import atomic_write_json, to_json
+from memfast.files.atomic import atomic_create, atomic_write, text_writer, to_json
 
 LARGEST = 1 << 26  # bytes of a JSON file of ours
 _OWN = ("kind", "format", "run", "checksum")
 
 
 def write_record(
-    path: str | Path, kind: str, form: int, value: Mapping[str, Any], run: str | None = None
+    path: str | Path,
+    kind: str,
+    form: int,
+    value: Mapping[str, Any],
+    run: str | None = None,
+    *,
+    new: bool = False,
 ) -> None:
-    """Write `value` as JSON with its kind, format, run and checksum, whole or not at all."""
+    """Write `value` as JSON with its kind, format, run and checksum, whole or not at all.
+
+    new: of several processes that write the file at once, the first has it.
+    """
     body = json.loads(to_json({**value, "kind": kind, "format": form, "run": run}))
-    atomic_write_json(path, body | {"checksum": checksum(body)})
+    write = atomic_create if new else atomic_write
+    write(path, text_writer(to_json(body | {"checksum": checksum(body)}, indent=2) + "\n"))
 
 
 def read_record(path: str | Path, kind: str, form: int, run: str | None = None) -> dict[str, Any]:

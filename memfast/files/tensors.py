@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memfast.errors import InputError, reading
-from memfast.files.atomic import atomic_write, to_json
+from memfast.files.atomic import atomic_create, atomic_write, to_json
 from memfast.files.records import check_header
 
 if TYPE_CHECKING:
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 _KEY, _SUM = "memfast", "checksum"  # one key: of several, safetensors leaves the order open
 
 
-def save_tensors(path: str | Path, tensors: "dict[str, Tensor]", header: dict[str, Any]) -> None:
+def save_tensors(
+    path: str | Path, tensors: "dict[str, Tensor]", header: dict[str, Any], *, new: bool = False
+) -> None:
     """Write `tensors` as safetensors with `header` as JSON and a checksum, whole or not at all.
 
     `header` must hold "kind" (a word) and "format" (an integer version); "run", where it holds
-    one, is what `load_tensors` may ask for.
+    one, is what `load_tensors` may ask for. new: of several processes that write the file at once,
+    the first has it.
     """
     if not isinstance(header.get("kind"), str) or not isinstance(header.get("format"), int):
         raise ValueError('header: needs "kind" (a string) and "format" (an integer)')
@@ -29,7 +32,8 @@ def save_tensors(path: str | Path, tensors: "dict[str, Tensor]", header: dict[st
     told = to_json(json.loads(to_json(header)), sort_keys=True)  # as it will be read
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     whole = to_json({**header, _SUM: _checksum(plain, told)}, sort_keys=True)
-    atomic_write(path, lambda temporary: temporary.write_bytes(save(plain, {_KEY: whole})))
+    write = atomic_create if new else atomic_write
+    write(path, lambda temporary: temporary.write_bytes(save(plain, {_KEY: whole})))
 
 
 def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]":

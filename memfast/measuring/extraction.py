@@ -69,9 +69,14 @@ class Cliques:
         """Whether a clique is full."""
         return self.largest >= self.size
 
+    @property
+    def kept(self) -> Float[Tensor, "images 3 height width"]:
+        """The members of the largest clique that are held."""
+        return self.members[max(range(len(self.counts)), key=self.counts.__getitem__)]
+
     def picture(self) -> Float[Tensor, "3 height width"]:
         """What was extracted: of the largest clique the member nearest to all the others."""
-        kept = self.members[max(range(len(self.counts)), key=self.counts.__getitem__)]
+        kept = self.kept
         pairs = [tiled_l2(image.expand_as(kept), kept).sum() for image in kept]
         return kept[int(torch.stack(pairs).argmin())]
 

@@ -59,6 +59,15 @@ def check_images(cases: Cases, name: str) -> None:
         raise InputError(f"{name}: no training image can be used ({reason})")
 
 
+def check_ids(cases: Cases, name: str) -> None:
+    """Raise InputError for captions that share an id: what is found is kept by it."""
+    ids = cases.ids
+    for place, same in enumerate(ids):
+        if (first := ids.index(same)) != place:
+            texts = " and ".join(repr(cases.texts[each][:40]) for each in (first, place))
+            raise InputError(f"{name}: the id {same!r} is given to two captions: {texts}")
+
+
 def seen_in(cases: Cases, located: PromptSet) -> list[bool]:
     """Which captions are among the located ones, or share a duplicate group with one."""
     texts = located.texts

@@ -1,6 +1,6 @@
 """Scores of generated images against their captions' training images, and memorization rates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +93,18 @@ def score_images(
         )
         for name, rows in found.items()
     }
+
+
+def broken(
+    images: Iterable[Float[Tensor, "captions 3 height width"]], ids: Sequence[str], of: str
+) -> list[str]:
+    """Notes on the captions some of whose images, one a seed, are not finite: these score NaN."""
+    bad = ~torch.stack([seed.isfinite().flatten(1).all(1) for seed in images])
+    return [
+        f"{of}: {name}: {count} of {len(bad)} images are not finite and do not count"
+        for name, count in zip(ids, bad.sum(0).tolist(), strict=True)
+        if count
+    ]
 
 
 def replication(

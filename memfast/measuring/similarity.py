@@ -112,6 +112,9 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric for metric in (*_PLAIN, *(_masked(metric) for metric in _PLAIN))
 }
 
+HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
+"""The metrics that claims rest on, where they are at hand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
@@ -184,6 +187,7 @@ def metric_facts(tools: Toolbox) -> dict[str, Any]:
             "copies_are": metric.copy,
             "source": metric.source,
             "network": metric.network,
+            "headline": metric.name in HEADLINE,
         }
         for metric in tools.metrics
     }

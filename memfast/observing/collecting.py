@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments, merge
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, ffn_sites, find_sites
 from memfast.errors import InputError
@@ -20,7 +21,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, schedule_of, versions
-from memfast.pipelines.schedule import Schedule
+from memfast.pipelines.schedule import Request, Schedule
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
@@ -69,8 +70,6 @@ def collect(
     prompts: PromptSet | Sequence[str | Prompt],
     *,
     steps: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     rows: str = "conditional",
@@ -79,13 +78,14 @@ def collect(
     shared_noise: bool = False,
     padding: bool = False,
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] of every feed-forward over the token rows of all prompts.
 
-    Only the first `steps` (10, or all of fewer) of `num_inference_steps` denoising steps are run,
+    Only the first `steps` (10, or all of fewer) of the schedule's denoising steps are run,
     and no VAE; a step is one pass of the pipeline's loop (a scheduler of second order makes two of
-    each of its own). Steps and guidance are the pipeline's own by default, and the header records
-    them as they took effect.
+    each of its own). Steps, guidance and size are the pipeline's own unless `asked` for
+    (see Request), and the header records them as they took effect.
     A prompt's noise depends on its id and `seed` alone, and prompts are merged one by one in their
     order, so that neither the batch size nor the worker shapes the result; a prompt given twice
     counts twice. `shared_noise` starts every prompt from the same noise instead.
@@ -101,10 +101,8 @@ def collect(
     Raises InputError for an empty prompt set or settings that contradict each other or the model,
     and where no prompt's activations are finite.
     """
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
     settings = Settings(
         first_steps(schedule) if steps is None else steps,
         schedule,
@@ -203,6 +201,7 @@ def header_of(driver: Driver, settings: Settings, kept: Kept) -> dict[str, Any]:
         "kind": driver.kind,
         "schedule": schedule_of(driver.pipeline),
         "size": list(driver.size),
+        **({} if driver.frames is None else {"num_frames": driver.frames}),
         "text": {path: rows for path, rows in streams.items() if rows != "image"},
         **settings.as_dict(),
         **kept.header(),

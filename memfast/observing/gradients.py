@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
@@ -18,6 +19,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
+from memfast.pipelines.schedule import Request
 from memfast.precision import Gradients
 from memfast.prompts import Prompt, PromptSet
 from memfast.statistics import NeuronStatistics
@@ -30,27 +32,24 @@ def collect_gradients(
     prompts: PromptSet | Sequence[str | Prompt],
     *,
     steps: int | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] over prompts of activation · gradient of the denoising loss.
 
     Each prompt counts once: with the sum over its token rows of H · dL/dH, which is the first-order
     change of its loss L (`Driver.loss`) when the neuron is removed. The image is the prompt's
     training image where it names a file, else what the model generates for it; it is noised to the
-    first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps and
-    guidance as in `collect`.
+    first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps,
+    guidance and size as in `collect`.
     Prompts whose gradients are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
     steps = first_steps(schedule) if steps is None else steps
     settings = Settings(steps, schedule, seed)
     prompts = PromptSet.of(prompts)
@@ -61,10 +60,11 @@ def collect_gradients(
     width = sum(site.neurons for site in sites.values())
     state = Moments.empty(steps * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped: list[dict[str, Any]] = []
 
     def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
-        clean = clean_latents(driver, batch, schedule, seed)
+        clean = clean_latents(driver, batch, schedule, seed, notes)
         return batch, _of_batch(driver, sites, batch, clean, times, seed)
 
     fitting = driver.portion(batch_size or PROMPTS, gradients=True)
@@ -81,7 +81,7 @@ def collect_gradients(
                 progress(len(batch))
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})
-    header = header_of(driver, settings, kept) | {"quantity": "gradient"}
+    header = header_of(driver, settings, kept) | {"quantity": "gradient", "notes": notes}
     return NeuronStatistics(moments, header, skipped)
 
 

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from jaxtyping import Float, Shaped
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
@@ -25,6 +26,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
+from memfast.pipelines.schedule import Request
 from memfast.precision import Gradients, wide
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
@@ -40,42 +42,40 @@ def collect_sensitivity(
     prompts: PromptSet | Sequence[str],
     *,
     strata: int = 8,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     by: str = "gradient",
     progress: Callable[[int], None] | None = None,
+    **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [strata, neurons], over prompts, of d(v · output)/d gate; stratum 0 is noisiest.
 
     The image is the prompt's training image where it names a file, else what the model makes of it
-    (with `num_inference_steps` and `guidance_scale`): no data set is needed. Each prompt gets one
-    noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
+    (with its own steps, guidance and size unless `asked`): no data set is needed. Each prompt gets
+    one noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
     if by not in METHODS:
         raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
     prompts = PromptSet.of(prompts)
     if len(prompts) == 0:
         raise InputError("prompts: there are none")
-    driver = driver_of(pipeline)
-    schedule = driver.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
+    driver = driver_of(pipeline, **asked)
+    schedule = driver.schedule()
     settings = Settings(1, schedule, seed)
     sites = find_sites(driver.model)
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped = []
 
     def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
-        clean = clean_latents(driver, batch, schedule, seed)
+        clean = clean_latents(driver, batch, schedule, seed, notes)
         return batch, _of_batch(driver, sites, batch, clean, strata, seed, by)
 
     fitting = driver.portion(batch_size or PROMPTS, gradients=by == "gradient")
@@ -96,6 +96,7 @@ def collect_sensitivity(
         "quantity": QUANTITY,
         "strata": strata,
         "by": by,
+        "notes": notes,
     }
     return NeuronStatistics(moments, header, skipped, norms)
 

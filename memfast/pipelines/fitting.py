@@ -25,7 +25,14 @@ LARGE = 1_000_000_000  # parameters of a text encoder
 TEXTS, FEW = 512, 32  # encoded at once, by smaller and by larger ones
 
 
-def portion(driver: Any, useful: int, rows: int, gradients: bool, checkpointing: bool) -> Portion:
+def portion(
+    driver: Any,
+    useful: int,
+    *,
+    rows: int = 1,
+    gradients: bool = False,
+    checkpointing: bool = False,
+) -> Portion:
     """Of a driver, at most `useful` items, each of `rows` rows of the denoiser.
 
     gradients: by what the denoiser is told, or by gates or weights within it.

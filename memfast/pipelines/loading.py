@@ -1,24 +1,29 @@
 """Loading a pipeline by name, and its denoiser's place in it."""
 
 import json
+from collections.abc import Iterator
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import uncompiled
-from memfast.errors import InputError
+from memfast.errors import InputError, one_line, reading
+from memfast.pipelines.finite import check_weights
+from memfast.pipelines.portable import portable_parts
 from memfast.pipelines.single_file import load_single_file
 
 DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
 WEIGHTS = "diffusion_pytorch_model"
+INDEX = "model_index.json"
 GIVE = "give 'demo', a pipeline's folder, a .safetensors file or a hub id"
 
 
@@ -33,39 +38,44 @@ def load_pipeline(
 
     variant: of the weights' files, "fp16" for model.fp16.safetensors; a folder that holds but one
     is read by itself. No pickle is opened, and no code of a folder's is run.
-    Raises InputError if there is no such model, it lacks weights, or it cannot be loaded.
+    Raises InputError if there is no such model, it lacks weights, has some that are not finite, or
+    cannot be loaded.
     """
     source = DEMO if str(model) == "demo" else Path(model)
     name = f"MODEL {model}"
-    if source.is_file():
-        return _ready(load_single_file(source, dtype), device)
-    if source.is_dir():
+    with reading(name):
+        is_file, is_dir = source.is_file(), source.is_dir()
+    if is_file:
+        return _ready(load_single_file(source, dtype), device, name)
+    if is_dir:
         variant = variant or _variant(source, _index(source, name), name)
     elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
         raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            str(source) if source.is_dir() else str(model),
+            str(source) if is_dir else str(model),
             dtype=dtype,
             variant=variant,
             use_safetensors=True,
+            **(portable_parts(source, _json(source / INDEX), dtype, variant)),
         )
     except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)
         raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
-    if source.is_dir():
-        _check_weights(source, pipeline, name)
-    return _ready(pipeline, device)
+    if is_dir:
+        _check_all_there(source, pipeline, name)
+    return _ready(pipeline, device, name)
 
 
-def _ready(pipeline: Any, device: str | torch.device) -> Any:
+def _ready(pipeline: Any, device: str | torch.device, name: str) -> Any:
+    check_weights(name, pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
 def _index(folder: Path, name: str) -> dict[str, Any]:
     """The folder's model_index.json."""
-    path = folder / "model_index.json"
+    path = folder / INDEX
     if not path.is_file():
         config = _json(folder / "config.json")
         if "_class_name" in config:
@@ -106,22 +116,35 @@ def _variant(folder: Path, index: dict[str, Any], name: str) -> str | None:
     return None
 
 
-def _check_weights(folder: Path, pipeline: Any, name: str) -> None:
-    """Raise InputError for a denoiser or VAE some of whose weights no file holds."""
+def _check_all_there(folder: Path, pipeline: Any, name: str) -> None:
+    """Raise InputError for a part some of whose weights no file holds: left alone, the libraries
+    draw them at random."""
     for part, model in pipeline.components.items():
-        files = list((folder / part).glob(f"{WEIGHTS}*.safetensors"))
+        files = list((folder / part).glob("*.safetensors"))
         if not isinstance(model, nn.Module) or not files:
             continue
-        try:
-            held = {key for file in files for key in safe_open(file, "pt").keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{name}: {part} cannot be read ({error})") from error
-        lacking = [key for key, _ in model.named_parameters() if key not in held]
-        if lacking and not getattr(model.config, "quantization_config", None):
+        if getattr(model.config, "quantization_config", None):
+            continue
+        with reading(f"{name}: {part}"):
+            held = {key: size for file in files for key, size in _sizes(file)}
+        needed = dict(model.named_parameters())
+        if any(file.name.startswith(WEIGHTS) for file in files):
+            lacking = [key for key in needed if key not in held]
+        else:  # transformers may call them otherwise than the file does
+            short = sum(p.numel() for p in needed.values()) - sum(held.values())
+            lacking = [key for key in needed if key not in held] if short > 0 else []
+        if lacking:
             raise InputError(
                 f"{name}: {part} lacks {len(lacking)} of its weights, the first {lacking[0]}; "
                 "download or save it again"
             )
+
+
+def _sizes(path: Path) -> Iterator[tuple[str, int]]:
+    """How many numbers each tensor of a file has."""
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118  it is no dict
+            yield key, prod(file.get_slice(key).get_shape())
 
 
 def _near(source: Path) -> str:
@@ -131,6 +154,11 @@ def _near(source: Path) -> str:
     beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
     found = get_close_matches(source.name, beside, 2)
     return f" (there is {' and '.join(found)})" if found else ""
+
+
+def shown_name(model: str) -> str:
+    """What a model is called in what may be published: a hub id, or its folder's name alone."""
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def denoisers_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from memfast.errors import InputError
+from memfast.errors import InputError, one_line
 from memfast.memory.free import free_memory
 from memfast.pipelines.loading import DEMO
 
@@ -96,11 +96,11 @@ def _best() -> torch.device:
 
 def _there(name: str) -> torch.device:
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.ones(1, device=name).tolist()  # a device that computes: meta does not
+    except Exception as error:
         raise InputError(
-            f"--device {name}: cannot be used here ({reason}); use auto, {', '.join(devices())}"
+            f"--device {name}: cannot be used here ({one_line(error)}); "
+            f"use auto, {', '.join(devices())}"
         ) from error
     return torch.device(name)
 

@@ -1,15 +1,34 @@
-"""How a pipeline is sampled: steps and guidance, its own unless asked otherwise."""
+"""How a pipeline is run: steps, guidance and size, its own unless asked otherwise."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from inspect import signature
-from typing import Any
+from math import isfinite
+from typing import Any, TypedDict
 
 from diffusers import DiffusionPipeline
 
 from memfast.errors import InputError
 
 KEY = "_memfast"  # in the scheduler's config, which save_pretrained and reloading keep
+
+
+class Request(TypedDict, total=False):
+    """What may be asked of a pipeline's run; what is left out or None is its own.
+
+    num_inference_steps, guidance_scale. true_guidance_scale: see Schedule. height, width: pixels.
+    num_frames: of a video.
+    """
+
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    true_guidance_scale: float | None
+    height: int | None
+    width: int | None
+    num_frames: int | None
+
+
+SIZE: tuple[str, ...] = ("height", "width", "num_frames")
 
 
 @dataclass(frozen=True)
@@ -24,8 +43,13 @@ class Schedule:
     true_guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise InputError(f"num_inference_steps: at least 1, not {self.num_inference_steps}")
+        steps = self.num_inference_steps
+        if not isinstance(steps, int) or steps < 1:
+            raise InputError(f"num_inference_steps: a whole number from 1, not {steps!r}")
+        for name in ("guidance_scale", "true_guidance_scale"):
+            scale = getattr(self, name)
+            if not isinstance(scale, int | float) or not isfinite(scale):
+                raise InputError(f"{name}: a finite number, not {scale!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; true guidance only where there is some."""

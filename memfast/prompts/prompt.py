@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from memfast.errors import InputError
+from memfast.prompts.rejected import RejectedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +52,12 @@ class Prompt:
         return int.from_bytes(digest, "little") >> 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A row that holds no usable prompt: where it stands and why it was left out.
-
-    file: which file of a dataset folder, by its path in it; "" where the list is one file.
-    """
-
-    line: int
-    reason: str
-    start: str
-    file: str = ""
-
-
 class PromptSet:
     """Prompts that can be iterated over any number of times; nothing is kept in between.
 
     `source` opens a fresh iterator over prompts each time it is called. `notes`: how often what
-    was passed over in rows that are kept, known after a whole iteration.
+    was passed over in rows that are kept; `rejected`: the rows that were left out, where they are
+    counted; both are known after a whole iteration.
     """
 
     def __init__(
@@ -80,6 +69,7 @@ class PromptSet:
         self._source = source
         self.name = name
         self.notes: Mapping[str, int] = notes if notes is not None else {}
+        self.rejected: RejectedRows | None = None
 
     @classmethod
     def of(cls, prompts: "Iterable[str | Prompt]", name: str = "prompts") -> "PromptSet":

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError, reading
-from memfast.limits import DEFAULT, Limits
+from memfast.limits import Limits, current
 from memfast.prompts.columns import Columns
-from memfast.prompts.prompt import Prompt, PromptSet, Rejected, make_prompt
+from memfast.prompts.prompt import Prompt, PromptSet, make_prompt
+from memfast.prompts.rejected import Rejected, RejectedRows
 from memfast.prompts.sources.folders import data_files
 from memfast.prompts.sources.formats import rows_of
 from memfast.prompts.sources.rows import SHOWN, BadRow, Row, Wanted
@@ -24,7 +25,7 @@ def read_prompts(
     column: str | None = None,
     *,
     on_rejected: OnRejected | None = None,
-    limits: Limits = DEFAULT,
+    limits: Limits | None = None,
 ) -> PromptSet:
     """The prompts of a txt, csv, tsv, json, jsonl, parquet or arrow file, plain, .gz or .zst, or
     of a Hugging Face dataset folder. They stream: each iteration reads the file again.
@@ -32,7 +33,7 @@ def read_prompts(
     column: the caption's column; found by name when None.
     on_rejected: called with each bad row (no prompt, not UTF-8, over-long), which is then left
     out. When None, the first bad row raises InputError with its line number.
-    limits: of memory and sizes; a row beyond one is a bad row.
+    limits: of memory and sizes; a row beyond one is a bad row. `memfast.limits.current()` if None.
     The set's `notes` count what was passed over in rows that are kept, such as labels of NaN.
     Raises InputError at once for a missing, unknown, unreadable or empty file or column.
     """
@@ -42,9 +43,11 @@ def read_prompts(
             raise InputError(f"{path}: no such file or folder")
         if not path.is_file() and not path.is_dir():
             raise InputError(f"{path}: neither a file nor a folder")
-    wanted = Wanted(column, limits)
+    wanted = Wanted(column, limits or current())
     notes: dict[str, int] = {}
     prompts = PromptSet(lambda: _prompts(path, wanted, on_rejected, notes), str(path), notes)
+    if isinstance(on_rejected, RejectedRows):
+        prompts.rejected = on_rejected
     bad: list[Rejected] = []
     first = None if on_rejected is None else lambda row: None if bad else bad.append(row)
     with closing(_prompts(path, wanted, first, {})) as found:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memfast.errors import InputError
-from memfast.files import load_tensors, save_tensors
+from memfast.errors import InputError, reading
+from memfast.files import check_finite, first_difference, load_tensors, read_header, save_tensors
 from memfast.repairing.pool import Pool
 
-KIND, FORMAT = "repair", 1
+KIND, FORMAT = "repair", 2
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -18,15 +18,19 @@ def save_checkpoint(
     path: Path,
     model: nn.Module,
     optimiser: torch.optim.Adam,
-    pool: Pool | None,
+    pool: dict[str, Tensor],
     header: dict[str, Any],
 ) -> None:
-    """Write the state, whole or not at all; `header` says what it is of, and its "step"."""
+    """Write the state, whole or not at all; `pool`: what is under attack; `header` says what it is
+    of, and its "step".
+
+    Raises InputError for a state that is not finite: nothing could go on from it.
+    """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": moments[name] for name in MOMENTS}
-    if pool is not None:
-        tensors |= {f"pool/{name}": value for name, value in pool.state().items()}
+    tensors |= {f"pool/{name}": value for name, value in pool.items()}
+    check_finite(path, tensors)
     save_tensors(path, tensors, {**header, "kind": KIND, "format": FORMAT})
 
 
@@ -41,24 +45,45 @@ def load_checkpoint(
 
     Raises InputError for a checkpoint of another repair than `expected` says, naming what differs.
     """
-    tensors, header = load_tensors(path, KIND, FORMAT)
+    tensors, header = load_tensors(path, KIND, FORMAT, finite=True)
     for key, value in expected.items():
-        if header.get(key) != value:
+        if (there := header.get(key)) != value:
+            told = _difference(there, value)
             raise InputError(
-                f"checkpoint {path}: of another repair ({key}: {_short(header.get(key))} there, "
-                f"{_short(value)} here); remove it to begin anew"
+                f"checkpoint {path}: of another repair ({key}: {told}); remove it to begin anew"
             )
-    model.load_state_dict(_under("model/", tensors))
-    state = optimiser.state_dict()
-    moments = _under("adam/", tensors)
-    state["state"] = {
-        index: {name: moments[f"{index}/{name}"] for name in MOMENTS}
-        for index in sorted({int(key.split("/")[0]) for key in moments})
-    }
-    optimiser.load_state_dict(state)
-    if pool is not None:
-        pool.restore(_under("pool/", tensors))
+    with reading(f"checkpoint {path}"):
+        model.load_state_dict(_under("model/", tensors))
+        state = optimiser.state_dict()
+        moments = _under("adam/", tensors)
+        state["state"] = {
+            index: {name: moments[f"{index}/{name}"] for name in MOMENTS}
+            for index in sorted({int(key.split("/")[0]) for key in moments})
+        }
+        optimiser.load_state_dict(state)
+        if pool is not None:
+            pool.restore(_under("pool/", tensors))
+        if not isinstance(header["step"], int) or len(header["history"]) != header["step"]:
+            raise InputError("damaged (its step and its history do not agree)")
     return header
+
+
+def steps_in(path: Path) -> int:
+    """How many steps a checkpoint holds; 0 where there is none."""
+    header = read_header(path)
+    return int(header.get("step", 0)) if header.get("kind") == KIND else 0
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; a file of that name which is none stays."""
+    if read_header(path).get("kind") == KIND:
+        path.unlink(missing_ok=True)
+
+
+def _difference(there: Any, here: Any) -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        return first_difference(there, here)
+    return f"{_short(there)} there, {_short(here)} here"
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

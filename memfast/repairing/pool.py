@@ -73,8 +73,9 @@ class Pool:
         return self.beginnings.told(self.found)[rows]
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
-        return {**{f"found/{name}": leaf for name, leaf in self.found.items()}, "ages": self.ages}
+        """What a checkpoint keeps: a copy."""
+        found = {f"found/{name}": leaf.clone() for name, leaf in self.found.items()}
+        return {**found, "ages": self.ages.clone()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a checkpoint."""

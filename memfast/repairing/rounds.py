@@ -5,7 +5,7 @@ validates. Nothing is chosen by any other caption, image or embedding: test on c
 half holds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.attacks.embeddings import STARTS, AttackSettings
 from memfast.attacks.experiment import attack_cases
@@ -25,13 +26,12 @@ from memfast.measuring.similarity import toolbox
 from memfast.observing.sensitivity import collect_sensitivity
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.schedule import Schedule
+from memfast.pipelines.schedule import Request, Schedule
 from memfast.progress import Stage, silent
 from memfast.prompts import Prompt, PromptSet
 from memfast.removing.compact import compact
-from memfast.repairing.removal import harm_of, remove_to_damage
-from memfast.repairing.run import check_original, every_other, repair
-from memfast.repairing.samples import with_images
+from memfast.repairing.removal import remove_to_damage
+from memfast.repairing.run import Lesson, check_located, check_original
 from memfast.repairing.settings import RepairSettings
 
 METRICS = ("l2_ratio", "ssim")  # brought back: an image that passes both thresholds
@@ -79,55 +79,44 @@ def repair_in_rounds(
     starts: Sequence[str] = tuple(STARTS),
     checkpoint: Path | None = None,
     stage: Stage = silent,
-    **given: Any,
-) -> tuple[DiffusionPipeline, list[Round]]:
-    """The repaired pipeline and each round's figures; at most `rounds` rounds.
+    **asked: Unpack[Request],
+) -> tuple[DiffusionPipeline, list[Round], list[str]]:
+    """The repaired pipeline, each round's figures (at most `rounds`) and notes on the lists.
 
     Each begins with an attack. When it brings back no more than its control's interval allows, or
     the damage is spent after a repair, that was the last. Neurons go while `max_damage` allows.
-    Raises InputError for memorized captions without images, and where `repair` does.
+    Memorized captions without an image are left out, and noted.
+    Raises InputError for fewer than two with an image, and where `repair` does.
     """
-    teacher, student = driver_of(original), driver_of(pipeline)
+    teacher, student = driver_of(original, **asked), driver_of(pipeline, **asked)
     check_original(student, teacher)
-    schedule = teacher.schedule(**given)
-    size = teacher.size
-    known = with_images(teacher, load_cases(reference, size), schedule, settings.seed)
-    learnt, held_out = every_other(known)
-    cases = load_cases(memorized, size)
-    if len(cases) < 2 or not all(len(case.images) for case in cases.cases):
+    given = load_cases(memorized, teacher.size)
+    check_located(given, reference)
+    cases = given.first_images()[0]
+    if len(cases) < 2:
         raise InputError("memorized: rounds need at least two captions, each with its image")
+    lesson = Lesson.of(teacher, reference, settings.seed)
     located, validation = (cases.part(part) for part in halves(cases.groups, settings.seed))
-    harm = harm_of(teacher, held_out, settings.seed)
-    library = torch.cat([cases.training_images(), known.training_images()])
-    control = held_out.part(range(min(len(validation), len(held_out))))
-    of_learnt = [prompt for prompt in reference if prompt.text in set(learnt.texts)]
-    of_located = [prompt for prompt in memorized if prompt.text in set(located.texts)]
+    library = torch.cat([cases.training_images(), lesson.known.training_images()])
+    control = lesson.held_out.part(range(min(len(validation), len(lesson.held_out))))
+    of_learnt = [prompt for prompt in reference if prompt.text in set(lesson.learnt.texts)]
     found: list[Round] = []
     for number in range(rounds + 1):
         started = perf_counter()
         rates = [
-            brought_back(student, part, library, schedule, attack, starts, stage)
+            brought_back(student, part, library, teacher.schedule(), attack, starts, stage)
             for part in (validation, control)
         ]
-        damage = harm(student.model)
+        damage = lesson.harm(student.model)
         neurons = sum(ffn_sites(student.model).values())
         found.append(Round(neurons, damage, rates[0], rates[1], perf_counter() - started))
         if number == rounds or found[-1].met or (number and damage > max_damage):
             break
         if damage < max_damage:
-            student = _smaller(student, of_learnt, harm, max_damage, settings.seed, schedule)
-        repaired = repair(
-            student.owner,
-            original,
-            reference,
-            PromptSet.of(of_located),
-            settings=settings,
-            checkpoint=_numbered(checkpoint, number),
-            stage=stage,
-            **schedule.as_dict(),
-        )
-        student = driver_of(repaired.pipeline)
-    return student.owner, found
+            student = _smaller(student, of_learnt, lesson, max_damage, settings.seed)
+        state = checkpoint and numbered(checkpoint, number)
+        student = lesson.taught(student, located, settings, state, stage).driver
+    return student.owner, found, [*lesson.known.notes, *given.notes]
 
 
 def brought_back(
@@ -161,21 +150,20 @@ def brought_back(
 def _smaller(
     student: Driver,
     prompts: list[Prompt],
-    harm: Callable[[torch.nn.Module], float],
+    lesson: Lesson,
     max_damage: float,
     seed: int,
-    schedule: Schedule,
 ) -> Driver:
     """The model without what may still go; as it is where nothing may."""
-    statistics = collect_sensitivity(
-        student.owner, PromptSet.of(prompts), seed=seed, **schedule.as_dict()
-    )
+    asked = lesson.teacher.request(lesson.teacher.schedule())
+    statistics = collect_sensitivity(student.owner, PromptSet.of(prompts), seed=seed, **asked)
     try:
-        removal = remove_to_damage(student, statistics, harm, max_damage)
+        removal = remove_to_damage(student, statistics, lesson.harm, max_damage)
     except InputError:
         return student
     return student.with_model(compact(student.model, removal.subspace))
 
 
-def _numbered(checkpoint: Path | None, number: int) -> Path | None:
-    return checkpoint and checkpoint.with_name(f"{checkpoint.stem}.{number}{checkpoint.suffix}")
+def numbered(checkpoint: Path, number: int) -> Path:
+    """The checkpoint of one round."""
+    return checkpoint.with_name(f"{checkpoint.stem}.{number}{checkpoint.suffix}")

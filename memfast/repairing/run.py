@@ -1,6 +1,6 @@
 """`memfast.repair`: bring a pruned model back to what reference prompts need, and harden it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +8,14 @@ from time import perf_counter
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from torch import nn
+from typing_extensions import Unpack
 
 from memfast.errors import InputError, some
 from memfast.measuring.cases import Cases, load_cases
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.schedule import Schedule
+from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
 from memfast.repairing.objectives import Material
@@ -31,13 +33,19 @@ JUDGES = 64  # duplicate groups that are held out to judge, at most
 
 @dataclass(frozen=True)
 class Repaired:
-    """pipeline: a copy with the repaired model. history: each step's errors. figures: the held-out
-    loss over the original's before and after, and seconds. notes: what could not be used."""
+    """driver, pipeline: a copy with the repaired model. history: each step's errors. figures: the
+    held-out loss over the original's before and after, and seconds. notes: what could not be used.
+    """
 
-    pipeline: DiffusionPipeline
+    driver: Driver
     history: History
     figures: Mapping[str, float]
     notes: Sequence[str]
+
+    @property
+    def pipeline(self) -> DiffusionPipeline:
+        """The repaired pipeline, of the class that was given."""
+        return self.driver.owner
 
 
 def repair(
@@ -47,49 +55,85 @@ def repair(
     memorized: PromptSet | Sequence[str] | None = None,
     *,
     settings: RepairSettings | None = None,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
     checkpoint: Path | None = None,
     stage: Stage = silent,
+    **asked: Unpack[Request],
 ) -> Repaired:
     """A copy of `pipeline` whose denoiser is repaired towards `original`; see RepairSettings.
 
     Every other one of the first 128 reference captions is held out and only judges. Captions
     without a training image get one that the original makes (reference) or that the pruned model
     makes (the surrogate of memorized ones); only memorized captions with a training image are
-    attacked.
+    attacked. asked: steps, guidance and size other than the pipeline's own (see Request).
     Raises InputError for a compact original, one of another shape, fewer than 8 reference
     captions, captions in both lists, and what `train` refuses.
     """
     settings = settings or RepairSettings()
-    student, teacher = driver_of(pipeline), driver_of(original)
+    student, teacher = driver_of(pipeline, **asked), driver_of(original, **asked)
     check_original(student, teacher)
-    schedule = teacher.schedule(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
-    )
-    size = teacher.size
-    known = load_cases(PromptSet.of(reference), size)
-    located = None if memorized is None else load_cases(PromptSet.of(memorized), size)
-    check_lists(known, located)
-    learnt, held_out = every_other(known)
-    material = prepare(student, teacher, learnt, located, settings, schedule)
-    held_out = with_images(teacher, held_out, schedule, settings.seed)
-    result = student.with_model(deepcopy(student.model))
-    perturb(result.model, settings.perturb, settings.seed)
-    harm = harm_of(teacher, held_out, settings.seed)
-    before, started = harm(student.model), perf_counter()
-    advance = stage("repairing", settings.steps)
-    history = train(result, teacher, material, checkpoint, advance)
-    figures = {
-        "damage_before": before,
-        "damage_after": harm(result.model),
-        "seconds": perf_counter() - started,
-        "reference_captions": len(learnt),
-        "held_out_captions": len(held_out),
-        "located_captions": 0 if located is None else len(located),
-    }
-    notes = (*known.notes, *(located.notes if located is not None else ()))
-    return Repaired(result.owner, history, figures, notes)
+    reference = PromptSet.of(reference)
+    located = None if memorized is None else load_cases(PromptSet.of(memorized), teacher.size)
+    check_located(located, reference)
+    lesson = Lesson.of(teacher, reference, settings.seed)
+    return lesson.taught(student, located, settings, checkpoint, stage)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an original model teaches, whichever model is repaired.
+
+    known: reference captions, each with an image: those learnt from and those held out to judge.
+    harm: a model's loss on the held-out ones over the original's. given: identifies the captions
+    and the pictures that came with them.
+    """
+
+    teacher: Driver
+    known: Cases
+    learnt: Cases
+    held_out: Cases
+    harm: Callable[[nn.Module], float]
+    given: str
+
+    @classmethod
+    def of(cls, teacher: Driver, reference: PromptSet, seed: int) -> "Lesson":
+        """Raises InputError for too few captions."""
+        known = load_cases(reference, teacher.size)
+        if len(known) < FEWEST:
+            raise InputError(
+                f"reference: {len(known)} captions; at least {FEWEST} are needed, half to learn "
+                "from and half to judge by"
+            )
+        given = known.digest
+        known = with_images(teacher, known, teacher.schedule(), seed)
+        learnt, held_out = every_other(known)
+        return cls(teacher, known, learnt, held_out, harm_of(teacher, held_out, seed), given)
+
+    def taught(
+        self,
+        student: Driver,
+        located: Cases | None,
+        settings: RepairSettings,
+        checkpoint: Path | None = None,
+        stage: Stage = silent,
+    ) -> Repaired:
+        """A copy of the student, repaired."""
+        given = [self.given, located and located.digest]
+        material = prepare(student, self.teacher, self.learnt, located, settings, given)
+        result = student.with_model(deepcopy(student.model))
+        perturb(result.model, settings.perturb, settings.seed)
+        before, started = self.harm(student.model), perf_counter()
+        advance = stage("repairing", settings.steps)
+        history = train(result, self.teacher, material, checkpoint, advance)
+        figures = {
+            "damage_before": before,
+            "damage_after": self.harm(result.model),
+            "seconds": perf_counter() - started,
+            "reference_captions": len(self.learnt),
+            "held_out_captions": len(self.held_out),
+            "located_captions": 0 if located is None else len(located),
+        }
+        notes = (*self.known.notes, *(located.notes if located is not None else ()))
+        return Repaired(result, history, figures, notes)
 
 
 def prepare(
@@ -98,15 +142,14 @@ def prepare(
     reference: Cases,
     located: Cases | None,
     settings: RepairSettings,
-    schedule: Schedule,
+    given: Sequence[str | None] = (),
 ) -> Material:
-    """What the objectives draw from; captions without a picture get one."""
-    digest = [reference.digest, located and located.digest]
-    samples = samples_of(teacher, with_images(teacher, reference, schedule, settings.seed))
+    """What the objectives draw from; `given` identifies it."""
+    samples = samples_of(teacher, reference)
     own = pool = None
     if located is not None and settings.surrogate > 0:
         bare = Cases(tuple(replace(c, images=c.images[:0]) for c in located.cases))
-        own = samples_of(student, with_images(student, bare, schedule, settings.seed))
+        own = samples_of(student, with_images(student, bare, teacher.schedule(), settings.seed))
     if settings.adversarial > 0:
         count = min(settings.controls, len(samples))
         others = tuple(start for start in settings.starts if start != "prompt")
@@ -115,7 +158,7 @@ def prepare(
             targets.append((samples_of(teacher, located.first_images()[0]), settings.starts))
         if targets:
             pool = Pool(student, targets, settings)
-    return Material(settings, samples, own, pool, teacher.encode([""]), digest)
+    return Material(settings, samples, own, pool, teacher.encode([""]), list(given))
 
 
 def first(samples: Samples, count: int) -> Samples:
@@ -161,13 +204,8 @@ def public(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key[0] != "_"}
 
 
-def check_lists(reference: Cases, located: Cases | None) -> None:
-    """Raise InputError for too few reference captions, or some that are memorized as well."""
-    if len(reference) < FEWEST:
-        raise InputError(
-            f"reference: {len(reference)} captions; at least {FEWEST} are needed, half to learn "
-            "from and half to judge by"
-        )
+def check_located(located: Cases | None, reference: PromptSet) -> None:
+    """Raise InputError for memorized captions that are none, or reference captions as well."""
     if located is None:
         return
     if not len(located):

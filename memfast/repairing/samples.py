@@ -38,11 +38,11 @@ def with_images(driver: Driver, cases: Cases, schedule: Schedule, seed: int = 0)
         return cases
     ids, texts = [case.id for case in bare], [case.text for case in bare]
     made = driver.generate(driver.encode_all(texts), ids, seed, schedule)
-    images = dict(zip(ids, made, strict=True))
-    filled = (
-        case if len(case.images) else replace(case, images=images[case.id][None])
+    images = iter(made)  # by place: two captions may have one id
+    filled = [
+        case if len(case.images) else replace(case, images=next(images)[None])
         for case in cases.cases
-    )
+    ]
     return Cases(tuple(filled), cases.notes)
 
 

@@ -1,10 +1,15 @@
 """What a repair is to do: every choice that shapes its result, in one place."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from memfast.attacks.embeddings import STARTS
 from memfast.errors import InputError
+
+HIGHEST_RATE = 1000  # far above any that teaches
+MAY_CHANGE = ("learning_rate", "save_every")
+"""What a repair that goes on may be given anew: they say how it gets there, not where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,15 @@ class RepairSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "attack_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) <= HIGHEST_RATE:
+                raise InputError(
+                    f"{name} must be above 0 and at most {HIGHEST_RATE}, not {getattr(self, name)}"
+                )
         for name in ("run_up", "controls"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
         for name in self.weights:
-            if not self.weights[name] >= 0:
+            if not 0 <= self.weights[name] < math.inf:
                 raise InputError(f"{name}: a weight cannot be {self.weights[name]}")
         if not 0 <= self.perturb < 1:
             raise InputError(f"perturb must be in [0, 1), not {self.perturb}")
@@ -68,6 +75,10 @@ class RepairSettings:
         """{objective: weight}."""
         names = ("reference", "surrogate", "adversarial", "scattered")
         return {name: getattr(self, name) for name in names}
+
+    def bound(self) -> dict[str, Any]:
+        """The fields that a repair that goes on must have begun with."""
+        return {name: value for name, value in self.as_dict().items() if name not in MAY_CHANGE}
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON holds them."""

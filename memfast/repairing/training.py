@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from memfast.errors import InputError
 from memfast.memory.portions import Portion
 from memfast.pipelines.drivers.driver import Driver
+from memfast.pipelines.finite import not_finite
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
 from memfast.precision import Gradients, float32_weights
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
 from memfast.repairing.objectives import Drawn, Material, active, draw, errors
-from memfast.repairing.settings import RepairSettings
 
 WARMUP = 10  # steps over which the learning rate rises: Adam's first steps are as large as any
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
@@ -38,14 +38,15 @@ def train(
     """Repair `student`'s model in place, all its parameters; returns each step's errors.
 
     A model of half precision has weights of float32 meanwhile. With `checkpoint`, goes on from that
-    file if it is there, and writes it every `save_every` steps. Raises InputError when an error or
-    a gradient is not finite, saying where and what is kept, and for a checkpoint of another repair.
+    file if it is there, and writes it every `save_every` steps: once the next step's errors and
+    gradient have shown that the state is a good one. Raises InputError when an error, a gradient or
+    a weight is not finite, saying where and what is kept, and for a checkpoint of another repair.
     """
     settings, model = material.settings, student.model
     if not active(material):
         raise InputError("repair: no objective has a weight and something to draw from")
     expected = {
-        "settings": settings.as_dict(),
+        "settings": settings.bound(),
         "original": fingerprint(original.model),
         "begun_from": fingerprint(model),
         "material": material.digest,
@@ -80,6 +81,15 @@ def _train(
         if progress:
             progress(first)
     saved = first
+    pending: dict[str, Tensor] | None = None  # the pool of a state that is not kept yet
+
+    def keep(pool: dict[str, Tensor]) -> None:
+        nonlocal saved, pending
+        if checkpoint is not None:
+            header = {**expected, "step": len(history), "history": history}
+            save_checkpoint(checkpoint, model, optimiser, pool, header)
+            saved, pending = len(history), None
+
     for step in range(first, settings.steps):
         source = generator(f"repair/{step}", settings.seed)
         for group in optimiser.param_groups:
@@ -93,17 +103,21 @@ def _train(
             raise InputError(_stopped(f"the {bad} error", step, saved, checkpoint))
         if not math.isfinite(norm):
             raise InputError(_stopped("the gradient", step, saved, checkpoint))
+        if pending is not None:
+            keep(pending)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimiser.step()
         optimiser.zero_grad()
+        if (name := not_finite(model)) is not None:
+            raise InputError(_stopped(f"the weight {name}", step, saved, checkpoint))
         history.append({"step": step, **figures})
-        if checkpoint is not None and _is_due(step + 1, settings):
-            header = {**expected, "step": step + 1, "history": history}
-            save_checkpoint(checkpoint, model, optimiser, material.pool, header)
-            saved = step + 1
+        if checkpoint is not None and (step + 1) % settings.save_every == 0:
+            pending = pool_of(material)
         if progress:
             progress(1)
+    if first < settings.steps:
+        keep(pool_of(material))
     return history
 
 
@@ -150,13 +164,14 @@ def _added(gradients: tuple[Tensor | None, ...]) -> Tensor | None:
     return reduce(torch.add, given) if given else None
 
 
+def pool_of(material: Material) -> dict[str, Tensor]:
+    """What is under attack, as a checkpoint keeps it."""
+    return {} if material.pool is None else material.pool.state()
+
+
 def schedule(step: int, steps: int) -> float:
     """The learning rate's factor: a rise over 10 steps, then a cosine's fall to 0 at the end."""
     return min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def _is_due(done: int, settings: RepairSettings) -> bool:
-    return done % settings.save_every == 0 or done == settings.steps
 
 
 def clip(gradients: tuple[Tensor | None, ...]) -> float:
@@ -175,4 +190,4 @@ def _stopped(what: str, step: int, saved: int, checkpoint: Path | None) -> str:
         if checkpoint is not None and checkpoint.exists()
         else "nothing is kept"
     )
-    return f"repair: {what} is not finite at step {step}; {kept}; try a lower learning_rate"
+    return f"repair: {what} is not finite at step {step}; {kept}; go on with a lower learning_rate"

@@ -1,121 +1,211 @@
 """The page of an audit: what was flagged, and how well that can be told where labels exist."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from memfast.auditing.detection import precision_recall, roc
-from memfast.auditing.outcome import Outcome
-from memfast.auditing.verifying import Verified
-from memfast.report.report import Report
+from memfast.report import charts
+from memfast.report.report import Report, Tone
+from memfast.report.stored import Stored
 
-MOST_PICTURES = 100
-MOST_ROWS = 2000  # of the table of flagged prompts; flagged.csv has them all
-POINTS = np.linspace(0, 1, 101)
+ROWS = 1000  # of the list; flagged.csv has them all
+PICTURES = 200
+TONES: dict[str, Tone] = {"suspicious": "bad", "nothing stands out": "good", "unsure": "unsure"}
+TONES["no verdict"] = "unsure"
+POINTS = np.linspace(0, 1, 201)
 
 
-def page(outcome: Outcome) -> Report:
+def page(stored: Stored) -> Report:
     """The report of a finished audit."""
-    summary = outcome.summary
-    report = Report(
-        "Audit",
-        f"{summary['prompts']:,} prompts, {summary['texts']:,} different; "
-        f"probe {summary['probe']}, score {summary['score']}",
-    )
-    own = outcome.manifest["reference"]["own"]
-    plain = [(k, v) for k, v in summary.items() if isinstance(v, int | float | str)]
-    report.table(
-        "Summary",
-        ("figure", "value"),
-        plain,
-        note="No reference was given: the threshold was set on a sample of the audited prompts "
-        "themselves, so about that share is flagged whatever the model memorized."
-        if own
-        else f"The threshold was set on {outcome.manifest['reference']['prompts']} reference "
-        "prompts, crossed over halves.",
-    )
-    report.histogram(
-        "Scores",
-        _by_label(outcome),
-        x_label=str(summary["score"]),
-        threshold=summary["threshold"],
-    )
-    rows = detection_rows(outcome)
-    if rows:
-        report.table(
+    summary, folder = stored.summary, stored.folder
+    page = Report("Audit", f"which of {summary['texts']:,} texts does the model replicate?", folder)
+    looked = _second_look(stored)
+    footing = summary["footing"]
+    page.verdict(TONES[footing["verdict"]], footing["verdict"], *footing["says"])
+    page.figure("flagged", summary["flagged_texts"], f"of {summary['texts']:,} texts")
+    error, value = footing["error"], footing["threshold"]
+    between = f", 95 %: {error[0]:.3g} to {error[1]:.3g}" if error else ""
+    page.figure("threshold", value, f"of {summary['score']}, from {footing['basis']}{between}")
+    if "verified" not in summary:
+        page.figure("match their training image", "not tried", "--verify 0.05 looks")
+    else:
+        page.figure(
+            "match their training image",
+            f"{summary.get('matches_training', 0)} of {summary.get('with_training_image', 0)}",
+            f"{summary['verified']} tried; the seeds of {summary.get('seeds_agree', 0)} agree",
+        )
+    _list(page, stored, looked)
+    _gallery(page, folder, list(looked.values()))
+    _charts(page, stored)
+    if rows := detection_rows(summary):
+        page.table(
             "Detection",
             ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %"),
             rows,
             note="Against all prompts labelled as not memorized, less those that calibration saw; "
             "95 % intervals from 1,000 bootstrap draws of whole duplicate groups.",
         )
-        _curves(report, outcome)
-    if outcome.verified:
-        _pictures(report, outcome.verified)
-    columns = ("rank", summary["score"], "prompt", "label", "id", "line")
-    report.table(
-        "Flagged prompts",
-        columns,
-        [[row[column] for column in columns] for row in outcome.flagged[:MOST_ROWS]],
-        note=f"The first {min(MOST_ROWS, len(outcome.flagged)):,} of {len(outcome.flagged):,}; "
-        "flagged.csv has all.",
-        searchable=True,
-    )
-    return report
+    plain = [(k, v) for k, v in summary.items() if isinstance(v, int | float | str)]
+    page.facts("Summary", [(k.replace("_", " "), v) for k, v in plain])
+    _sources(page, stored)
+    return page
 
 
-def detection_rows(outcome: Outcome) -> list[list[Any]]:
+def detection_rows(summary: Mapping[str, Any]) -> list[list[Any]]:
     """A row for each score and label: AUC and rates with their intervals."""
     return [
         [score, label, figures["positives"]]
         + [_shown(figures[name]) for name in ("auc", "tpr_at_1_percent", "tpr_at_0.1_percent")]
-        for score, by_label in outcome.summary["detection"].items()
+        for score, by_label in summary["detection"].items()
         for label, figures in by_label.items()
     ]
 
 
-def _shown(interval: dict[str, float]) -> str:
+def _shown(interval: Mapping[str, float]) -> str:
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
-def _by_label(outcome: Outcome) -> dict[str, list[float]]:
-    """The deciding score by label; of all prompts where none has one."""
-    values, rows = outcome.result.deciding, outcome.labelled.rows
-    if not rows:
-        return {"prompts": values.tolist()}
-    return {label: values[found].tolist() for label, found in sorted(rows.items())}
+def _second_look(stored: Stored) -> dict[str, dict[str, Any]]:
+    """What the second look showed, by the prompts' ids."""
+    from memfast.files import read_json
+
+    path = stored.folder / "verified.json"
+    if "verified" not in stored.summary or not path.is_file():
+        return {}
+    return {item["id"]: item for item in read_json(path)}
 
 
-def _curves(report: Report, outcome: Outcome) -> None:
-    values, labelled = outcome.result.deciding, outcome.labelled
-    negative = values[labelled.negative]
-    roc_series, precision_series = {}, {}
-    for label, rows in labelled.positive.items():
-        false, true = roc(values[rows], negative)
-        last = np.searchsorted(false, POINTS, "right") - 1
-        roc_series[label] = true[last].tolist()
-        recall, precision = precision_recall(values[rows], negative)
-        at = np.searchsorted(recall, POINTS, "left").clip(max=len(recall) - 1)
-        precision_series[label] = precision[at].tolist()
-    report.curves("ROC", POINTS.tolist(), roc_series, "false positive rate", "true positive rate")
-    report.curves("Precision and recall", POINTS.tolist(), precision_series, "recall", "precision")
+def _list(page: Report, stored: Stored, looked: Mapping[str, Mapping[str, Any]]) -> None:
+    """The flagged texts, and what the second look showed of them."""
+    import csv
 
-
-def _pictures(report: Report, verified: Sequence[Verified]) -> None:
-    """What the seeds made of the first prompts, beside the training images where known."""
-    seeds = [f"seed {number}" for number in range(len(verified[0].images))]
-    report.pictures(
-        "Second look",
-        ("prompt", "training", *seeds),
+    with open(stored.folder / "flagged.csv", encoding="utf-8", newline="") as handle:
+        rows = [row for _, row in zip(range(ROWS), csv.DictReader(handle), strict=False)]
+    score, total = stored.summary["score"], stored.summary["flagged_texts"]
+    columns = ["rank", score, "prompt", *(["second look"] if looked else []), "label", "id", "line"]
+    if not any(row["label"] for row in rows):
+        columns.remove("label")
+    page.table(
+        "Flagged prompts",
+        columns,
         [
-            (
-                f"{item.rank}. {item.prompt} ({item.clique:.0%} of seeds alike"
-                + (f", SSIM {item.own_ssim:.2f} to training)" if item.own is not None else ")"),
-                [item.own, *item.images],
-            )
-            for item in verified[:MOST_PICTURES]
+            [
+                *(int(row["rank"]), float(row[score]), row["prompt"]),
+                *([_words(looked.get(row["id"]))] if looked else []),
+                *([row["label"]] if "label" in columns else []),
+                *(row["id"], int(row["line"])),
+            ]
+            for row in rows
         ],
-        note=f"{sum(item.replicates for item in verified)} of {len(verified)} prompts replicate: "
-        "half of the seeds or more make one picture. verified.json and pictures/ have them all.",
+        note=f"The first {len(rows):,} of {total:,}; flagged.csv has all."
+        if len(rows) < total
+        else "The most suspicious first; also in flagged.csv.",
+    )
+
+
+def _words(item: Mapping[str, Any] | None) -> str:
+    """Both verdicts of the second look on a prompt."""
+    if item is None:
+        return ""
+    agree = {None: "cannot be compared", True: "agree", False: "do not agree"}
+    seeds = f"seeds {agree[item.get('seeds_agree', item.get('replicates'))]}"
+    if item["own_ssim"] is None:
+        return f"{seeds}; no training image"
+    match = "matches" if item.get("matches_training") else "does not match"
+    return f"{seeds}; {match} its training image (SSIM {item['own_ssim']:.2f})"
+
+
+def _gallery(page: Report, folder: Path, looked: Sequence[Mapping[str, Any]]) -> None:
+    """What the seeds made of the first prompts, beside the training images where known."""
+    cards = []
+    for item in looked[:PICTURES]:
+        paths = sorted((folder / "pictures").glob(f"{item['rank']:06d}-*.png"))
+        named = {path.stem.partition("-")[2]: f"pictures/{path.name}" for path in paths}
+        own = named.pop("training", None)
+        shots: list[dict[str, Any]] = [{"name": "training image", "file": own}] if own else []
+        for seed, file in named.items():
+            shots.append({"name": f"seed {seed}", "file": file})
+        caption = f"{item['rank']}. {item['prompt']}: {_words(item)}"
+        cards.append({"caption": caption, "shots": shots})
+    if cards:
+        page.gallery(
+            "Second look",
+            cards,
+            note="Seeds agree where half of them or more make one picture that other captions do "
+            "not make. verified.json and pictures/ have them all.",
+        )
+
+
+def _charts(page: Report, stored: Stored) -> None:
+    """Scores by label beside the reference's, and curves where labels exist."""
+    import pyarrow.parquet as pq
+
+    from memfast.auditing.calibration import Calibration
+    from memfast.auditing.detection import precision_recall, roc
+    from memfast.auditing.results import Labelled
+    from memfast.auditing.storing import manifest
+
+    folder, score = stored.folder, stored.summary["score"]
+    table = pq.read_table(folder / "scores.parquet", columns=[score, "label", "group", "prompt"])
+    values = table[score].to_numpy()
+    calibration = Calibration.load(folder / manifest.CALIBRATION, manifest.of(folder).hash)
+    reference = {"reference": calibration.column(score).numpy()}
+    names = [table[name].to_pylist() for name in ("prompt", "label", "group")]
+    prompts: Any = (
+        SimpleNamespace(text=text, label=label, group=group)
+        for text, label, group in zip(*names, strict=True)
+    )
+    labelled = Labelled.of(prompts, frozenset(calibration.seen))
+    by_label = {label: values[found] for label, found in sorted(labelled.rows.items())}
+    shown = {
+        "Scores": charts.histogram(
+            reference | (by_label or {"audited": values}),
+            score,
+            stored.summary["threshold"],
+            "reference",
+        )
+    }
+    negative = values[labelled.negative]
+    found = {label: values[rows] for label, rows in labelled.positive.items() if rows}
+    if found and len(negative):
+        roc_of, precision_of = {}, {}
+        for label, positive in found.items():
+            false, true = roc(positive, negative)
+            roc_of[label] = (POINTS, true[np.searchsorted(false, POINTS, "right") - 1])
+            recall, precision = precision_recall(positive, negative)
+            at = np.searchsorted(recall, POINTS, "left").clip(max=len(recall) - 1)
+            precision_of[label] = (POINTS, precision[at])
+        shown["ROC"] = charts.rates(
+            roc_of, "false positive rate", "true positive rate", diagonal=True
+        )
+        shown["Precision and recall"] = charts.rates(precision_of, "recall", "precision")
+        shown["Detection by score, all labels"] = _forest(stored.summary["detection"])
+    page.charts("Scores", shown)
+
+
+def _forest(detection: Mapping[str, Mapping[str, Any]]) -> str:
+    kinds = {"AUC": "auc", "TPR at 1 %": "tpr_at_1_percent"}
+    rows = []
+    for score, by_label in detection.items():
+        for figures in list(by_label.values())[:1]:  # all labels together, or the only one
+            found = {name: charts.Estimate(**figures[key]) for name, key in kinds.items()}
+            rows.append((score, found))
+    return charts.forest(rows, "AUC and true positive rate, with 95 % intervals")
+
+
+def _sources(page: Report, stored: Stored) -> None:
+    """Settings and provenance; an audit's manifest holds most of them."""
+    identity, source = (stored.json("manifest.json").get(k) or {} for k in ("identity", "prompts"))
+    settings = [(k.replace("_", " "), v) for k, v in identity["settings"].items()]
+    page.facts("Settings", settings)
+    stored.sources(
+        page,
+        ("model's fingerprint", (identity["model"],)),
+        ("prompts", f"{identity['texts']:,} texts of {source.get('path') or 'a list in memory'}"),
+        ("their digest", (identity["prompts"],)),
+        ("reference's digest", (identity["reference"],)),
+        ("seed", str(identity["settings"]["seed"])),
     )

@@ -44,6 +44,7 @@ def model_card(
     header = {"library_name": "diffusers", "tags": ["memfast", "pruned", form], **base}
     if _is_hub_id(source):
         header |= {"base_model": source, "base_model_relation": "finetune"}
+    shown = source if _is_hub_id(source) else Path(source).name  # no folder of this machine
     trust = ", trust_remote_code=True" if form == "portable" else ""
     licence = (
         "The base model's licence applies."
@@ -56,7 +57,7 @@ def model_card(
 
 # {Path(source).name}, {form} by memfast
 
-Feed-forward neurons of `{source}` were removed with memfast.
+Feed-forward neurons of `{shown}` were removed with memfast.
 **{NOTICE}** {licence}
 
 ```python

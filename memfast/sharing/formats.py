@@ -15,14 +15,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from memfast.blocks.compact_class import KEYS, base_of
+from memfast.blocks.compact_class import KEYS, PORTABLE, base_of
 from memfast.blocks.families import find_sites
 from memfast.blocks.families.linears import inputs_of, outputs_of
 from memfast.blocks.slicing import KEPT, UNKNOWN, positions
 from memfast.errors import InputError
 from memfast.files import atomic_write_json, atomic_write_text
 from memfast.pipelines.saving import save_pipeline
-from memfast.sharing.portable import MODULE, source_of
+from memfast.sharing.portable import source_of
 
 FORMATS = ("compact", "portable", "masked")
 
@@ -34,9 +34,11 @@ def save_as(
     *,
     overwrite: bool = False,
     card: str | None = None,
+    add: Callable[[Path], object] | None = None,
     **how: Any,
 ) -> None:
-    """Write a pipeline folder in one of FORMATS, whole or not at all, with `card` as its README.
+    """Write a pipeline folder in one of FORMATS, whole or not at all, with `card` as its README
+    and what `add` writes into it.
 
     `how` goes to `save_pretrained`: variant, max_shard_size. Raises InputError for another format,
     for a folder that may not be written, and for a masked model that would need biases.
@@ -53,6 +55,8 @@ def save_as(
                 _make_portable(unfinished, name, model)
         if card is not None:
             atomic_write_text(unfinished / "README.md", card)
+        if add is not None:
+            add(unfinished)
 
     save_pipeline(pipeline, folder, overwrite, finish, **how)
 
@@ -120,11 +124,11 @@ def _with_components(
 def _make_portable(folder: Path, name: str, model: Any) -> None:
     """Put the class's source beside the weights, and point diffusers to it."""
     class_name = type(model).__name__
-    atomic_write_text(folder / name / f"{MODULE}.py", source_of(model))
-    auto_map = {"auto_map": {"AutoModel": f"{MODULE}.{class_name}"}}
+    atomic_write_text(folder / name / f"{PORTABLE}.py", source_of(model))
+    auto_map = {"auto_map": {"AutoModel": f"{PORTABLE}.{class_name}"}}
     for path, change in (
         (folder / name / "config.json", lambda config: config | auto_map),
-        (folder / "model_index.json", lambda index: index | {name: [MODULE, class_name]}),
+        (folder / "model_index.json", lambda index: index | {name: [PORTABLE, class_name]}),
     ):
         _edit(path, change)
 

@@ -6,8 +6,6 @@ from memfast.blocks.compact_class import base_of
 from memfast.blocks.families import Site, find_sites
 from memfast.blocks.families.linears import arguments_of, is_convolution
 
-MODULE = "memfast_compact"
-
 _FILE = '''"""{name}: a {base} with feed-forwards of its own widths.
 
 Written by memfast {version} for this model alone, which loads with trust_remote_code=True.

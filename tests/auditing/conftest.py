@@ -11,7 +11,7 @@ from memfast.auditing.looking.settings import Settings
 
 ROUND = ["a", "b", "c", "cat", "dog", "on", "red", "blue"]
 TEXTS = [" ".join(words) for words in product(ROUND, ROUND)]  # 64 of them
-REFERENCE = [f"{text} background" for text in TEXTS[:20]]
+REFERENCE = TEXTS[40:60]
 SAME_BITS = ("scores.parquet", "flagged.csv", "statistics.safetensors", "calibration.safetensors")
 
 

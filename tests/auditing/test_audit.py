@@ -22,7 +22,7 @@ from memfast.errors import InputError
 from memfast.measuring.distances import ssim
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS, StableDiffusion
 from memfast.pipelines.drivers.table import driver_of
-from memfast.prompts import Prompt
+from memfast.prompts import Prompt, make_prompt
 from memfast.selection import Subspace
 from tests.auditing.conftest import REFERENCE, TEXTS, bits
 
@@ -60,8 +60,7 @@ def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None
         assert len(set(values)) == 20  # all differ, but for the two duplicated prompts
         assert values[20] == values[3]
         assert values[21] == values[10]
-    manifest = json.loads((out / "manifest.json").read_text())
-    threshold = manifest["thresholds"]["relative"]
+    threshold = json.loads((out / "summary.json").read_text())["thresholds"]["relative"]
     assert table["flagged"] == [value > threshold for value in table["relative"]]
     best = table["rank"].index(1)
     assert table["relative"][best] == max(table["relative"])
@@ -92,9 +91,11 @@ def test_statistics_are_those_of_the_first_look(tiny_pipeline, lists, settings, 
     own = driver_of(tiny_pipeline).schedule().as_dict()
     with Worker(tiny_pipeline, replace(settings, **own)) as worker:
         for start in range(0, 20, 6):
-            for rows, by_noise in worker.looks(TEXTS[start : min(start + 6, 20)]):
+            for rows, by_noise in worker.looks(
+                [make_prompt(text) for text in TEXTS[start : min(start + 6, 20)]]
+            ):
                 for looks in by_noise:
-                    expected = expected + looks[0].norms[: rows.stop - rows.start].square().sum(0)
+                    expected = expected + looks[0].norms[: len(rows)].square().sum(0)
     norms = torch.cat([found[site].l2_norm[0] for site in found])
     torch.testing.assert_close(norms.square(), expected, rtol=1e-5, atol=0)  # of float32 sums
 
@@ -349,7 +350,8 @@ def test_a_second_look_makes_pictures(tiny_pipeline, settings, tmp_path: Path) -
     )
     assert outcome is not None
     assert [item.rank for item in outcome.verified] == [1, 2, 3]
-    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 9
+    assert len(list((tmp_path / "out" / "pictures").glob("*-[0-2].png"))) == 9
+    assert len(list((tmp_path / "out" / "pictures").glob("*-training.png"))) == 3
     for item in outcome.verified:
         assert item.images.shape == (3, 3, 16, 16)
         assert item.own_ssim == pytest.approx(
@@ -359,16 +361,41 @@ def test_a_second_look_makes_pictures(tiny_pipeline, settings, tmp_path: Path) -
     assert [item["prompt"] for item in found] == [item.prompt for item in outcome.verified]
 
 
-def test_seeds_that_agree_replicate() -> None:
-    """A planted case: three images of four are one picture."""
+def test_seeds_that_agree_make_what_other_captions_do_not() -> None:
+    """A planted case: three images of four are one picture, the training image's."""
     random = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     images = torch.stack([random[0], random[0] + 0.01, random[1], random[0]]).clamp(0, 1)
-    row = {"rank": 1, "id": "x", "prompt": "x", "image": ""}
-    assert compare(row, images).clique == 0.75
-    assert compare(row, images).replicates
+    row = {"rank": 1, "id": "x", "prompt": "x", "asked": Prompt("x", "x")}
+    others = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    found = compare(row, images, others)
+    assert found.clique == 0.75
+    assert found.seeds_agree is True
+    assert found.matches_training is None
+    blobs = compare(row, images, random[:1].expand(8, -1, -1, -1) + 0.005)
+    assert blobs.clique == 0.75
+    assert blobs.seeds_agree is False
+    assert compare(row, images, others[:3]).seeds_agree is None
     apart = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    assert compare(row, apart).clique == 0.25
-    assert not compare(row, apart).replicates
+    assert compare(row, apart, others).clique == 0.25
+    assert compare(row, apart, others).seeds_agree is False
+
+
+@pytest.mark.parametrize("nearest", [0, 3])
+def test_an_image_matches_its_training_image(tmp_path: Path, nearest: int) -> None:
+    """One seed of four made it: seeds do not agree, and the match is seen all the same."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    pixels = (images[nearest] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "own.png")
+    row = {
+        "rank": 1,
+        "id": "x",
+        "prompt": "x",
+        "asked": Prompt("x", "x", str(tmp_path / "own.png")),
+    }
+    others = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    found = compare(row, images, others)
+    assert (found.seeds_agree, found.matches_training) == (False, True)
+    assert compare(row, others[:4], images[:nearest]).matches_training is False
 
 
 def test_another_machine_goes_on(tiny_pipeline, lists, settings, tmp_path, whole, caplog) -> None:

@@ -9,7 +9,10 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.blocks.families import ffn_sites
 from memfast.observing.tracing import trace
+from memfast.pipelines.drivers.calls import run as pipeline_run
+from memfast.pipelines.drivers.calls import watched
 from memfast.pipelines.drivers.table import driver_of
+from tests.support.tiny.table import ONE_A_KIND, TINY, build, marked
 
 TEXTS = ["a cat", "red dog", "b"]
 SCHEDULE = {"num_inference_steps": 20, "guidance_scale": 7.5}
@@ -79,6 +82,35 @@ def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> 
         assert look.empty is not None
         found = look.prediction.noise - look.empty.noise
         torch.testing.assert_close(found, difference, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", marked(TINY, ONE_A_KIND))
+def test_a_flow_s_walk_is_the_pipeline_s_own(name: str) -> None:
+    """However a kind guides: at each step, the latents of its own run."""
+    own = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    driver = driver_of(build(name), **own)
+    scheduler = type(driver.scheduler).__name__
+    if scheduler != "FlowMatchEulerDiscreteScheduler" or len(driver.alike(TEXTS)) > 1:
+        pytest.skip(f"{name}: {scheduler}, or texts of unlike lengths in runs of their own")
+    schedule = driver.schedule()
+    seen: list[torch.Tensor] = []
+    predict = driver.predict
+    driver.predict = lambda x, *told: seen.append(x) or predict(x, *told)  # type: ignore[method-assign]
+    with tap(driver) as taps, torch.no_grad():
+        settings = Settings(probe="walk", walk_steps=3, **schedule.as_dict())
+        scene = Scene(driver, taps, driver.initial_noise(["shared"], 3), settings)
+        seen.clear()
+        PROBES["walk"].looks(scene, Unit(driver.encode(TEXTS), len(TEXTS)))
+    theirs: list[torch.Tensor] = []
+    with watched(driver.models, lambda given: theirs.append(driver.latents_of(given))):
+        call = driver.call(len(TEXTS), schedule) | {"output_type": "latent"}
+        noise = scene.noise.repeat(len(TEXTS), *[1] * (scene.noise.ndim - 1))
+        pipeline_run(driver.pipeline, prompt=TEXTS, latents=noise, **call)
+    calls = 1 if driver.together or not driver.guided(schedule) else 2
+    for step in range(1, 3):  # two calls of ours a step after the first, without and with
+        torch.testing.assert_close(
+            seen[2 * step], theirs[calls * step][: len(TEXTS)], rtol=1e-3, atol=1e-3
+        )
 
 
 def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPipeline) -> None:

@@ -1,5 +1,6 @@
 """Properties with two budgets: a short one for CI, a long one under the marker soak."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from memfast.errors import InputError
 
 BYTES = st.sampled_from([0, 1, 34, 127, 128, 255]) | st.integers(0, 255)
-LONGER = 300  # times as many examples under `pytest -m soak`
+LONGER = int(os.environ.get("MEMFAST_SOAK", "300"))  # times as many examples with `-m soak`
 
 
 def fuzzed(short: int, **strategies: st.SearchStrategy) -> Callable:

@@ -1,6 +1,7 @@
 """Repair on a tiny pipeline: objectives, the running attack, the loop, checkpoints, bad input."""
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -12,6 +13,7 @@ from PIL import Image
 
 import memfast
 from memfast.errors import InputError
+from memfast.files import save_tensors
 from memfast.measuring.cases import Cases, load_cases
 from memfast.observing.sensitivity import collect_sensitivity
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
@@ -19,6 +21,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 from memfast.prompts import Prompt, PromptSet
+from memfast.repairing.checkpoint import delete_checkpoint, save_checkpoint
 from memfast.repairing.objectives import OBJECTIVES, active
 from memfast.repairing.perturbing import perturb
 from memfast.repairing.pool import Pool
@@ -70,10 +73,10 @@ def pruned(tiny_pipeline):
 
 
 def material_of(original, smaller, memorized, settings=QUICK):
-    teacher, student = driver_of(original), driver_of(smaller)
+    teacher, student = driver_of(original, **SCHEDULE), driver_of(smaller, **SCHEDULE)
     known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
     located = load_cases(memorized, SIZE)
-    return teacher, student, prepare(student, teacher, known, located, settings, SCHEDULED)
+    return teacher, student, prepare(student, teacher, known, located, settings)
 
 
 def weights_of(pipeline) -> torch.Tensor:
@@ -288,11 +291,11 @@ def test_removal_keeps_the_bound(tiny_pipeline) -> None:
 
 def test_weights_without_material_are_left_out(pruned) -> None:
     original, smaller = pruned
-    teacher, student = driver_of(original), driver_of(smaller)
+    teacher, student = driver_of(original, **SCHEDULE), driver_of(smaller, **SCHEDULE)
     known = with_images(teacher, load_cases(PromptSet.of(REFERENCE), SIZE), SCHEDULED)
-    material = prepare(student, teacher, known, None, QUICK, SCHEDULED)
+    material = prepare(student, teacher, known, None, QUICK)
     assert set(active(material)) == {"reference", "adversarial", "scattered"}
-    material = prepare(student, teacher, known, None, replace(QUICK, controls=0), SCHEDULED)
+    material = prepare(student, teacher, known, None, replace(QUICK, controls=0))
     assert set(active(material)) == {"reference", "scattered"}
 
 
@@ -314,6 +317,8 @@ def test_the_rate_rises_and_falls() -> None:
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": math.inf}, "learning_rate must be above 0 and at most 1000, not inf"),
+        ({"adversarial": math.nan}, "adversarial: a weight cannot be nan"),
         ({"perturb": 1.5}, r"perturb must be in \[0, 1\)"),
         ({"reference": -1.0}, "reference: a weight"),
         ({"starts": ("nowhere",)}, "none of prompt, noise, another"),
@@ -335,3 +340,56 @@ def test_bad_lists_and_models(pruned, memorized) -> None:
         repair(smaller, original, [*REFERENCE, "a cat"], memorized, **SCHEDULE)
     with pytest.raises(InputError, match="memorized: there are none"):
         repair(smaller, original, REFERENCE, [], **SCHEDULE)
+
+
+def test_a_rate_that_breaks_the_model_keeps_a_good_state(pruned, tmp_path) -> None:
+    """What is kept gave finite errors: a lower rate goes on from there, however high it was."""
+    original, smaller = pruned
+    how = {"checkpoint": tmp_path / "c.safetensors", **SCHEDULE}
+    settings = replace(QUICK, adversarial=0.0, scattered=0.0, steps=6, save_every=1)
+    done = []
+
+    def stop(count: int) -> None:
+        done.append(count)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repair(smaller, original, REFERENCE, settings=settings, stage=lambda *_: stop, **how)
+    high = replace(settings, learning_rate=1000.0)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"not finite at step 3; the last .* after 2 steps"):
+            repair(smaller, original, REFERENCE, settings=high, **how)
+    low = replace(settings, learning_rate=1e-5)
+    repaired = repair(smaller, original, REFERENCE, settings=low, **how)
+    assert [entry["step"] for entry in repaired.history] == [*range(6)]
+    assert weights_of(repaired.pipeline).isfinite().all()
+
+
+def test_a_weight_that_is_not_finite_stops(pruned, tmp_path, monkeypatch) -> None:
+    def overflow(self) -> None:
+        self.param_groups[0]["params"][0].data.fill_(torch.inf)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", overflow)
+    settings = replace(QUICK, adversarial=0.0, scattered=0.0, steps=4)
+    with pytest.raises(InputError, match=r"the weight conv_in\.weight is not finite at step 0"):
+        repair(*reversed(pruned), REFERENCE, settings=settings, **SCHEDULE)
+
+
+def test_a_state_that_is_not_finite_is_not_kept(tiny_pipeline, tmp_path) -> None:
+    path, model = tmp_path / "c.safetensors", tiny_pipeline.unet
+    with torch.no_grad():
+        model.conv_out.bias[0] = torch.inf
+    with pytest.raises(InputError, match=r"model/conv_out\.bias holds numbers that are not finite"):
+        save_checkpoint(path, model, torch.optim.Adam(model.parameters()), {}, {"step": 1})
+    assert not path.exists()
+
+
+def test_only_checkpoints_are_deleted(tiny_pipeline, tmp_path) -> None:
+    path, model = tmp_path / "c.safetensors", tiny_pipeline.unet
+    save_checkpoint(path, model, torch.optim.Adam(model.parameters()), {}, {"step": 1})
+    mine = tmp_path / "mine.safetensors"
+    save_tensors(mine, {"a": torch.ones(1)}, {"kind": "subspace", "format": 1})
+    for each in (path, mine, tmp_path / "none"):
+        delete_checkpoint(each)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.safetensors"]

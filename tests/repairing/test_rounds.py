@@ -42,7 +42,7 @@ def rounds(pipeline, memorized, **how):
 
 
 def test_an_attack_that_fails_ends_the_rounds(tiny_pipeline, memorized) -> None:
-    result, found = rounds(tiny_pipeline, memorized)
+    result, found, _ = rounds(tiny_pipeline, memorized)
     assert len(found) == 1  # an untrained model replicates nothing
     assert found[0].met
     assert found[0].damage == 1
@@ -51,7 +51,7 @@ def test_an_attack_that_fails_ends_the_rounds(tiny_pipeline, memorized) -> None:
 
 def test_rounds_remove_and_repair(tiny_pipeline, memorized, monkeypatch) -> None:
     monkeypatch.setattr(Round, "met", False)
-    result, found = rounds(tiny_pipeline, memorized, rounds=1)
+    result, found, _ = rounds(tiny_pipeline, memorized, rounds=1)
     assert len(found) == 2
     assert found[0].neurons == sum(memfast.ffn_sites(tiny_pipeline.unet).values())
     assert found[1].neurons == sum(memfast.ffn_sites(result.unet).values()) < found[0].neurons

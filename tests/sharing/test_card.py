@@ -39,6 +39,8 @@ def test_a_folder_is_no_base_model(tmp_path: Path) -> None:
     card = model_card(str(tmp_path), "compact", {}, {})
     assert "base_model" not in header_of(card)
     assert "look it up" in card
+    assert str(tmp_path) not in card
+    assert f"`{tmp_path.name}`" in card
 
 
 @pytest.mark.parametrize(

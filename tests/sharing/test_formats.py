@@ -12,6 +12,8 @@ from torch import nn
 
 from memfast import InputError, compact, ffn_sites, prune
 from memfast.blocks.families.examples import EXAMPLES, tiny, tiny_inputs
+from memfast.pipelines.identity import fingerprint
+from memfast.pipelines.loading import load_pipeline
 from memfast.sharing.formats import FORMATS, save_as, to_dense
 from tests.support.models import THIRD_PARTY, output, random_subspace
 
@@ -170,3 +172,38 @@ def test_a_strangers_class_runs_but_keeps_its_name(caplog: pytest.LogCaptureFixt
     assert type(smaller) is Stranger
     assert "from_pretrained will not know" in caplog.text
     assert isinstance(smaller, nn.Module)
+
+
+def test_portable_opens_with_memfast_and_runs_no_code(
+    small_pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    save_as(small_pipeline, folder, "portable")
+    for part in ("unet", "text_encoder"):
+        (folder / part / "memfast_compact.py").write_text("raise SystemExit('it was run')")
+    reloaded = load_pipeline(folder)
+    assert type(reloaded.unet).__name__ == "CompactUNet2DConditionModel"
+    assert type(reloaded.text_encoder).__name__ == "CompactCLIPTextModel"
+    assert torch.equal(image(reloaded), image(small_pipeline))
+    assert fingerprint(reloaded.unet) == fingerprint(small_pipeline.unet)
+
+
+def test_portable_variants_open_with_memfast(
+    small_pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    small_pipeline.unet.half()
+    how = {"variant": "fp16", "max_shard_size": "100KB"}
+    save_as(small_pipeline, tmp_path / "out", "portable", **how)
+    reloaded = load_pipeline(tmp_path / "out", dtype=torch.float16)
+    for name, value in small_pipeline.unet.state_dict().items():
+        assert torch.equal(reloaded.unet.state_dict()[name], value), name
+
+
+def test_a_portable_class_of_a_stranger_is_refused(
+    small_pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    save_as(small_pipeline, tmp_path / "out", "portable")
+    path = tmp_path / "out" / "model_index.json"
+    path.write_text(path.read_text().replace("CompactUNet2DConditionModel", "CompactNothing"))
+    with pytest.raises(InputError, match="'CompactNothing' is no compact class of memfast"):
+        load_pipeline(tmp_path / "out")

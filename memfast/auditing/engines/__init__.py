@@ -7,8 +7,9 @@ from memfast.auditing.engines.local import run_local
 from memfast.auditing.engines.ray import run_ray
 from memfast.auditing.job import Job
 from memfast.auditing.looking.worker import Block
+from memfast.prompts import Prompt
 
-Work = Iterator[tuple[int, list[str]]]
+Work = Iterator[tuple[int, list[Prompt]]]
 Done = Callable[[int, Block], None]
 
 

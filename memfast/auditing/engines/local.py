@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 
 from memfast.auditing.job import Job
 from memfast.auditing.looking.worker import Block
+from memfast.prompts import Prompt
 
 
 def run_local(
-    job: Job, work: Iterator[tuple[int, list[str]]], done: Callable[[int, Block], None]
+    job: Job, work: Iterator[tuple[int, list[Prompt]]], done: Callable[[int, Block], None]
 ) -> None:
     """Block after block."""
     with job.worker() as worker:
-        for number, texts in work:
-            done(number, job.compute(worker, texts))
+        for number, prompts in work:
+            done(number, job.compute(worker, prompts))

@@ -9,13 +9,14 @@ from typing import Any
 from memfast.auditing.job import Job
 from memfast.auditing.looking.worker import Block
 from memfast.errors import InputError
+from memfast.prompts import Prompt
 
 RESTARTS = 20  # of each actor; then its block is given up and the run stops, resumable
 CPUS = 0.1  # of each actor: asking for whole ones stalls small machines
 
 
 def run_ray(
-    job: Job, work: Iterator[tuple[int, list[str]]], done: Callable[[int, Block], None]
+    job: Job, work: Iterator[tuple[int, list[Prompt]]], done: Callable[[int, Block], None]
 ) -> None:
     """Blocks over `job.workers` actors, one GPU each where the device is a GPU.
 
@@ -67,5 +68,5 @@ class Actor:
     def __init__(self, job: Job) -> None:
         self.job, self.worker = job, job.worker()
 
-    def compute(self, number: int, texts: list[str]) -> tuple[int, Block]:
-        return number, self.job.compute(self.worker, texts)
+    def compute(self, number: int, prompts: list[Prompt]) -> tuple[int, Block]:
+        return number, self.job.compute(self.worker, prompts)

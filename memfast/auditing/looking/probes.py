@@ -5,7 +5,9 @@ prompt has touched is computed once a run.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float64
@@ -63,7 +65,10 @@ class Look:
 
 class Scene:
     """One noise that all prompts share, and what no prompt has touched, computed once: the
-    prediction without a prompt at pure noise, and the network before its first cross-attention."""
+    prediction without a prompt at pure noise, and the network before its first cross-attention.
+
+    With a noise for each row of one unit, only the prediction is kept.
+    """
 
     def __init__(self, driver: Driver, taps: Taps, noise: Latents, settings: Settings) -> None:
         self.driver, self.taps, self.settings = driver, taps, settings
@@ -71,10 +76,15 @@ class Scene:
         self.levels = [driver.path.time_of(level) for level in settings.path]
         self.noise = noise
         self.no_prompt = driver.no_prompt
-        self.prefix = Prefix(driver, self._unprompted)
+        if len(noise) == 1:
+            self.prefix = Prefix(driver, self._unprompted)
+        else:
+            self.prefix = None
+            self._unprompted()
 
     def _unprompted(self) -> None:
-        self.empty = self.look(self.noise, self.schedule[0], self.no_prompt).prediction
+        told = self.no_prompt.expand(len(self.noise))
+        self.empty = self.look(self.noise, self.schedule[0], told).prediction
 
     def first(self, unit: Unit) -> Look:
         """The look at pure noise, with and without the prompts: one row each.
@@ -89,7 +99,8 @@ class Scene:
     def _first(self, unit: Unit, counted: Tensor) -> Look:
         size = len(unit.conditioning)
         latents = self.noise.expand(size, *self.noise.shape[1:])
-        with self.prefix.replayed(size), self.taps.counting(counted) as moments:
+        replayed = self.prefix.replayed(size) if self.prefix else nullcontext()
+        with replayed, self.taps.counting(counted) as moments:
             look = self.look(latents, self.schedule[0], unit.conditioning)
         return replace(look, empty=self.empty, moments=moments)
 
@@ -105,6 +116,20 @@ class Scene:
         """A look with and without the prompts: two rows each."""
         empty = self.look(latents, time, self.no_prompt.expand(len(conditioning)))
         return replace(self.look(latents, time, conditioning), empty=empty.prediction)
+
+    def guided(self, look: Look, time: Time) -> Prediction:
+        """What the pipeline goes on from: guidance, where its schedule has some."""
+        driver, own, schedule = self.driver, look.prediction, self.settings.schedule
+        if not driver.guided(schedule):
+            return own
+        guided = own.guided(look.empty or self.empty, driver.weight(schedule))
+        if not driver.corrects:
+            return guided
+        path = driver.path
+        latents = path.add(guided.clean, guided.noise, time)
+        outputs = [path.target(each.clean, each.noise, time) for each in (guided, own)]
+        output = driver.corrected(*outputs)
+        return Prediction(path.clean(output, latents, time), path.noise(output, latents, time))
 
     def step(self, prediction: Prediction, time: Time) -> Latents:
         """A deterministic step to `time`, of any length: DDIM's, or straight along the flow."""
@@ -134,11 +159,10 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
 
 
 def walk(scene: Scene, unit: Unit) -> list[Look]:
-    """The first steps of the schedule, with classifier-free guidance."""
+    """The first steps of the schedule, guided as the pipeline is."""
     looks = [scene.first(unit)]
-    for time in scene.schedule[1 : scene.settings.walk_steps]:
-        last, scale = looks[-1], scene.settings.schedule.guidance_scale
-        guided = last.prediction.guided(last.empty or scene.empty, scale)
+    for before, time in pairwise(scene.schedule[: scene.settings.walk_steps]):
+        guided = scene.guided(looks[-1], before)
         looks.append(scene.both(scene.step(guided, time), time, unit.conditioning))
     return looks
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from memfast.errors import InputError
-from memfast.pipelines.schedule import Schedule
+from memfast.pipelines.schedule import SIZE, Request, Schedule
 
 OF_THE_MACHINE = ("threads", "dtype", "device")
 
@@ -16,8 +16,9 @@ class Settings:
 
     probe: an entry of PROBES. noises: how many noises each prompt is looked at with, the same for
     all prompts. path: the noise levels that `settle` and `jump` go to from pure noise, falling
-    shares of the training timesteps. walk_steps, num_inference_steps and guidance_scale: the
-    schedule of `walk` and of the pictures of the second look, the pipeline's own where None.
+    shares of the training timesteps. walk_steps, num_inference_steps, guidance_scale and
+    true_guidance_scale: the schedule of `walk` and of the pictures of the second look; they, and
+    the pictures' height, width and num_frames, are the pipeline's own where None.
     unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
     padded, because kernels choose their order of summation by shape.
     threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:
@@ -31,6 +32,10 @@ class Settings:
     walk_steps: int = 7
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    true_guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
     block_size: int = 256
     unit: int = 8
     threads: int = 0
@@ -42,7 +47,7 @@ class Settings:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
         levels = (1.0, *self.path, 0.0)
-        if not self.path or any(b >= a for a, b in pairwise(levels)):
+        if not self.path or not all(b < a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")
         steps = self.num_inference_steps
         if steps is not None and self.walk_steps > steps:
@@ -55,9 +60,21 @@ class Settings:
         """Of an audit that runs. Raises InputError before it has one."""
         if self.num_inference_steps is None or self.guidance_scale is None:
             raise InputError("settings: without a schedule")
-        return Schedule(self.num_inference_steps, self.guidance_scale)
+        true = self.true_guidance_scale or 1.0
+        return Schedule(self.num_inference_steps, self.guidance_scale, true)
+
+    @property
+    def request(self) -> Request:
+        """What a driver is asked for."""
+        names = ("num_inference_steps", "guidance_scale", "true_guidance_scale", *SIZE)
+        return {name: getattr(self, name) for name in names}  # type: ignore[return-value]
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that the figures depend on, as JSON holds them."""
+        """The settings that the figures depend on, as JSON holds them, without what was left to the
+        pipeline."""
         values = asdict(self) | {"path": list(self.path)}
-        return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in OF_THE_MACHINE and value is not None
+        }

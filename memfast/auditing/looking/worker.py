@@ -20,6 +20,7 @@ from memfast.memory.free import release
 from memfast.memory.portions import ran_out
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import made_on
+from memfast.prompts import Prompt
 
 POOLED_AT_ONCE = 8  # units' statistics
 
@@ -49,14 +50,14 @@ class Worker:
         self.probe = PROBES[settings.probe]
         self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
         self._stack = ExitStack()
-        self.driver = driver_of(pipeline)
-        self.taps = self._stack.enter_context(tap(self.driver))
+        self.driver = driver_of(pipeline, **settings.request)
+        self._taps = self._stack.enter_context(tap(self.driver))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
         with torch.no_grad():
             self.scenes = [
-                Scene(self.driver, self.taps, self._noise(number), settings)
+                Scene(self.driver, self._taps, self._noise(number), settings)
                 for number in range(settings.noises)
             ]
 
@@ -70,36 +71,46 @@ class Worker:
         """Put the pipeline back as it was."""
         self._stack.close()
 
-    def block(self, texts: Sequence[str], names: Sequence[str], baselines: list[Baseline]) -> Block:
+    def block(
+        self, prompts: Sequence[Prompt], names: Sequence[str], baselines: list[Baseline]
+    ) -> Block:
         """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
-        scores = torch.empty(len(texts), self.settings.noises, len(names), dtype=torch.float64)
+        scores = torch.empty(len(prompts), self.settings.noises, len(names), dtype=torch.float64)
         seen: list[dict[str, Moments]] = [{}]
-        for rows, looks_by_noise in self.looks(texts):
-            size = rows.stop - rows.start
+        for rows, looks_by_noise in self.looks(prompts):
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
-                scores[rows, noise] = score_looks(looks, names, baseline)[:size]
+                scores[rows, noise] = score_looks(looks, names, baseline)[: len(rows)]
                 seen.append(looks[0].moments or {})
             if len(seen) >= POOLED_AT_ONCE:
                 seen = [pooled(seen)]
-        truncated = self.driver.truncated(texts)
+        truncated = self.driver.truncated([prompt.text for prompt in prompts])
         return Block(scores, truncated, pooled(seen), made_on(self.driver.model))
 
-    def looks(self, texts: Sequence[str]) -> Iterator[tuple[slice, list[list[Look]]]]:
-        """(rows, looks by noise) for every unit of the texts.
+    def looks(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[list[Look]]]]:
+        """(places in `prompts`, looks by noise) for every unit of the prompts: first of those that
+        share the audit's noises, then of those that bring a seed.
 
-        The looks have `unit` rows, of which those past `rows` are padding. When memory runs out,
-        fewer prompts are held at once and the unit is computed again: units, and so bits, stay.
-        Raises InputError when one unit alone does not fit.
+        The looks have `unit` rows, of which those past the places are padding. When memory runs
+        out, fewer prompts are held at once and the unit is computed again: units, and so bits,
+        stay. Raises InputError when one unit alone does not fit.
         """
-        prepared = self.driver.prepare(texts)
-        done, total, size = 0, len(texts), self.settings.unit
+        for own in (False, True):
+            places = [n for n, prompt in enumerate(prompts) if (prompt.seed is not None) == own]
+            yield from self._looks([prompts[place] for place in places], places, own)
+
+    def _looks(
+        self, prompts: list[Prompt], places: list[int], own: bool
+    ) -> Iterator[tuple[list[int], list[list[Look]]]]:
+        if not prompts:
+            return
+        prepared = self.driver.prepare([prompt.text for prompt in prompts])
+        done, total, size = 0, len(prompts), self.settings.unit
         while done < total:
-            stop = min(done + self._units_at_once * size, total)
+            part = slice(done, min(done + self._units_at_once * size, total))
             try:
-                for looks in self._units(prepared[done:stop]):
-                    rows = slice(done, min(done + size, total))
-                    yield rows, looks
-                    done = rows.stop
+                for looks in self._units(prepared[part], prompts[part] if own else None):
+                    yield places[done : done + size], looks
+                    done = min(done + size, total)
                 continue
             except Exception as error:
                 if not ran_out(error):
@@ -110,21 +121,32 @@ class Worker:
                         "this audit; start another --out with a smaller --unit"
                     ) from error
             self._units_at_once //= 2
-            self.taps.clear()
+            self._taps.clear()
             release(self.driver.device)
 
     @torch.no_grad()
-    def _units(self, prepared: Any) -> Iterator[list[list[Look]]]:
+    def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:
+        """The looks of each unit; those of `seeded` prompts under noises of their own."""
         size = self.settings.unit
-        parts = [prepared[start : start + size] for start in range(0, len(prepared), size)]
-        for unit in [self._unit(part) for part in parts]:
-            yield [self.probe.looks(scene, unit) for scene in self.scenes]
+        starts = range(0, len(prepared), size)
+        units = [self._unit(prepared[start : start + size]) for start in starts]
+        for start, unit in zip(starts, units, strict=True):
+            scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
+            yield [self.probe.looks(scene, unit) for scene in scenes]
 
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
         rows = len(prepared)
         kept = torch.arange(self.settings.unit).clamp(max=rows - 1)
         return Unit(self.driver.embed(prepared[kept]), rows)
+
+    def _own_scenes(self, prompts: list[Prompt]) -> Iterator[Scene]:
+        """The scenes of one unit's prompts, padded as the unit is, with each one's own noises."""
+        padded = prompts + prompts[-1:] * (self.settings.unit - len(prompts))
+        for number in range(self.settings.noises):
+            seeds = [prompt.noise_seed(self.settings.seed, number) for prompt in padded]
+            noise = self.driver.noise_of([torch.Generator().manual_seed(seed) for seed in seeds])
+            yield Scene(self.driver, self._taps, noise, self.settings)
 
     def _noise(self, number: int) -> Tensor:
         return self.driver.initial_noise([f"audit noise {number}"], self.settings.seed)

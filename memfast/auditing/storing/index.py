@@ -1,38 +1,38 @@
-"""One pass over a prompt list: what is in it, which texts repeat, which rows are bad."""
+"""One pass over a prompt list: what is in it and which rows repeat; and whether it is still so."""
 
 import hashlib
-import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 
 from memfast.errors import InputError
-from memfast.files import atomic_write_text
-from memfast.prompts import Prompt, PromptSet, Rejected
+from memfast.prompts import Prompt, PromptSet
 
 
 @dataclass(frozen=True)
 class Index:
     """24 bytes a prompt, and no text.
 
-    unique: of every prompt, the number of its text in order of first appearance. first: whether it
-    is that first appearance. digest: sha256 over ids and texts, as PromptSet's.
+    unique: of every prompt, the number of its text and own seed in order of first appearance.
+    first: whether it is that first appearance. digest: sha256 over ids, texts and own seeds, as
+    PromptSet's. marks: a hash of the whole row.
     """
 
     unique: "np.ndarray[tuple[int], np.dtype[np.int64]]"
     first: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
     digest: str
+    marks: "array[int]"
 
     @classmethod
     def of(cls, prompts: PromptSet) -> "Index":
         """The index of `prompts`, in one pass. Raises InputError when there are none."""
-        keys, total = array("Q"), hashlib.sha256()
+        keys, marks, total = array("Q"), array("Q"), hashlib.sha256()
         for prompt in prompts:
-            key = hashlib.blake2b(prompt.text.encode(), digest_size=16).digest()
-            keys.frombytes(key)
+            keys.frombytes(blake2b(look_of(prompt), digest_size=16).digest())
+            marks.append(_mark(prompt))
             total.update(prompt.identity)
         if not keys:
             raise InputError(f"{prompts.name}: holds no prompt")
@@ -42,7 +42,7 @@ class Index:
         number[np.argsort(first_at)] = np.arange(len(first_at))
         first = np.zeros(len(pairs), np.bool_)
         first[first_at] = True
-        return cls(number[group], first, total.hexdigest())
+        return cls(number[group], first, total.hexdigest(), marks)
 
     @property
     def prompts(self) -> int:
@@ -50,30 +50,41 @@ class Index:
 
     @property
     def texts(self) -> int:
-        """Number of different texts."""
+        """Number of different texts; one with another seed of its own is another."""
         return int(self.first.sum())
 
+    def again(self, prompts: PromptSet) -> Iterator[Prompt]:
+        """The prompts, each as it was when the index was made.
+
+        Raises InputError, with the line, at the first that is not.
+        """
+        number = 0
+        for prompt in prompts:
+            if number == len(self.marks) or self.marks[number] != _mark(prompt):
+                raise InputError(_changed(prompts, f"line {prompt.line}"))
+            number += 1
+            yield prompt
+        if number < len(self.marks):
+            raise InputError(_changed(prompts, f"only {number} of {len(self.marks)} prompts left"))
+
     def firsts(self, prompts: PromptSet) -> Iterator[Prompt]:
-        """The prompts whose text appears for the first time, in order."""
-        return (prompt for prompt, first in zip(prompts, self.first, strict=True) if first)
+        """The prompts that are looked at, in order: of those of one text and seed, the first."""
+        found = zip(self.again(prompts), self.first, strict=True)
+        return (prompt for prompt, first in found if first)
 
 
-class RejectedRows:
-    """Takes the bad rows of a list, on the first pass over it; more than `limit` stop the run."""
+def look_of(prompt: Prompt) -> bytes:
+    """What a look at a prompt depends on: its text, and its own seed where it has one."""
+    own = b"" if prompt.seed is None else b"\0" + prompt.seed.to_bytes(8, "little")
+    return prompt.text.encode() + own
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.rows = limit, dict[int, Rejected]()
 
-    def __call__(self, row: Rejected) -> None:
-        self.rows.setdefault(row.line, row)
-        if len(self.rows) > self.limit:
-            raise InputError(
-                f"more than {self.limit} bad rows (--max-rejected); "
-                f"line {row.line}: {row.reason}: {row.start}"
-            )
+def _mark(prompt: Prompt) -> int:
+    return int.from_bytes(blake2b(repr(prompt).encode(), digest_size=8).digest(), "little")
 
-    def write(self, path: Path) -> None:
-        """One JSON object a row, in the order of the lines; no file when there are none."""
-        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows.values()]
-        if lines:
-            atomic_write_text(path, "".join(lines))
+
+def _changed(prompts: PromptSet, where: str) -> str:
+    return (
+        f"{prompts.name}: has changed since the audit read it first ({where}); "
+        "what was computed is kept: put the list back as it was, or audit it anew"
+    )

@@ -4,21 +4,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
 
 
+@options.with_request
 def audit(
     model: options.Model,
     prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")],
     out: Annotated[Path, typer.Option("--out", help="Folder; an unfinished audit in it resumes.")],
     reference: Annotated[
         Path | None,
-        typer.Option(help="Prompts not memorized, for the threshold (default: own prompts)."),
+        typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
     ] = None,
     memorized: Annotated[
         Path | None, typer.Option(help="Memorized examples, for a discriminant.")
@@ -39,28 +43,36 @@ def audit(
         str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
     ] = "0.05",
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
+    fail_over: Annotated[
+        float | None, typer.Option(help="Exit with 3 where more than this share is flagged.")
+    ] = None,
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,
     column: options.Column = None,
-    max_rejected: Annotated[int, typer.Option(min=0, help="Bad rows that are borne.")] = 1000,
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Workers of engine ray.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=options.MOST_WORKERS, help="Workers of engine ray.")
+    ] = 1,
     address: Annotated[str | None, typer.Option(help="Ray cluster (default: a local one).")] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: blocks I, I+N, … only (I from 0); then `merge`.")
     ] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Texts a block.")] = 256,
     unit: Annotated[int, typer.Option(min=1, help="Prompts a call of the model; sets bits.")] = 8,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads (0: as torch); sets bits.")] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(min=0, max=options.MOST_WORKERS, help="CPU threads (0: as torch); sets bits."),
+    ] = 0,
     batch_size: options.BatchSize = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Find the prompts that the model replicates; resumable, shardable, one pass."""
     from memfast.auditing.looking.settings import Settings
@@ -80,12 +92,8 @@ def audit(
         threads=threads,
         dtype=str(place.dtype).removeprefix("torch."),
         device=str(place.device),
-        **options.schedule(num_inference_steps, guidance_scale),
+        **request,
     )
-    if reference is None and model == "demo":
-        from memfast.demo import DATA
-
-        reference = DATA / "heldout.jsonl"
     part = None if shard is None else parse_shard(shard)
     with progress() as bar:
         outcome = run(
@@ -115,14 +123,30 @@ def audit(
         console.print(f"shard {shard} done; when all are: memfast merge {out}", soft_wrap=True)
         return
     show(outcome)
+    check_share(outcome.result.flagged.mean(), fail_over, outcome.footing.basis)
+
+
+def check_share(share: float, fail_over: float | None, basis: str) -> None:
+    """Exit with 3 where a share is over the bound, and where nothing can be said of it."""
+    from memfast.cli.console import missed
+
+    if fail_over is None:
+        return
+    if basis == "none":
+        missed(f"--fail-over {fail_over}: there is no verdict; give --reference")
+    if share > fail_over:
+        missed(f"--fail-over {fail_over}: {share:.4f} of the prompts")
 
 
 def parse_path(text: str) -> tuple[float, ...]:
     """The numbers of "0.6,0.3"."""
     try:
-        return tuple(float(level) for level in text.split(","))
+        levels = tuple(float(level) for level in text.split(","))
     except ValueError:
-        raise InputError(f"--path {text}: must be numbers with commas, such as 0.6,0.3") from None
+        levels = ()
+    if not all(0 < level < 1 for level in levels) or not levels:
+        raise InputError(f"--path {text}: must be numbers between 0 and 1, such as 0.6,0.3")
+    return levels
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -135,18 +159,23 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def show(outcome: "Outcome") -> None:
     """Write report.html, and print the closing table."""
-    from memfast.cli.console import console, show_table
-    from memfast.report.audit import detection_rows, page
+    from memfast.cli.console import console, show_figures, show_table, tell
+    from memfast.cli.provenance import add_report, note_provenance
+    from memfast.report.audit import detection_rows
 
-    page(outcome).write(outcome.folder / "report.html")
-    rows = detection_rows(outcome)
+    note_provenance(outcome.folder, "audit")
+    add_report(outcome.folder)
+    rows = detection_rows(outcome.summary)
     if rows:
         columns = ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %")
         show_table("detection, with 95 % intervals", columns, rows)
-    plain = {k: v for k, v in outcome.summary.items() if isinstance(v, int | float | str)}
-    show_table("audited", ("figure", "value"), plain.items())
+    show_figures("audited", outcome.summary)
+    console.print(f"Verdict: {outcome.footing.verdict}", style="bold")
+    for sentence in outcome.footing.says:
+        console.print(sentence, highlight=False, markup=False)
     console.print(
         f"wrote {outcome.folder}/scores.parquet, flagged.csv, summary.json, report.html",
         highlight=False,
         soft_wrap=True,
     )
+    tell(outcome.summary)

@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
+from memfast.prompts import BORNE
 
 
+@options.with_request
 def collect(
     model: options.Model,
     prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, json, jsonl, parquet, …")],
     out: options.OutFile,
     column: options.Column = None,
     steps: options.Steps = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     rows: Annotated[str, typer.Option(help="conditional or both.")] = "conditional",
     row_normalised: Annotated[
         bool, typer.Option("--row-normalised", help="Divide each row by its L2 norm (the paper).")
@@ -32,16 +34,19 @@ def collect(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Run prompts once and write exact statistics of every feed-forward neuron."""
     from memfast.cli.console import finish, progress
     from memfast.observing.collecting import collect as run
-    from memfast.prompts import read_prompts
+    from memfast.prompts import inputs, open_list
 
     options.check_file(out, overwrite)
-    prompt_set = read_prompts(prompts, column)
+    prompt_set = open_list(prompts, column, max_rejected)
     total = len(prompt_set)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
@@ -49,7 +54,7 @@ def collect(
             pipeline,
             prompt_set,
             steps=steps,
-            **options.schedule(num_inference_steps, guidance_scale),
+            **request,
             seed=seed,
             batch_size=batch_size,
             rows=rows,
@@ -68,4 +73,5 @@ def collect(
         "neurons": sum(m.mean.shape[1] for m in statistics.moments.values()),
     }
     details = {"left_out": statistics.skipped, "header": statistics.header}
+    details |= {"inputs": inputs(prompts=prompt_set)}
     finish(out, "collected", summary | details)

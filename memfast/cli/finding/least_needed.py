@@ -18,6 +18,7 @@ def least_needed(
     pipeline: Any,
     sets: Mapping[str, "PromptSet | NeuronStatistics"],
     settings: Mapping[str, Any],
+    request: Any,
     how: Mapping[str, Any],
     max_damage: float | None,
     gate_steps: int,
@@ -43,7 +44,7 @@ def least_needed(
                 "--max-damage: needs --reference as a prompt list, half of it to judge"
             )
         return locate(None, given, model, **how), given
-    known = {key: value for key, value in settings.items() if key != "steps"}
+    known = {"seed": settings["seed"], **request}
     ranking, judging = list(given)[::2], list(given)[1::2]
     if max_damage is None:
         ranking = list(given)
@@ -53,7 +54,6 @@ def least_needed(
     if how["rule"] == "gates":
         if isinstance(sets["memorized"], NeuronStatistics):
             raise InputError("--memorized: rule 'gates' needs a prompt list")
-        known.pop("batch_size")
         prompts = PromptSet.of(ranking)
         advance = stage("learning gates", gate_steps)
         pull = Pull(steps=gate_steps)
@@ -63,7 +63,13 @@ def least_needed(
     else:
         advance = stage("reference", len(ranking))
         parts = [
-            collect_sensitivity(pipeline, PromptSet.of(part), progress=advance, **known)
+            collect_sensitivity(
+                pipeline,
+                PromptSet.of(part),
+                batch_size=settings["batch_size"],
+                progress=advance,
+                **known,
+            )
             for part in (ranking[::2], ranking[1::2])
             if part
         ]
@@ -77,12 +83,9 @@ def least_needed(
         from memfast.repairing.removal import harm_of, remove_to_damage
         from memfast.repairing.samples import with_images
 
-        driver = driver_of(pipeline)
-        schedule = driver.schedule(
-            {key: known[key] for key in ("num_inference_steps", "guidance_scale")}
-        )
+        driver = driver_of(pipeline, **request)
         cases = load_cases(PromptSet.of(judging), driver.size)
-        cases = with_images(driver, cases, schedule, known["seed"])
+        cases = with_images(driver, cases, driver.schedule(), settings["seed"])
         removal = remove_to_damage(
             driver, statistics, harm_of(driver, cases), max_damage, rule=how["rule"]
         )

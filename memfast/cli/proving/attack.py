@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
-from memfast.cli.proving.evaluate import Draws, Limit, Metrics, Reference, Weights
+from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
+from memfast.cli.proving.evaluate import Draws, Metrics, Reference, Weights
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 
+@options.with_request
 def attack(
     model: options.Model,
     out: options.OutFolder,
@@ -28,50 +32,58 @@ def attack(
     extraction_seeds: Annotated[
         int, typer.Option(min=0, help="Also Carlini's extraction, so many seeds a caption.")
     ] = 0,
-    limit: Limit = None,
+    limit: CaptionsAndLimits = None,
+    max_rejected: MaxRejected = BORNE,
     metrics: Metrics = None,
     weights: Weights = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Search for embeddings that bring training images back, always beside a control."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table
+    from memfast.cli.provenance import write_run
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import atomic_write_json, check_out, prepare_out
-    from memfast.report.evaluation import attack_page, attack_table
+    from memfast.files import check_replaceable, replace_folder, try_out
+    from memfast.prompts import inputs
+    from memfast.report.attack import attack_albums, attack_table
 
-    check_out(out, overwrite)
+    check_replaceable(out, "attack", overwrite)
+    try_out(out)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
-    sets = lists(model, memorized, reference)
+    sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
         result = run(
             pipeline,
             *sets,
-            schedule=options.schedule(num_inference_steps, guidance_scale),
+            **request,
             starts=by_comma(starts),
             settings=settings,
             seeds=seeds,
-            limit=limit,
+            limit=captions(limit),
             extraction_seeds=extraction_seeds,
             metrics=by_comma(metrics) or None,
             weights=parse_weights(weights, model),
             stage=bar.stage,
         )
-    folder = prepare_out(out, overwrite)
-    atomic_write_json(folder / "summary.json", result.summary())
-    attack_page(result).write(folder / "report.html")
-    show_table("brought back, with 95 % intervals", *attack_table(result))
+    named = {"memorized": sets[0], "reference": sets[1]}
+    summary = result.summary() | {"inputs": inputs(**named)}
+
+    def write(folder: Path) -> None:
+        models = {"model": (model, pipeline)}
+        write_run(folder, "attack", summary, models, named, seed, attack_albums(result))
+
+    replace_folder(out, write, "attack", overwrite)
+    show_table("brought back, with 95 % intervals", *attack_table(summary))
     show_notes(result.notes)
-    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True)
+    console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
 
 
 def parse_steps(text: str) -> tuple[int, ...]:

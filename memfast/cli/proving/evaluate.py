@@ -1,15 +1,16 @@
 """memfast evaluate MODEL [--original MODEL] --memorized F --reference F --out DIR"""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from shutil import rmtree
 from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 Memorized = Annotated[Path, typer.Option(help="Captions with their training images.")]
 Reference = Annotated[
@@ -19,13 +20,16 @@ Weights = Annotated[
     list[str] | None, typer.Option(help="NETWORK=FILE, e.g. sscd_disc_large=…, clip=FOLDER.")
 ]
 Metrics = Annotated[str | None, typer.Option(help="Replication metrics, by comma (default: all).")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many captions of each list.")]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes of one core each (with --device cpu).")
+    int,
+    typer.Option(
+        min=1, max=options.MOST_WORKERS, help="Processes of one core each (with --device cpu)."
+    ),
 ]
 Draws = Annotated[int, typer.Option(min=1, help="Noises and timesteps an attack step.")]
 
 
+@options.with_request
 def evaluate(
     model: options.Model,
     out: options.OutFolder,
@@ -51,14 +55,13 @@ def evaluate(
     attack_draws: Draws = 4,
     seeds: Annotated[int, typer.Option(min=1, help="Images a caption and repetition.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of everything.")] = 3,
-    limit: Limit = None,
+    limit: CaptionsAndLimits = None,
+    max_rejected: MaxRejected = BORNE,
     metrics: Metrics = None,
     weights: Weights = None,
     features: Annotated[
         str, typer.Option(help="Network of FID and KID; named in every figure.")
     ] = "efficientnet-lite0",
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -66,60 +69,70 @@ def evaluate(
     overwrite: options.Overwrite = False,
     workers: Workers = 1,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.cli.console import console, progress, show_table
+    from memfast.cli.provenance import write_run
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
-    from memfast.evaluation.results import score_lines
+    from memfast.evaluation.pieces import evaluation_in
+    from memfast.evaluation.results import LINE, score_lines
     from memfast.evaluation.run import evaluate as run
-    from memfast.files import atomic_write_json, check_out
-    from memfast.report.evaluation import evaluation_page, methods_tables, why_missing
+    from memfast.files import check_out, write_csv
+    from memfast.prompts import inputs, open_list
+    from memfast.report.evaluation import evaluation_albums, methods_tables, why_missing
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
-    unfinished = out / "unfinished"
-    goes_on = unfinished.is_dir() and len(list(out.iterdir())) == 1
-    check_out(out, overwrite or goes_on)
+    check_out(out, overwrite or not (out / "summary.json").exists())
     base = original or model
     own = base == "demo"
-    sets = lists(base, memorized, reference)
-    seen = None if located is None else options_prompts(located)
-    unseen = options_prompts(heldout or DATA / "heldout.jsonl") if heldout or own else None
-    chosen = tuple(MITIGATIONS) if methods == "all" else by_comma(methods)
     given = parse_weights(weights, base)
-    opened = {"device": device, "dtype": dtype, "attention": attention}
-    pipeline = options.open_pipeline(model, **opened)
-    first = None if original is None else options.open_pipeline(original, **opened)
-    with progress() as bar:
-        result = run(
-            pipeline,
-            *sets,
-            original=first,
-            located=seen,
-            heldout=unseen,
-            methods=tuple(m for m in chosen if m != "none"),
-            schedule=options.schedule(num_inference_steps, guidance_scale),
-            seeds=seeds,
-            repeats=repeats,
-            seed=seed,
-            fraction=fraction,
-            limit=limit,
-            attack=AttackSettings((attack_steps,), draws=attack_draws) if attack else None,
-            metrics=by_comma(metrics) or None,
-            weights=given,
-            features=features,
-            folder=unfinished,
-            overwrite=overwrite,
-            workers=workers,
-            stage=bar.stage,
+    with evaluation_in(out) as opened:
+        sets = lists(base, memorized, reference, max_rejected)
+        if heldout is None and own:
+            heldout = DATA / "heldout.jsonl"
+        seen, unseen = (
+            None if path is None else open_list(path, max_rejected=max_rejected)
+            for path in (located, heldout)
         )
-    atomic_write_json(out / "summary.json", result.summary())
-    write_csv(out / "scores.csv", score_lines(result.outcomes, result.bench))
-    evaluation_page(result).write(out / "report.html")
-    rmtree(unfinished)
-    for title, columns, rows in methods_tables(result):
+        chosen = tuple(MITIGATIONS) if methods == "all" else by_comma(methods)
+        how = {"device": device, "dtype": dtype, "attention": attention}
+        pipeline = options.open_pipeline(model, **how)
+        first = None if original is None else options.open_pipeline(original, **how)
+        with progress() as bar:
+            result = run(
+                pipeline,
+                *sets,
+                original=first,
+                located=seen,
+                heldout=unseen,
+                methods=tuple(m for m in chosen if m != "none"),
+                **request,
+                seeds=seeds,
+                repeats=repeats,
+                seed=seed,
+                fraction=fraction,
+                limit=captions(limit),
+                attack=AttackSettings((attack_steps,), draws=attack_draws) if attack else None,
+                metrics=by_comma(metrics) or None,
+                weights=given,
+                features=features,
+                folder=opened,
+                overwrite=overwrite,
+                workers=workers,
+                stage=bar.stage,
+            )
+        named = {"memorized": sets[0], "reference": sets[1], "located": seen, "heldout": unseen}
+        summary = result.summary() | {"inputs": inputs(**named)}
+        models = {"model": (model, pipeline)} | ({"original": (base, first)} if first else {})
+        with opened.results() as new:
+            write_csv(new / "scores.csv", LINE, score_lines(result.outcomes, result.bench))
+            write_run(new, "evaluation", summary, models, named, seed, evaluation_albums(result))
+        opened.ledger.forget(result.pieces)
+    for title, columns, rows in methods_tables(summary):
         show_table(title, columns, rows)
     for name, why in why_missing(result.missing):
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)
@@ -137,29 +150,28 @@ def show_notes(notes: Sequence[str], most: int = 5) -> None:
         console.print(f"… and {len(notes) - most} more notes in summary.json")
 
 
-def lists(model: str, memorized: Path | None, reference: Path | None) -> tuple[Any, Any]:
+def lists(
+    model: str, memorized: Path | None, reference: Path | None, max_rejected: int
+) -> tuple[Any, Any]:
     """The two prompt lists; the demo model has its own."""
     from memfast.demo import DATA
+    from memfast.prompts import open_list
 
     own = {"--memorized": DATA / "memorized.jsonl", "--reference": DATA / "singles.jsonl"}
     found = []
     for name, path in (("--memorized", memorized), ("--reference", reference)):
         if path is None and model != "demo":
             raise InputError(f"{name}: name a list of captions with images")
-        found.append(options_prompts(path or own[name]))
+        found.append(open_list(path or own[name], max_rejected=max_rejected))
     return found[0], found[1]
 
 
-def options_prompts(path: Path) -> Any:
-    """A prompt list."""
-    from memfast.prompts import read_prompts
-
-    return read_prompts(path)
-
-
 def by_comma(text: str | None) -> tuple[str, ...]:
-    """The words of a comma-separated option."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    """The words of a comma-separated option; none where it is not given."""
+    words = tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    if text is not None and not words:
+        raise InputError(f"{text!r}: must be names, by comma")
+    return words
 
 
 def parse_weights(entries: Sequence[str] | None, model: str) -> dict[str, str]:
@@ -175,18 +187,3 @@ def parse_weights(entries: Sequence[str] | None, model: str) -> dict[str, str]:
             raise InputError(f"--weights {entry}: must be NETWORK=FILE")
         found[name] = path
     return found
-
-
-def write_csv(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys as CSV, atomically; with no row, an empty file."""
-    from memfast.files import atomic_write
-
-    rows = list(lines)
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, list(rows[0]) if rows else [])
-            writer.writeheader()
-            writer.writerows(rows)
-
-    atomic_write(path, write)

@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from memfast.cli.console import Bar
+    from memfast.cli.provenance import write_run
     from memfast.prompts import PromptSet
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
 
 
+@options.with_request
 def compact(
     model: options.Model,
     out: options.OutFolder,
@@ -45,40 +50,43 @@ def compact(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Name of the weights' variant: fp16.")] = None,
     steps: options.Steps = None,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
-    from memfast.cli.console import finish, progress
-    from memfast.files import check_out
+    from memfast.cli.console import console, finish, progress
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
+    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
+    from memfast.pipelines.saving import check_room
+    from memfast.prompts import inputs
     from memfast.removing.compact import compact as run
     from memfast.selection import Subspace
     from memfast.sharing import card
     from memfast.sharing.formats import save_as
 
-    check_out(out, overwrite)
+    check_room(out, overwrite)
     asked = compensate is not None
     compensate = (compensate or "mean").replace("-", "_")
     _check_words(format, rounding, compensate, shrink_of)
     if subspace is None and shrink is None:
         raise InputError("nothing to remove: give --subspace, --shrink, or both")
     located = None if subspace is None else Subspace.load(subspace)
-    known = _read_reference(reference, shrink, compensate)
+    known = _read_reference(reference, shrink, compensate, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype)
+    check_room(out, overwrite, pipeline)
     kernel = set_attention(pipeline, attention)
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
-    settings |= options.schedule(num_inference_steps, guidance_scale)
+    settings |= request
     widths: dict[str, Any] = {"multiple_of": multiple_of, "buckets": buckets}
     dense = denoiser_of(pipeline)
     biased = all(site.contraction.bias is not None for site in find_sites(dense).values())
@@ -106,10 +114,18 @@ def compact(
     removed |= {"compensation": compensate} | ({"shrink": shrink} if shrink else {})
     source = str(pipeline.config.get("_name_or_path") or model)
     readme = card.model_card(model, format, removed, figures, card.inherited(source))
-    save_as(pipeline, out, format, overwrite=overwrite, card=readme, variant=variant)
-    summary = {"model": model, "format": format, **removed, **figures, "attention": kernel}
-    finish(out, "compacted", summary | ({"warning": note} if note else {}))
-    typer.echo(card.NOTICE)
+    summary = {"model": shown_name(model), "format": format, **removed, **figures}
+    summary |= {"attention": kernel} | ({"warning": note} if note else {})
+    if about := inputs(reference=known):
+        summary |= {"inputs": about}
+
+    def add(folder: Path) -> None:
+        models = {"result": (out.name, pipeline)}
+        write_run(folder, "compact", summary, models, {"reference": known}, seed)
+
+    save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
+    finish(out, "compacted", summary)
+    console.print(card.NOTICE, highlight=False)
 
 
 def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:
@@ -180,10 +196,10 @@ def _correct(
 
 
 def _read_reference(
-    path: Path | None, shrink: float | None, compensate: str
+    path: Path | None, shrink: float | None, compensate: str, max_rejected: int
 ) -> "PromptSet | NeuronStatistics":
     """The reference prompts or statistics, where they are needed."""
-    from memfast.prompts import PromptSet, read_prompts
+    from memfast.prompts import PromptSet, open_list
     from memfast.statistics import NeuronStatistics
 
     needed = "--shrink" if shrink is not None else "--compensate least-squares"
@@ -192,7 +208,7 @@ def _read_reference(
             return PromptSet.of([])
         raise InputError(f"--reference: {needed} needs reference prompts")
     if path.suffix != ".safetensors":
-        return read_prompts(path)
+        return open_list(path, max_rejected=max_rejected)
     if compensate == "least_squares":
         raise InputError(f"--reference {path}: least-squares needs prompts, not statistics")
     return NeuronStatistics.load(path)

@@ -20,18 +20,19 @@ def prune(
 ) -> None:
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
-    from memfast.files import check_out
-    from memfast.pipelines.loading import denoiser_of, replace_denoiser
-    from memfast.pipelines.saving import save_pipeline
+    from memfast.cli.provenance import write_run
+    from memfast.pipelines.loading import denoiser_of, replace_denoiser, shown_name
+    from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.removing.compensation import check_compensation
     from memfast.removing.masking import check_subspace
     from memfast.removing.masking import prune as run
     from memfast.selection import Subspace
 
-    check_out(out, overwrite)
+    check_room(out, overwrite)
     check_compensation(compensate)
     selected = Subspace.load(subspace)
     pipeline = options.open_pipeline(model, dtype=dtype)
+    check_room(out, overwrite, pipeline)
     dense = denoiser_of(pipeline)
     sites = check_subspace(dense, selected)
     without = [path for path, site in sites.items() if site.contraction.bias is None]
@@ -41,6 +42,11 @@ def prune(
             "take it; use none, or `memfast compact`"
         )
     replace_denoiser(pipeline, run(dense, selected, compensate=compensate))
-    save_pipeline(pipeline, out, overwrite)
-    figures = {"removed": selected.removed, "density": selected.density}
-    finish(out, "pruned", {"model": model, "selects": selected.kind, **figures})
+    summary = {"model": shown_name(model), "selects": selected.kind}
+    summary |= {"removed": selected.removed, "density": selected.density}
+
+    def add(folder: Path) -> None:
+        write_run(folder, "prune", summary, {"result": (out.name, pipeline)})
+
+    save_pipeline(pipeline, out, overwrite, add)
+    finish(out, "pruned", summary)

@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
-from memfast.errors import InputError
+from memfast.cli.lists import Limits, MaxRejected
+from memfast.errors import InputError, writing
+from memfast.prompts import BORNE
 
 
+@options.with_request
 def repair(
     model: options.Model,
     original: Annotated[str, typer.Option(help="The model that MODEL was made from.")],
@@ -34,14 +38,15 @@ def repair(
         float, typer.Option(help="Held-out loss over the original's that rounds may cost.")
     ] = 1.02,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
-    num_inference_steps: options.InferenceSteps = None,
-    guidance_scale: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
+    **request: Unpack[options.Request],
 ) -> None:
     """Bring a pruned model back to its original's quality, and harden it against attacks.
 
@@ -49,15 +54,18 @@ def repair(
     """
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, progress
-    from memfast.files import check_out
-    from memfast.pipelines.loading import denoiser_of
-    from memfast.pipelines.saving import save_pipeline
-    from memfast.prompts import read_prompts
-    from memfast.repairing.rounds import repair_in_rounds
+    from memfast.cli.provenance import write_run
+    from memfast.files import held
+    from memfast.pipelines.loading import denoiser_of, shown_name
+    from memfast.pipelines.saving import check_room, save_pipeline
+    from memfast.processes.stopping import keeping
+    from memfast.prompts import inputs, open_list
+    from memfast.repairing.checkpoint import delete_checkpoint, steps_in
+    from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
 
-    check_out(out, overwrite)
+    check_room(out, overwrite)
     if rounds and memorized is None:
         raise InputError("--rounds: needs --memorized, with images to attack")
     settings = RepairSettings(
@@ -72,18 +80,27 @@ def repair(
         controls=controls,
         save_every=save_every,
     )
-    sets: list[Any] = [None if p is None else read_prompts(p) for p in (reference, memorized)]
+    named: dict[str, Any] = {"reference": reference, "memorized": memorized}
+    sets = [p and open_list(p, max_rejected=max_rejected) for p in named.values()]
     opened = {"device": device, "dtype": dtype, "attention": attention}
     pipeline: Any = options.open_pipeline(model, **opened)
     first: Any = options.open_pipeline(original, **opened)
+    check_room(out, overwrite, pipeline)
     checkpoint = out.with_name(f"{out.name}.repair.safetensors")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    how: dict[str, Any] = options.schedule(num_inference_steps, guidance_scale)
-    how |= {"settings": settings, "checkpoint": checkpoint}
-    with progress() as bar:
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints = [checkpoint, *(numbered(checkpoint, number) for number in range(rounds))]
+
+    def kept() -> str:
+        done = sum(steps_in(path) for path in checkpoints)
+        return f"{done} of {steps * max(1, rounds)} steps"
+
+    lock = held(out.with_name(f".{out.name}.repair.lock"), str(out))
+    how: dict[str, Any] = {**request, "settings": settings, "checkpoint": checkpoint}
+    with lock, keeping(kept), progress() as bar:
         if rounds:
             how |= {"rounds": rounds, "max_damage": max_damage, "stage": bar.stage}
-            result, found = repair_in_rounds(pipeline, first, *sets, **how)
+            result, found, notes = repair_in_rounds(pipeline, first, *sets, **how)
             last = found[-1]
             figures = {
                 "damage": last.damage,
@@ -91,6 +108,7 @@ def repair(
                 "control": str(last.control),
                 "met": str(last.met),
                 "rounds": [each.as_dict() for each in found],
+                "notes": notes,
             }
         else:
             repaired = run(pipeline, first, *sets, stage=bar.stage, **how)
@@ -100,10 +118,17 @@ def repair(
                 "history": repaired.history,
                 "notes": list(repaired.notes),
             }
-    save_pipeline(result, out, overwrite)
-    neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
-    summary = {"model": model, "original": original}
-    summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
-    finish(out, "repaired", summary | {"settings": settings.as_dict()})
-    for left in checkpoint.parent.glob(f"{out.name}.repair*.safetensors"):
-        left.unlink()
+        neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
+        named = {"reference": sets[0], "memorized": sets[1]}
+        models = {"result": (out.name, result), "original": (original, first)}
+        summary = {"model": shown_name(model), "original": shown_name(original)}
+        summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
+        summary |= {"settings": settings.as_dict(), "inputs": inputs(**named)}
+
+        def add(folder: Path) -> None:
+            write_run(folder, "repair", summary, models, named, seed)
+
+        save_pipeline(result, out, overwrite, add)
+        for left in checkpoints:
+            delete_checkpoint(left)
+    finish(out, "repaired", summary)

@@ -41,7 +41,7 @@ def _collected(setting: Setting, cases: Cases, steps: int, **rows: Any) -> Neuro
         PromptSet.of([Prompt(case.id, case.text) for case in cases.cases]),
         steps=steps,
         seed=setting.seed,
-        **setting.schedule.as_dict(),
+        **setting.driver.request(setting.schedule),
         **rows,
     )
 
@@ -83,7 +83,7 @@ def least_needed(setting: Setting) -> Treated:
         driver.pipeline,  # type: ignore[arg-type]
         PromptSet.of(prompts),
         seed=setting.seed,
-        **setting.schedule.as_dict(),
+        **setting.driver.request(setting.schedule),
     )
     subspace = locate(None, found, driver.model, rule="reference", fraction=setting.fraction)
     return removing(setting, subspace)

@@ -25,7 +25,7 @@ class ClipScorer:
     def __init__(self, folder: str | None, device: torch.device | None = None) -> None:
         if folder is None or not (Path(folder) / "config.json").is_file():
             raise MissingNetwork(
-                f"clip: no CLIP folder ({folder or 'none given'}); pass the folder of a "
+                f"clip: no CLIP folder ({Path(folder or 'none given').name}); pass the folder of a "
                 "transformers CLIPModel as --weights clip=FOLDER"
             )
         from transformers import AutoTokenizer, CLIPModel

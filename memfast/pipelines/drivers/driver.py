@@ -54,16 +54,9 @@ class Driver(Kind):
         parts = texts_at_once(self.pipeline).over(len(texts), lambda part: self.encode(texts[part]))
         return Conditioning.cat([*parts])
 
-    def portion(
-        self,
-        useful: int,
-        *,
-        rows: int = 1,
-        gradients: bool = False,
-        checkpointing: bool = False,
-    ) -> Portion:
-        """How many items of `rows` rows fit, at most `useful`. See `pipelines.fitting`."""
-        return portion(self, useful, rows, gradients, checkpointing)
+    def portion(self, useful: int, **how: Any) -> Portion:
+        """How many items fit, at most `useful`. See `pipelines.fitting`."""
+        return portion(self, useful, **how)
 
     def alike(self, texts: Sequence[str]) -> list[Tensor]:
         """Places of the texts that may share a run: what one is read as depends on no other."""
@@ -221,25 +214,31 @@ class Driver(Kind):
         ids: Sequence[str],
         seed: int,
         schedule: Wanted = None,
+        *,
+        seeds: Sequence[int] | None = None,
     ) -> Images:
         """Images in [0, 1] by the pipeline's own run, told `conditioning` in place of a prompt.
 
-        An image depends on its conditioning, its id and the seed alone. They are on the CPU.
+        An image depends on its conditioning, its id and the seed alone. seeds: what seeds each
+        image's noise in their place. They are on the CPU.
         """
         schedule = self.schedule(schedule)
 
         def made(part: slice) -> Images:
-            latents = self._sampled(conditioning[part], ids[part], seed, schedule)
-            return self.decode(latents).cpu()
+            sources = (
+                [generator(i, seed) for i in ids[part]]
+                if seeds is None
+                else [torch.Generator().manual_seed(own) for own in seeds[part]]
+            )
+            return self.decode(self._sampled(conditioning[part], sources, schedule)).cpu()
 
         fitting = self.portion(IMAGES, rows=1 + (self.guided(schedule) and self.together))
         return torch.cat([*fitting.over(len(ids), made)])
 
     def _sampled(
-        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+        self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
     ) -> Latents:
         """The clean latents of one batch."""
-        sources = [generator(i, seed) for i in ids]
         noise = self.noise_of(sources)
         with watched(
             self.models,
@@ -247,12 +246,12 @@ class Driver(Kind):
         ):
             (latents, *_) = run(
                 self.pipeline,
-                prompt=[self.null] * len(ids),
+                prompt=[self.null] * len(sources),
                 latents=noise,
                 generator=sources,
                 output_type="latent",
                 return_dict=False,
-                **self.call(len(ids), schedule),
+                **self.call(len(sources), schedule),
             )
         return self.finished(latents)
 

@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import cached_property
+from inspect import signature
+from math import inf
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.pipelines.drivers.calls import Arguments, passed
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.paths import Latents, path_of
 from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
-from memfast.pipelines.schedule import Schedule, Wanted, own_schedule
+from memfast.pipelines.schedule import SIZE, Request, Schedule, Wanted, own_schedule
 
 
 class Kind:
@@ -26,11 +28,13 @@ class Kind:
     denoisers: components that denoise. latents_argument, time_argument, leaves: what the denoiser
     calls them; leaves have a row a prompt. searched: those that an attacker may search. own: leaves
     that follow from the schedule, not from the prompt.
+    frames: of a video; None of a picture.
     halves: the order of rows with and without the prompt under guidance; together: in one call.
     guidance: what the pipeline's call names its scale, None where there is none; off: the scale
     that is no guidance, above which there is some; embedded: the denoiser is told the scale, and
     there are no rows without the prompt. true_guidance: what the call names the scale that adds
     such rows all the same, with a negative prompt.
+    corrects: the pipeline does more to guidance's sum; see `corrected`.
     null: the caption that stands for none. streams: {a word of a site's path: "image", "text",
     "text+image" or "image+text"}, the rows that pass there, "image,text" in two runs one after the
     other; "image" where no word matches.
@@ -54,16 +58,27 @@ class Kind:
     guidance: ClassVar[str | None] = "guidance_scale"
     off: ClassVar[float] = 1.0
     embedded: bool = False
+    frames: int | None = None
     true_guidance: ClassVar[str | None] = None
+    corrects: ClassVar[bool] = False
     null: ClassVar[str] = ""
     streams: ClassVar[Mapping[str, str]] = {}
     enters_by_attention: ClassVar[bool] = False
     clip_attention: ClassVar[bool] = False
 
-    def __init__(self, pipeline: DiffusionPipeline, owner: DiffusionPipeline | None = None):
-        """owner: the pipeline that was given, where `pipeline` is its text-to-image sibling."""
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        owner: DiffusionPipeline | None = None,
+        asked: Request | None = None,
+    ):
+        """owner: the pipeline that was given, where `pipeline` is its text-to-image sibling.
+
+        asked: what its runs are to be; the rest is the pipeline's own.
+        """
         self.pipeline: Any = pipeline
         self.owner: Any = owner or pipeline
+        self.asked: Request = {k: v for k, v in (asked or {}).items() if v is not None}  # type: ignore[assignment]
         self.check()
         self.models: dict[str, nn.Module] = denoisers_of(pipeline)
         self.scheduler = pipeline.scheduler  # type: ignore[attr-defined]
@@ -88,6 +103,31 @@ class Kind:
                 "model that it was made from"
             )
 
+    def check_size(self) -> None:
+        """Raise InputError for a size that was asked for and that the pipeline cannot make."""
+        asked = self.asked_size
+        if not asked:
+            return
+        known = signature(type(self.pipeline).__call__).parameters
+        if lacking := [name for name in asked if name not in known]:
+            raise InputError(f"{lacking[0]}: {type(self.owner).__name__} has none")
+        try:
+            made = dict(zip(SIZE, self.size, strict=False))
+            self._first_calls([self.null], self._unguided)
+        except ValueError as error:
+            sizes = ", ".join(f"{name} {pixels}" for name, pixels in asked.items())
+            raise InputError(f"{sizes}: {error}") from error
+        for name, pixels in asked.items():
+            if made.get(name, pixels) != pixels:
+                raise InputError(
+                    f"{name} {pixels}: {self.kind} would make it {made[name]}; ask for that"
+                )
+
+    @property
+    def asked_size(self) -> dict[str, Any]:
+        """What of the size was asked for."""
+        return {name: value for name, value in self.asked.items() if name in SIZE}
+
     # ------------------------------------------------------------------ the model
 
     @cached_property
@@ -107,15 +147,15 @@ class Kind:
 
     def with_model(self, model: nn.Module) -> Any:
         """The same pipeline around another denoising model; the given one stays as it is."""
-        return type(self)(around(self.pipeline, model), around(self.owner, model))
+        return type(self)(around(self.pipeline, model), around(self.owner, model), self.asked)
 
     # ------------------------------------------------------------------ schedules and sizes
 
     def schedule(self, wanted: Wanted = None, /, **given: Any) -> Schedule:
         """A schedule as it takes effect: what is asked for, else the pipeline's own."""
         wanted = vars(wanted) if isinstance(wanted, Schedule) else wanted or {}
-        asked = {k: v for k, v in {**wanted, **given}.items() if v is not None}
-        found = self.defaults | asked
+        later = {k: v for k, v in {**wanted, **given}.items() if v is not None}
+        found = {**self.defaults, **self.asked, **later}
         scale = found["guidance_scale"] if self.takes_guidance else self.off
         true = max(1.0, float(found.get("true_guidance_scale", 1)))
         if true > 1 and self.true_guidance is None:
@@ -123,7 +163,11 @@ class Kind:
                 f"true_guidance_scale {true:g}: {self.kind} has none beside its guidance_scale; "
                 "leave it at 1"
             )
-        return Schedule(found["num_inference_steps"], float(scale or self.off), true)
+        schedule = Schedule(found["num_inference_steps"], float(scale or self.off), true)
+        if schedule.num_inference_steps > self.scheduler.config.get("num_train_timesteps", inf):
+            with reading(f"num_inference_steps {schedule.num_inference_steps}", "run"):
+                self.times(schedule)  # some schedulers can do that, others say why not
+        return schedule
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -142,15 +186,30 @@ class Kind:
         above = schedule.guidance_scale > self.off
         return self.takes_guidance and not self.embedded and above
 
+    def weight(self, schedule: Schedule) -> float:
+        """How far guidance goes: without the prompt + weight · (with it - without)."""
+        if schedule.true_guidance_scale > 1:
+            return schedule.true_guidance_scale
+        return schedule.guidance_scale + 1 - self.off
+
+    def request(self, schedule: Schedule) -> Request:
+        """What asks for this driver's size and that schedule again."""
+        return {**schedule.as_dict(), **self.asked_size}  # type: ignore[typeddict-item]
+
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         """What the pipeline's own call is given for a schedule."""
         call: Arguments = {"num_inference_steps": schedule.num_inference_steps}
+        call |= self.asked_size
         if self.guidance:
             call[self.guidance] = schedule.guidance_scale
         if self.true_guidance and schedule.true_guidance_scale > 1:
             call[self.true_guidance] = schedule.true_guidance_scale
             call["negative_prompt"] = [self.null] * prompts
         return call
+
+    def corrected(self, guided: Latents, conditional: Latents) -> Latents:
+        """The output that the pipeline goes on with, of guidance's sum and the prompt's output."""
+        return guided
 
     def times(self, schedule: Schedule) -> list[int] | list[float]:
         """The schedule's times, from the noisiest, as the pipeline makes them."""
@@ -180,13 +239,17 @@ class Kind:
         scale = self.pipeline.vae_scale_factor
         return height * scale, width * scale
 
+    def grid(self, own: tuple[int, int], cell: int) -> tuple[int, int]:
+        """Rows and columns of cells of so many pixels: of the size asked for, else its own."""
+        height, width = self.asked.get("height"), self.asked.get("width")
+        return height // cell if height else own[0], width // cell if width else own[1]
+
     # ------------------------------------------------------------------ the pipeline's own run
 
     @cached_property
     def _unguided(self) -> Schedule:
         """A short schedule in which every row has its prompt."""
-        own = self.defaults["guidance_scale"]
-        return Schedule(2, float(own) if self.embedded and own else self.off)
+        return Schedule(2, self.schedule().guidance_scale if self.embedded else self.off)
 
     def _first_calls(
         self, texts: Sequence[str], schedule: Schedule, calls: int = 1

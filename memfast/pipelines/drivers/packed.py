@@ -35,8 +35,9 @@ class Packed(FluxBlocks):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        side = self.pipeline.default_sample_size // 2 * 2
-        return self.pipeline.transformer.config.in_channels // 4, side, side
+        side = self.pipeline.default_sample_size // 2
+        rows, columns = self.grid((side, side), 2 * self.pipeline.vae_scale_factor)
+        return self.pipeline.transformer.config.in_channels // 4, 2 * rows, 2 * columns
 
     def pack(self, maps: Tensor) -> Latents:
         return self.pipeline._pack_latents(maps, *maps.shape)

@@ -5,8 +5,9 @@ from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
 from memfast.pipelines.drivers.alpha_bar.hunyuan_dit import HunyuanDiT
 from memfast.pipelines.drivers.alpha_bar.kolors import Kolors
 from memfast.pipelines.drivers.alpha_bar.latent_consistency import LatentConsistency
@@ -25,6 +26,7 @@ from memfast.pipelines.drivers.flow.sana import Sana
 from memfast.pipelines.drivers.flow.sd3 import StableDiffusion3
 from memfast.pipelines.drivers.flow.wan import Wan
 from memfast.pipelines.drivers.flow.z_image import ZImage
+from memfast.pipelines.schedule import Request
 
 DRIVERS: tuple[type[Driver], ...] = (
     StableDiffusion,
@@ -50,23 +52,37 @@ DRIVERS: tuple[type[Driver], ...] = (
 )
 
 
-def driver_of(pipeline: DiffusionPipeline) -> Driver:
-    """Plain-tensor access to a pipeline, by its class.
+def driver_of(pipeline: DiffusionPipeline, **asked: Unpack[Request]) -> Driver:
+    """Plain-tensor access to a pipeline, by its class; its runs are as asked, else its own.
 
     Pipelines that need an image or a control are driven as their text-to-image sibling, around the
-    same components. Raises InputError for a class that no driver knows, and for missing parts.
+    same components. Raises InputError for a class that no driver knows, for missing parts, and for
+    a size that the pipeline cannot make.
     """
     names = [base.__name__ for base in type(pipeline).__mro__]
     for driver in DRIVERS:
         if set(names) & set(driver.pipelines):
-            return driver(pipeline)
-        if set(names) & set(driver.siblings):
-            return driver(text_to_image(pipeline, driver.pipelines[0]), pipeline)
+            found = driver(pipeline, None, asked)
+        elif set(names) & set(driver.siblings):
+            found = driver(text_to_image(pipeline, driver.pipelines[0]), pipeline, asked)
+        else:
+            continue
+        found.check_size()
+        return found
     known = ", ".join(name for driver in DRIVERS for name in driver.pipelines)
     raise InputError(
         f"{names[0]}: no driver knows this pipeline; known: {known}; another kind is one file "
         "beside memfast/pipelines/drivers/flow/sd3.py, entered in drivers/table.py"
     )
+
+
+def check_tells(pipeline: DiffusionPipeline, name: object) -> None:
+    """Raise InputError, naming the model, for one that a driver knows, but whose tokenizers, text
+    encoders or scheduler cannot tell the denoiser of a prompt."""
+    names = {base.__name__ for base in type(pipeline).__mro__}
+    if any(names & {*driver.pipelines, *driver.siblings} for driver in DRIVERS):
+        with reading(f"MODEL {name}", "run"):
+            driver_of(pipeline).encode(["a"])
 
 
 def text_to_image(pipeline: Any, name: str) -> DiffusionPipeline:

@@ -14,7 +14,6 @@ from memfast.pipelines.drivers.calls import Arguments, run
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents, Times
-from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 
 EMBEDDINGS = "encoder_hidden_states"
@@ -30,9 +29,9 @@ class UNetDriver(Driver):
     latents_argument = "sample"
     own = ("timestep_cond",)
 
-    def __init__(self, pipeline: Any, owner: Any = None):
-        super().__init__(pipeline, owner)
-        self.embedded = pipeline.unet.config.time_cond_proj_dim is not None
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.embedded = self.pipeline.unet.config.time_cond_proj_dim is not None
 
     def check(self) -> None:
         super().check()
@@ -64,8 +63,9 @@ class StableDiffusion(UNetDriver):
     @cached_property
     def latent_shape(self) -> tuple[int, ...]:
         side = self.pipeline.unet.config.sample_size
-        height, width = (side, side) if isinstance(side, int) else side
-        return self.pipeline.unet.config.in_channels, height, width
+        own = (side, side) if isinstance(side, int) else tuple(side)
+        channels = self.pipeline.unet.config.in_channels
+        return channels, *self.grid(own, self.pipeline.vae_scale_factor)
 
     def times(self, schedule: Schedule) -> list[int]:
         self.scheduler.set_timesteps(schedule.num_inference_steps)
@@ -122,10 +122,9 @@ class StableDiffusion(UNetDriver):
         return {"sample": latents, "timestep": time, **conditioning.leaves}
 
     def _sampled(
-        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+        self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
     ) -> Latents:
         embeddings = conditioning.leaves[EMBEDDINGS]
-        sources = [generator(i, seed) for i in ids]
         (latents, *_) = run(
             self.pipeline,
             prompt_embeds=embeddings,
@@ -134,7 +133,7 @@ class StableDiffusion(UNetDriver):
             generator=sources,
             output_type="latent",
             return_dict=False,
-            **self.call(len(ids), schedule),
+            **self.call(len(sources), schedule),
         )
         return latents
 

@@ -34,8 +34,8 @@ class CogView4(Driver):
     together = False
     streams: ClassVar = {"ff": "image,text"}
 
-    def __init__(self, *pipelines: Any):
-        super().__init__(*pipelines)
+    def __init__(self, *given: Any):
+        super().__init__(*given)
         self.path = Shifted(self.scheduler, self._shift)
 
     def check(self) -> None:
@@ -46,7 +46,8 @@ class CogView4(Driver):
     @property
     def latent_shape(self) -> tuple[int, ...]:
         config = self.pipeline.transformer.config
-        return config.in_channels, config.sample_size, config.sample_size
+        own = (config.sample_size, config.sample_size)
+        return config.in_channels, *self.grid(own, self.pipeline.vae_scale_factor)
 
     @property
     def _shift(self) -> float:
@@ -56,7 +57,9 @@ class CogView4(Driver):
         config = self.scheduler.config
         if not config.use_dynamic_shifting:
             return config.shift
-        patches = (self.latent_shape[1] // self.pipeline.transformer.config.patch_size) ** 2
+        _, height, width = self.latent_shape
+        patch = self.pipeline.transformer.config.patch_size
+        patches = (height // patch) * (width // patch)
         limits = {"base_image_seq_len": 256, "base_shift": 0.25, "max_shift": 0.75}
         by_length = calculate_shift(patches, *(config.get(k, v) for k, v in limits.items()))
         return 1 / (1 / float(self.scheduler.time_shift(by_length, 1.0, torch.tensor(0.5))) - 1)
@@ -103,14 +106,13 @@ class CogView4(Driver):
         return conditioning.told({TEXT: conditioning.leaves[TEXT][:, :tokens]})
 
     def _sampled(
-        self, conditioning: Conditioning, ids: Sequence[str], seed: int, schedule: Schedule
+        self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
     ) -> Latents:
         parts = rows_of_each(self.calls_of(0, conditioning))
         latents = [
             super(CogView4, self)._sampled(
                 self._trimmed(conditioning[rows]),
-                [ids[int(row)] for row in rows],
-                seed,
+                [sources[int(row)] for row in rows],
                 schedule,
             )
             for rows in parts

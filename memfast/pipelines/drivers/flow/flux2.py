@@ -34,7 +34,8 @@ class Flux2(FluxBlocks):
     @property
     def noise_shape(self) -> tuple[int, ...]:
         side = self.pipeline.default_sample_size // 2
-        return self.pipeline.transformer.config.in_channels, side, side
+        grid = self.grid((side, side), 2 * self.pipeline.vae_scale_factor)
+        return self.pipeline.transformer.config.in_channels, *grid
 
     @property
     def size(self) -> tuple[int, int]:

@@ -18,6 +18,7 @@ class Lumina(Driver):
     """What both share: rows with the prompt come first."""
 
     halves = (CONDITIONAL, UNCONDITIONAL)
+    corrects = True
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         limit = default(self.pipeline, "max_sequence_length")
@@ -43,6 +44,10 @@ class LuminaNext(Lumina):
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         return super().truncated(self.pipeline._text_preprocessing(list(texts), clean_caption=True))
 
+    def corrected(self, guided: Latents, conditional: Latents) -> Latents:
+        """Three channels alone are guided."""
+        return torch.cat([guided[:, :3], conditional[:, 3:]], 1)
+
     def raw(self, output: Latents) -> Latents:
         """The second half of the channels is a learned sigma, of no use here."""
         return super().raw(output.chunk(2, 1)[0])
@@ -60,6 +65,9 @@ class Lumina2(Lumina):
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         start = f"{self.pipeline.system_prompt} <Prompt Start> "
         return super().truncated([start + text for text in texts])
+
+    def corrected(self, guided: Latents, conditional: Latents) -> Latents:
+        return guided * conditional.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
 
     def text_rows(self, texts: Sequence[str], seen: Arguments) -> Bool[Tensor, "prompts tokens"]:
         return seen["encoder_attention_mask"].bool()

@@ -39,6 +39,7 @@ class QwenImage(Driver):
     halves = (CONDITIONAL, UNCONDITIONAL)
     together = False
     guidance = "true_cfg_scale"
+    corrects = True
     streams: ClassVar = {"txt_mlp": "text"}
 
     @property
@@ -48,6 +49,9 @@ class QwenImage(Driver):
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         without = {"negative_prompt": [WITHOUT] * prompts} if self.guided(schedule) else {}
         return super().call(prompts, schedule) | without
+
+    def corrected(self, guided: Latents, conditional: Latents) -> Latents:
+        return guided * conditional.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
 
     def truncated(self, texts: Sequence[str]) -> Bool[Tensor, " texts"]:
         template = self.pipeline.prompt_template_encode
@@ -72,8 +76,9 @@ class QwenImage(Driver):
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        side = self.pipeline.default_sample_size // 2 * 2
-        return self.pipeline.transformer.config.in_channels // 4, 1, side, side
+        side = self.pipeline.default_sample_size // 2
+        rows, columns = self.grid((side, side), 2 * self.pipeline.vae_scale_factor)
+        return self.pipeline.transformer.config.in_channels // 4, 1, 2 * rows, 2 * columns
 
     def pack(self, maps: Tensor) -> Latents:
         images, channels, _, height, width = maps.shape

@@ -29,8 +29,8 @@ class Sana(Driver):
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         side = PIXELS * self.pipeline.transformer.config.sample_size
-        size = {"height": side, "width": side, "use_resolution_binning": False}
-        return super().call(prompts, schedule) | size
+        own = {"height": side, "width": side, "use_resolution_binning": False}
+        return own | super().call(prompts, schedule)
 
     def model_time(self, times: Tensor) -> Tensor:
         return times * self.pipeline.transformer.config.timestep_scale

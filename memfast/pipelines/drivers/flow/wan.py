@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
+from memfast.errors import InputError
 from memfast.pipelines.drivers.calls import Arguments, default
 from memfast.pipelines.drivers.codecs import Images, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning
@@ -41,10 +42,17 @@ class Wan(Driver):
     # ------------------------------------------------------------------ frames
 
     @property
-    def frames(self) -> int:
-        """How many a video has: what the folder says, else the pipeline's own number."""
+    def frames(self) -> int:  # type: ignore[override]
+        """How many a video has: as asked, else as the folder says, else the pipeline's own."""
         remembered = self.pipeline.scheduler.config.get(KEY) or {}
-        return remembered.get("num_frames") or default(self.pipeline, "num_frames")
+        asked = self.asked.get("num_frames") or remembered.get("num_frames")
+        return asked or default(self.pipeline, "num_frames")
+
+    def check_size(self) -> None:
+        super().check_size()
+        every = self.pipeline.vae_scale_factor_temporal
+        if self.frames % every != 1 % every:
+            raise InputError(f"num_frames {self.frames}: must be 1 more than a multiple of {every}")
 
     def call(self, prompts: int, schedule: Schedule) -> Arguments:
         return super().call(prompts, schedule) | {"num_frames": self.frames}
