@@ -141,12 +141,12 @@ def collect(
         fitting = driver.portion(batch_size or PROMPTS, rows=together)
         for batch in batched(prompts, batch_size or fitting.rows, driver):
             parts = fitting.over(len(batch), lambda part, all=batch: (all[part], heard(all[part])))
-            for asked, (after, good, bad) in parts:
+            for given, (after, good, bad) in parts:
                 state = after
                 skipped += bad
                 kept.add(good)
                 if progress:
-                    progress(len(asked))
+                    progress(len(given))
     if not kept.count:
         first = skipped[0]
         raise InputError(
