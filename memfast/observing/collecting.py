@@ -141,18 +141,13 @@ def collect(
         fitting = driver.portion(batch_size or PROMPTS, rows=together)
         for batch in batched(prompts, batch_size or fitting.rows, driver):
             parts = fitting.over(len(batch), lambda part, all=batch: (all[part], heard(all[part])))
-            for given, (after, good, bad) in parts:
+            for whole, (after, good, bad) in parts:
                 state = after
                 skipped += bad
                 kept.add(good)
                 if progress:
-                    progress(len(given))
-    if not kept.count:
-        first = skipped[0]
-        raise InputError(
-            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
-            f"{first['site']}; is it the model, or its dtype?"
-        )
+                    progress(len(whole))
+    check_kept(kept, skipped)
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
     moments, norms = by_site(state, sites)
@@ -190,6 +185,16 @@ class Kept:
             "prompt_ids": [prompt.id for prompt in self.named],
             "text_ids": [text_id(prompt.text) for prompt in self.named],
         }
+
+
+def check_kept(kept: Kept, skipped: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where every prompt was left out."""
+    if not kept.count:
+        first = skipped[0]
+        raise InputError(
+            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
+            f"{first['site']}; is it the model, or its dtype?"
+        )
 
 
 def header_of(driver: Driver, settings: Settings, kept: Kept) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
-from memfast.observing.collecting import Kept, Settings, batched, first_steps, header_of
+from memfast.observing.collecting import Kept, Settings, batched, check_kept, first_steps, header_of
 from memfast.observing.scaling import gated, open_gates
 from memfast.observing.side_by_side import by_site, sample
 from memfast.pipelines.drivers.driver import Driver
@@ -79,6 +79,7 @@ def collect_gradients(
                 skipped.append({"id": prompt.id, "step": step, "site": "gradient"})
             if progress:
                 progress(len(batch))
+    check_kept(kept, skipped)
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})
     header = header_of(driver, settings, kept) | {"quantity": "gradient", "notes": notes}

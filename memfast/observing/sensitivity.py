@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
-from memfast.observing.collecting import Kept, Settings, batched, header_of
+from memfast.observing.collecting import Kept, Settings, batched, check_kept, header_of
 from memfast.observing.perturbation import changes_by_perturbation
 from memfast.observing.scaling import gated, open_gates
 from memfast.observing.side_by_side import by_site, sample
@@ -90,6 +90,7 @@ def collect_sensitivity(
                 skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})
             if progress:
                 progress(len(batch))
+    check_kept(kept, skipped)
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
     header = header_of(driver, settings, kept) | {

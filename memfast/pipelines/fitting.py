@@ -26,12 +26,7 @@ TEXTS, FEW = 512, 32  # encoded at once, by smaller and by larger ones
 
 
 def portion(
-    driver: Any,
-    useful: int,
-    *,
-    rows: int = 1,
-    gradients: bool = False,
-    checkpointing: bool = False,
+    driver: Any, useful: int, rows: int, gradients: bool = False, checkpointing: bool = False
 ) -> Portion:
     """Of a driver, at most `useful` items, each of `rows` rows of the denoiser.
 

@@ -97,7 +97,7 @@ class Lesson:
     @classmethod
     def of(cls, teacher: Driver, reference: PromptSet, seed: int) -> "Lesson":
         """Raises InputError for too few captions."""
-        known = load_cases(reference, teacher.size)
+        known = load_cases(reference, teacher.size, images_wanted=False)
         if len(known) < FEWEST:
             raise InputError(
                 f"reference: {len(known)} captions; at least {FEWEST} are needed, half to learn "

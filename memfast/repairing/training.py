@@ -121,6 +121,11 @@ def _train(
     return history
 
 
+def pool_of(material: Material) -> dict[str, Tensor]:
+    """What is under attack, as a checkpoint keeps it."""
+    return {} if material.pool is None else material.pool.state()
+
+
 class Learning:
     """A step's gradients, in as many portions of its rows as memory asks for.
 
@@ -162,11 +167,6 @@ class Learning:
 def _added(gradients: tuple[Tensor | None, ...]) -> Tensor | None:
     given = [gradient for gradient in gradients if gradient is not None]
     return reduce(torch.add, given) if given else None
-
-
-def pool_of(material: Material) -> dict[str, Tensor]:
-    """What is under attack, as a checkpoint keeps it."""
-    return {} if material.pool is None else material.pool.state()
 
 
 def schedule(step: int, steps: int) -> float:

@@ -34,8 +34,8 @@ def page(stored: Stored) -> Report:
     else:
         page.figure(
             "match their training image",
-            f"{summary.get('matches_training', 0)} of {summary.get('with_training_image', 0)}",
-            f"{summary['verified']} tried; the seeds of {summary.get('seeds_agree', 0)} agree",
+            f"{summary['matches_training']} of {summary['with_training_image']}",
+            f"{summary['verified']} tried; the seeds of {summary['seeds_agree']} agree",
         )
     _list(page, stored, looked)
     _gallery(page, folder, list(looked.values()))
@@ -100,9 +100,10 @@ def _list(page: Report, stored: Stored, looked: Mapping[str, Mapping[str, Any]])
             ]
             for row in rows
         ],
-        note=f"The first {len(rows):,} of {total:,}; flagged.csv has all."
-        if len(rows) < total
-        else "The most suspicious first; also in flagged.csv.",
+        note="None is flagged; scores.parquet ranks them all."
+        if not rows
+        else f"The first {len(rows):,} of {total:,}, the most suspicious first; "
+        "flagged.csv has all.",
     )
 
 
@@ -111,10 +112,10 @@ def _words(item: Mapping[str, Any] | None) -> str:
     if item is None:
         return ""
     agree = {None: "cannot be compared", True: "agree", False: "do not agree"}
-    seeds = f"seeds {agree[item.get('seeds_agree', item.get('replicates'))]}"
+    seeds = f"seeds {agree[item['seeds_agree']]}"
     if item["own_ssim"] is None:
         return f"{seeds}; no training image"
-    match = "matches" if item.get("matches_training") else "does not match"
+    match = "matches" if item["matches_training"] else "does not match"
     return f"{seeds}; {match} its training image (SSIM {item['own_ssim']:.2f})"
 
 
@@ -126,8 +127,11 @@ def _gallery(page: Report, folder: Path, looked: Sequence[Mapping[str, Any]]) ->
         named = {path.stem.partition("-")[2]: f"pictures/{path.name}" for path in paths}
         own = named.pop("training", None)
         shots: list[dict[str, Any]] = [{"name": "training image", "file": own}] if own else []
-        for seed, file in named.items():
-            shots.append({"name": f"seed {seed}", "file": file})
+        for seed, (name, file) in enumerate(named.items()):
+            shot: dict[str, Any] = {"name": f"seed {name}", "file": file}
+            if item["own_ssim"] is not None:
+                shot |= {"scores": {"ssim": item["ssims"][seed]}, "copy": item["copies"][seed]}
+            shots.append(shot)
         caption = f"{item['rank']}. {item['prompt']}: {_words(item)}"
         cards.append({"caption": caption, "shots": shots})
     if cards:
@@ -135,7 +139,7 @@ def _gallery(page: Report, folder: Path, looked: Sequence[Mapping[str, Any]]) ->
             "Second look",
             cards,
             note="Seeds agree where half of them or more make one picture that other captions do "
-            "not make. verified.json and pictures/ have them all.",
+            "not make; COPY: near the training image. verified.json and pictures/ have them all.",
         )
 
 

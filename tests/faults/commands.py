@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support.tiny.table import build
 
-TIMES = {"seconds", "texts_per_second", "denoiser_rows_per_second", "texts_computed"}
+TIMES = {"date", "seconds", "texts_per_second", "denoiser_rows_per_second", "texts_computed"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def results(folder: Path, command: str) -> dict[str, str]:
             continue
         content, name = path.read_bytes(), str(path.relative_to(folder))
         if path.suffix == ".json":
-            found[name] = json.dumps(_timeless(json.loads(content)))
+            found[name] = json.dumps(_timeless(json.loads(content)), sort_keys=True)
         else:
             found[name] = hashlib.sha256(content).hexdigest()
     return found

@@ -10,13 +10,12 @@ from typing_extensions import Unpack
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.progress import Stage
 from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from memfast.cli.console import Bar
-    from memfast.cli.provenance import write_run
     from memfast.prompts import PromptSet
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
@@ -65,6 +64,7 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import console, finish, progress
+    from memfast.cli.provenance import write_run
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
@@ -94,9 +94,9 @@ def compact(
         compensate = "none"  # the masked model keeps its class, which has no bias to take a mean
     with progress() as bar:
         chosen, note = _choose(
-            pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar
+            pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar.stage
         )
-        correction = _correct(pipeline, known, chosen, compensate, settings, bar)
+        correction = _correct(pipeline, known, chosen, compensate, settings, bar.stage)
     before = asdict(size_of(dense))
     smaller = run(dense, chosen, compensate=correction, in_place=True, **widths)
     replace_denoiser(pipeline, smaller)  # the same object, but the pipeline must note its class
@@ -152,7 +152,7 @@ def _choose(
     rounding: str,
     widths: dict[str, Any],
     settings: dict[str, Any],
-    bar: "Bar",
+    stage: Stage,
 ) -> "tuple[Subspace, str | None]":
     """The neurons to remove, and a warning where rounding gives too many of them back."""
     from memfast.choosing.importance import importance
@@ -166,9 +166,7 @@ def _choose(
     model, ranking, chosen = denoiser_of(pipeline), None, located
     if share is not None:
         if not isinstance(known, NeuronStatistics):
-            known = collect(
-                pipeline, known, progress=bar.stage("reference", len(known)), **settings
-            )
+            known = collect(pipeline, known, progress=stage("reference", len(known)), **settings)
         chosen = shrink(model, known, share, of=of, subspace=located)
         ranking = importance(check_subspace(model, chosen), known)
     sites = check_subspace(model, chosen)
@@ -183,7 +181,7 @@ def _correct(
     chosen: "Subspace",
     compensate: str,
     settings: dict[str, Any],
-    bar: "Bar",
+    stage: Stage,
 ) -> Any:
     """What compact is to compensate with."""
     from memfast.removing.least_squares import least_squares
@@ -191,7 +189,7 @@ def _correct(
 
     if compensate != "least_squares" or isinstance(known, NeuronStatistics):
         return compensate
-    advance = bar.stage("least squares", len(known))
+    advance = stage("least squares", len(known))
     return least_squares(pipeline, known, chosen, progress=advance, **settings)
 
 

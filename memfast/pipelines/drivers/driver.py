@@ -54,9 +54,9 @@ class Driver(Kind):
         parts = texts_at_once(self.pipeline).over(len(texts), lambda part: self.encode(texts[part]))
         return Conditioning.cat([*parts])
 
-    def portion(self, useful: int, **how: Any) -> Portion:
-        """How many items fit, at most `useful`. See `pipelines.fitting`."""
-        return portion(self, useful, **how)
+    def portion(self, useful: int, *, rows: int = 1, **how: bool) -> Portion:
+        """How many items of `rows` rows fit, at most `useful`: see `pipelines.fitting.portion`."""
+        return portion(self, useful, rows, **how)
 
     def alike(self, texts: Sequence[str]) -> list[Tensor]:
         """Places of the texts that may share a run: what one is read as depends on no other."""
