@@ -96,14 +96,8 @@ def _best() -> torch.device:
 
 def _there(name: str) -> torch.device:
     try:
-<<<<<<< HEAD:memfast/cli/places.py
         torch.ones(1, device=name).tolist()  # a device that computes: meta does not
     except Exception as error:
-=======
-        torch.ones(1, device=name).item()  # a device that computes: meta does not
-    except Exception as error:
-        reason = one_line(error)
->>>>>>> main:memfast/pipelines/places.py
         raise InputError(
             f"--device {name}: cannot be used here ({one_line(error)}); "
             f"use auto, {', '.join(devices())}"

@@ -144,8 +144,16 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
     "compact by least squares": (
         "compact",
         lambda s: (
-            [s.model, "--subspace", s.subspace, "--reference", s.reference]
-            + ["--compensate", "least-squares", *SHORT]
+            [
+                s.model,
+                "--subspace",
+                s.subspace,
+                "--reference",
+                s.reference,
+                "--compensate",
+                "least-squares",
+                *SHORT,
+            ]
         ),
         "",
         weights,
@@ -154,8 +162,22 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
     "audit": (
         "audit",
         lambda s: (
-            [s.model, "--prompts", s.memorized, "--reference", s.usual, "--unit", 3]
-            + ["--walk-steps", 2, "--verify", 0.5, "--verify-seeds", 2, *SHORT]
+            [
+                s.model,
+                "--prompts",
+                s.memorized,
+                "--reference",
+                s.usual,
+                "--unit",
+                3,
+                "--walk-steps",
+                2,
+                "--verify",
+                0.5,
+                "--verify-seeds",
+                2,
+                *SHORT,
+            ]
         ),
         "",
         scores,
@@ -169,8 +191,17 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
     "evaluate a treated model": (
         "evaluate",
         lambda s: (
-            [s.compact, "--original", s.model, *s.both, "--attack", "--attack-steps", 2]
-            + [*QUICK, "ssim"]
+            [
+                s.compact,
+                "--original",
+                s.model,
+                *s.both,
+                "--attack",
+                "--attack-steps",
+                2,
+                *QUICK,
+                "ssim",
+            ]
         ),
         "",
         losses,
@@ -178,8 +209,23 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
     "attack": (
         "attack",
         lambda s: (
-            [s.model, *s.both, "--steps", "1,2", "--draws", 2, "--seeds", 1, "--limit", 2]
-            + ["--metrics", "ssim", "--extraction-seeds", 2, *SHORT]
+            [
+                s.model,
+                *s.both,
+                "--steps",
+                "1,2",
+                "--draws",
+                2,
+                "--seeds",
+                1,
+                "--limit",
+                2,
+                "--metrics",
+                "ssim",
+                "--extraction-seeds",
+                2,
+                *SHORT,
+            ]
         ),
         "",
         rates,
@@ -187,8 +233,19 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
     "repair": (
         "repair",
         lambda s: (
-            [s.compact, "--original", s.model, *s.both, "--steps", 2, "--batch-size", 2]
-            + ["--controls", 1, *SHORT]
+            [
+                s.compact,
+                "--original",
+                s.model,
+                *s.both,
+                "--steps",
+                2,
+                "--batch-size",
+                2,
+                "--controls",
+                1,
+                *SHORT,
+            ]
         ),
         "",
         figures("damage_before", "damage_after"),
