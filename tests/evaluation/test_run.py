@@ -92,11 +92,11 @@ def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, refer
     keep_pictures(tmp_path, attack_albums(report))
     page = attack_page(Stored(tmp_path)).html()
     assert "Under attack: control" in page
-    assert page.count('class="badge copy"') + page.count('class="badge quiet"') == 10
+    assert page.count('class="badge copy"') + page.count('class="badge quiet"') == 8
     columns, table = attack_table(report.summary())
     assert columns == ["images", "start", "steps", *METRICS, "more than control"]
     claims = {(row[0], row[1]): row[-1] for row in table}
-    assert claims["memorized", "any"] == "too few to tell"  # one of four against none of six
+    assert claims["memorized", "any"] == "too few to tell"  # one of four against none of four
     assert claims["control", "any"] == claims["memorized", "nearest words"] == ""
 
 
@@ -213,7 +213,7 @@ def test_bad_input_is_named(tiny_pipeline, reference_set):
         run(metrics=("sim",))
     with pytest.raises(InputError, match="weights: 'vgg' is none of sscd_disc_large"):
         run(weights={"vgg": "x"})
-    with pytest.raises(InputError, match="starts: 'hope' is none of prompt, noise, another"):
+    with pytest.raises(InputError, match="starts hope: must be of prompt, noise, another"):
         attack(tiny_pipeline, reference_set, reference_set, **SCHEDULE, starts=("hope",))
 
 
