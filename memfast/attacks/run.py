@@ -79,7 +79,7 @@ def attack(
     """
     settings = settings or AttackSettings()
     driver = driver_of(pipeline, **asked)
-    tools, _, missing = instruments(metrics, weights, None)
+    tools, _, missing = instruments(metrics, weights, None, driver.device)
     schedule = driver.schedule()
     size = driver.size
     ours = load_cases(memorized, size, limit)

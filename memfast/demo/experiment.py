@@ -148,7 +148,7 @@ def run(
     }
 
     judge, library = (
-        toolbox(METRICS),
+        toolbox(METRICS, device=driver_of(pipeline).device),
         torch.cat([memorized.training_images(), others.training_images()]),
     )
     arms: list[Arm] = []

@@ -171,8 +171,9 @@ def score_lines(outcomes: Mapping[str, Outcome], bench: Bench) -> Iterator[dict[
     }
     for name, outcome in outcomes.items():
         for setting, ids in sets.items():
-            for metric, repeats in getattr(outcome, setting).items():
-                for repeat, values in enumerate(repeats):
+            found = getattr(outcome, setting)
+            for metric in METRICS:  # always in one order: kept pieces have theirs
+                for repeat, values in enumerate(found.get(metric, ())):
                     passed = METRICS[metric].copies(values)
                     for caption, score, copy in zip(
                         ids, values.tolist(), passed.tolist(), strict=True

@@ -102,7 +102,7 @@ def evaluate(
         raise InputError("methods: are compared on an original; leave them or `original` out")
     treated = driver_of(pipeline, **asked)
     driver = treated if original is None else driver_of(original, **asked)
-    tools, (clip, network), missing = instruments(metrics, weights, features)
+    tools, (clip, network), missing = instruments(metrics, weights, features, driver.device)
     chosen = []
     for method in (MITIGATIONS[name] for name in methods):
         if driver.clip_attention or not method.needs_clip_attention:

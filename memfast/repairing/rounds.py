@@ -134,7 +134,7 @@ def brought_back(
     result = attack_cases(
         driver,
         cases,
-        toolbox(METRICS),
+        toolbox(METRICS, device=driver.device),
         library,
         schedule,
         starts=starts,

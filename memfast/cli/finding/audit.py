@@ -67,8 +67,8 @@ def audit(
     ] = 0,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
@@ -80,8 +80,7 @@ def audit(
     from memfast.cli.console import console, progress
     from memfast.selection import Subspace
 
-    options.torch_device(device)
-    options.torch_dtype(dtype)
+    place = options.where(model, device, dtype)
     settings = Settings(
         probe=probe,
         noises=noises,
@@ -91,8 +90,8 @@ def audit(
         block_size=block_size,
         unit=unit,
         threads=threads,
-        dtype=dtype,
-        device=device,
+        dtype=str(place.dtype).removeprefix("torch."),
+        device=str(place.device),
         **request,
     )
     part = None if shard is None else parse_shard(shard)

@@ -63,8 +63,8 @@ def evaluate(
         str, typer.Option(help="Network of FID and KID; named in every figure.")
     ] = "efficientnet-lite0",
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     workers: Workers = 1,
@@ -73,7 +73,7 @@ def evaluate(
 ) -> None:
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
-    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.console import console, progress, show_table, tell
     from memfast.cli.provenance import write_run
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
@@ -138,6 +138,7 @@ def evaluate(
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json, scores.csv, report.html", soft_wrap=True)
+    tell(summary)
 
 
 def show_notes(notes: Sequence[str], most: int = 5) -> None:

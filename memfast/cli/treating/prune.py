@@ -14,7 +14,7 @@ def prune(
     subspace: Annotated[Path, typer.Option(help="Subspace file that `memfast locate` wrote.")],
     out: options.OutFolder,
     compensate: Annotated[str, typer.Option(help="mean or none.")] = "none",
-    dtype: options.Dtype = "float32",
+    dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:

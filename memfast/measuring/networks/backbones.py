@@ -79,7 +79,7 @@ def sscd(name: str, prepare: Callable[[Tensor], Tensor]) -> Callable[[str | None
             raise MissingNetwork(
                 f"{name}: {Path(path).name} is no TorchScript file: {reason}"
             ) from error
-        return lambda images: network(prepare(images))
+        return lambda images: network.to(images.device)(prepare(images))
 
     return load
 
@@ -101,7 +101,7 @@ def _efficientnet() -> Any:
 
 def _lite_maps(images: Tensor, size: int) -> Tensor:
     resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return _efficientnet().extract_features(normalise(resized, HALVES))
+    return _efficientnet().to(images.device).extract_features(normalise(resized, HALVES))
 
 
 def spatial(_: str | None) -> Embed:
