@@ -1,5 +1,6 @@
 """memfast make-safe MODEL --reference F [--memorized F] --out DIR: from a model to a safer one."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Unpack
@@ -120,10 +121,8 @@ def _bounded(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose missed bounds do not end the run: it is judged at the end."""
 
     def run(*given: Any, **named: Any) -> None:
-        try:
+        with contextlib.suppress(typer.Exit):
             command(*given, **named)
-        except typer.Exit:
-            pass
 
     return run
 
