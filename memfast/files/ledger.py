@@ -29,10 +29,11 @@ class Ledger:
     def check(self) -> None:
         """Raise InputError for a folder with another's ledger, or that has none but holds
         something."""
+        if not self.path.exists() and (found := self.foreign()) and not self.path.exists():
+            # no other process has begun it meanwhile
+            raise InputError(f"{self.folder}: holds {some(found)}, which memfast did not write")
         if self.path.exists():
             self.names()
-        elif found := self.foreign():
-            raise InputError(f"{self.folder}: holds {some(found)}, which memfast did not write")
 
     def claim(self) -> None:
         """Begin the ledger, or go on with one of the same kind. Raises InputError where `check`
