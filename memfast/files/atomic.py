@@ -5,6 +5,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ from typing import Any
 from memfast.errors import writing
 
 UNFINISHED = re.compile(r"\.memfast-[0-9a-f]{8}\.tmp")  # names that nobody else gives
+WORK = re.compile(r"\.memfast-[0-9a-f]{8}\.folder")
+TARGET = "target"  # in a work folder of `replace_folder`: the name of what it is to replace
 
 
 def unfinished(folder: Path) -> Path:
     """A new name in `folder` for what is not finished yet; short, whatever it will be called."""
     return folder / f".memfast-{secrets.token_hex(4)}.tmp"
+
+
+def work_in(folder: Path) -> Path:
+    """A new name in `folder` for a folder to work in."""
+    return folder / f".memfast-{secrets.token_hex(4)}.folder"
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -69,6 +77,8 @@ def sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if UNFINISHED.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
+        if WORK.fullmatch(path.name) and path.is_dir() and not (path / TARGET).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

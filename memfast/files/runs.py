@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from memfast.errors import InputError, writing
-from memfast.files.atomic import to_json
+from memfast.files.atomic import to_json, work_in
 from memfast.files.folders import check_out, try_out
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
@@ -80,15 +80,20 @@ class Run:
         """A folder to write results in; with the end of the block they stand in the run's folder,
         each whole, in the place of those of before. Raises InputError for a file there that memfast
         did not write."""
-        with TemporaryDirectory(dir=self.folder, prefix=".memfast-", suffix=".folder") as made:
-            yield Path(made)
-            files = sorted(path for path in Path(made).rglob("*") if path.is_file())
+        made = work_in(self.folder)
+        try:
+            with writing(self.folder):
+                made.mkdir()
+            yield made
+            files = sorted(path for path in made.rglob("*") if path.is_file())
             names = [path.relative_to(made).as_posix() for path in files]
             self.ledger.add(*names)
             with writing(self.folder):
                 for path, name in zip(files, names, strict=True):
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, self.folder / name)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     def _is_of(self, identity: dict[str, Any]) -> bool:
         try:
