@@ -39,7 +39,8 @@ def test_a_swallowed_stop_comes_again() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_cleaning_up_is_not_disturbed(number: signal.Signals) -> None:
     before, steps = signal.getsignal(number), []
-    with pytest.raises(Stopped, match="to go on: 2 of 3 are kept"), stopped_by_signals() as asked:
+
+    def work() -> None:
         try:
             with keeping(lambda: "2 of 3"):
                 os.kill(os.getpid(), number)
@@ -48,6 +49,9 @@ def test_cleaning_up_is_not_disturbed(number: signal.Signals) -> None:
             for step in range(60):  # longer than a stop waits before it comes again
                 time.sleep(0.01)
                 steps.append(step)
+
+    with stopped_by_signals() as asked, pytest.raises(Stopped, match="go on: 2 of 3 are kept"):
+        work()
     assert asked.now
     assert len(steps) == 60
     assert signal.getsignal(number) == before

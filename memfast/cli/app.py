@@ -17,12 +17,13 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         from memfast.version import __version__
 
         typer.echo(f"memfast {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

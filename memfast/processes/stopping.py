@@ -30,7 +30,10 @@ class Asked:
         if self._raised() is None:
             stopped = Stopped()
             self._raised = weakref.ref(stopped)
-            raise stopped
+            try:
+                raise stopped
+            finally:
+                del stopped  # else its own traceback holds it
 
 
 @contextmanager
