@@ -137,3 +137,13 @@ def test_results_stand_together_and_spare_what_is_not_theirs(tmp_path: Path) -> 
         assert (out / "summary.json").read_text() == "mine"
         assert os.listdir(out / "pictures") == ["mine.png"]
         assert "pictures/a.png" not in run.ledger.names()
+
+
+def test_results_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begun(out)
+    (out / ".memfast-0123abcd.tmp" / "pictures").mkdir(parents=True)
+    (out / ".memfast-0123abcd.tmp" / "pictures" / "a.png").write_text("half")
+    (out / ".memfast-mine.tmp").mkdir()
+    begun(out)
+    assert sorted(os.listdir(out)) == [".memfast", ".memfast-mine.tmp", "run.json"]

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from memfast.cli.command import Command, speaking
-from memfast.cli.finding import audit, collect, families, locate, merge
+from memfast.cli.doctor import doctor
+from memfast.cli.finding import audit, check, collect, families, locate, merge
 from memfast.cli.proving import attack, demo, evaluate, report
 from memfast.cli.treating import compact, prune, repair
 
@@ -17,25 +18,27 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> bool:
+def _version(asked: bool | None) -> None:
     if asked:
         from memfast.version import __version__
 
         typer.echo(f"memfast {__version__}")
         raise typer.Exit
-    return asked
 
 
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
+        bool | None,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = None,
 ) -> None:
     """Find, remove and verify memorization in the feed-forward neurons of diffusion models."""
 
 
 COMMANDS = {
+    "doctor": doctor,
+    "check": check.check,
     "demo": demo.demo,
     "collect": collect.collect,
     "locate": locate.locate,

@@ -13,7 +13,7 @@ from memfast.files import try_out
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from memfast.pipelines.places import Place
+    from memfast.cli.places import Place
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTION = ("auto", "sdpa", "xformers")
@@ -146,7 +146,7 @@ def where(model: str, device: str, dtype: str) -> "Place":
 
     Raises InputError for what cannot be.
     """
-    from memfast.pipelines.places import place_for
+    from memfast.cli.places import place_for
 
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")

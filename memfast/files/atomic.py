@@ -13,18 +13,12 @@ from typing import Any
 from memfast.errors import writing
 
 UNFINISHED = re.compile(r"\.memfast-[0-9a-f]{8}\.tmp")  # names that nobody else gives
-WORK = re.compile(r"\.memfast-[0-9a-f]{8}\.folder")
-TARGET = "target"  # in a work folder of `replace_folder`: the name of what it is to replace
 
 
 def unfinished(folder: Path) -> Path:
-    """A new name in `folder` for what is not finished yet; short, whatever it will be called."""
+    """A new name in `folder` for a file or folder that is not finished yet; short, whatever it will
+    be called."""
     return folder / f".memfast-{secrets.token_hex(4)}.tmp"
-
-
-def work_in(folder: Path) -> Path:
-    """A new name in `folder` for a folder to work in."""
-    return folder / f".memfast-{secrets.token_hex(4)}.folder"
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -75,10 +69,12 @@ def to_json(value: Any, **how: Any) -> str:
 def sweep(folder: Path) -> None:
     """Delete what killed processes left unfinished in `folder`; call it under its lock."""
     for path in folder.iterdir():
-        if UNFINISHED.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
-        if WORK.fullmatch(path.name) and path.is_dir() and not (path / TARGET).exists():
+        if not UNFINISHED.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

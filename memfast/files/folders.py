@@ -3,15 +3,19 @@
 import ctypes
 import fcntl
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from memfast.errors import InputError, reading, some, writing
-from memfast.files.atomic import TARGET, WORK, sync_folder, unfinished, work_in
+from memfast.files.atomic import sync_folder, unfinished
 from memfast.files.ledger import NAME, Ledger, write_ledger
 
+_WORK = re.compile(r"\.memfast-[0-9a-f]{8}\.folder")
+_TARGET = "target"  # in a work folder: the name of what it is to replace
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -84,13 +88,13 @@ def replace_folder(
     check_replaceable(path, kind, overwrite)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = work_in(path.parent)
+        work = path.parent / f".memfast-{secrets.token_hex(4)}.folder"
         work.mkdir()
         descriptor = os.open(work, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with writing(path):
-            (work / TARGET).write_text(path.name, encoding="utf-8", errors="surrogateescape")
+            (work / _TARGET).write_text(path.name, encoding="utf-8", errors="surrogateescape")
             write(work / "new")
             write_ledger(work / "new", kind)
             _sync_tree(work / "new")
@@ -123,9 +127,9 @@ def recover_folder(path: str | Path) -> None:
     if not path.parent.is_dir():
         return
     for work in path.parent.iterdir():
-        if not WORK.fullmatch(work.name) or not (work / TARGET).is_file():
+        if not _WORK.fullmatch(work.name) or not (work / _TARGET).is_file():
             continue
-        target = (work / TARGET).read_text(encoding="utf-8", errors="surrogateescape")
+        target = (work / _TARGET).read_text(encoding="utf-8", errors="surrogateescape")
         if target != path.name:
             continue
         descriptor = os.open(work, os.O_RDONLY)
@@ -164,7 +168,7 @@ def _settle(work: Path, path: Path) -> None:
     for part in ("new", "old"):
         shutil.rmtree(work / part, ignore_errors=True)
     with suppress(OSError):
-        (work / TARGET).unlink()
+        (work / _TARGET).unlink()
         work.rmdir()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError, writing
-from memfast.files.atomic import to_json, work_in
+from memfast.files.atomic import to_json, unfinished
 from memfast.files.folders import check_out, try_out
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
@@ -80,10 +80,10 @@ class Run:
         """A folder to write results in; with the end of the block they stand in the run's folder,
         each whole, in the place of those of before. Raises InputError for a file there that memfast
         did not write."""
-        made = work_in(self.folder)
+        made = unfinished(self.folder)
+        with writing(self.folder):
+            made.mkdir()
         try:
-            with writing(self.folder):
-                made.mkdir()
             yield made
             files = sorted(path for path in made.rglob("*") if path.is_file())
             names = [path.relative_to(made).as_posix() for path in files]

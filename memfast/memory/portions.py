@@ -1,23 +1,14 @@
 """Work in portions: when memory runs out, half as many rows at once, and the same portion again."""
 
-import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
 
-from memfast.errors import InputError
+from memfast.errors import InputError, is_out_of_memory
 from memfast.memory.free import release
 
 Result = TypeVar("Result")
-_SAYS_SO = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether memory ran out: CUDA's, ROCm's and XPU's error, MPS's and the CPU's words for it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(_SAYS_SO.search(str(error)))
 
 
 class Portion:
@@ -39,7 +30,7 @@ class Portion:
             try:
                 result = work(part)
             except Exception as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
                 result, failed = None, " ".join(str(error).split())[:200]
             else:

@@ -1,5 +1,6 @@
 """The page of an audit: what was flagged, and how well that can be told where labels exist."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,15 +124,17 @@ def _gallery(page: Report, folder: Path, looked: Sequence[Mapping[str, Any]]) ->
     """What the seeds made of the first prompts, beside the training images where known."""
     cards = []
     for item in looked[:PICTURES]:
-        paths = sorted((folder / "pictures").glob(f"{item['rank']:06d}-*.png"))
-        named = {path.stem.partition("-")[2]: f"pictures/{path.name}" for path in paths}
-        own = named.pop("training", None)
-        shots: list[dict[str, Any]] = [{"name": "training image", "file": own}] if own else []
-        for seed, (name, file) in enumerate(named.items()):
-            shot: dict[str, Any] = {"name": f"seed {name}", "file": file}
+        own = folder / "pictures" / f"{item['rank']:06d}-training.png"
+        shots: list[dict[str, Any]] = []
+        if own.is_file():
+            shots.append({"name": "training image", "file": f"pictures/{own.name}"})
+        for seed in itertools.count():
+            file = f"pictures/{item['rank']:06d}-{seed}.png"
+            if not (folder / file).is_file():
+                break
+            shots.append({"name": f"seed {seed}", "file": file})
             if item["own_ssim"] is not None:
-                shot |= {"scores": {"ssim": item["ssims"][seed]}, "copy": item["copies"][seed]}
-            shots.append(shot)
+                shots[-1] |= {"scores": {"ssim": item["ssims"][seed]}, "copy": item["copies"][seed]}
         caption = f"{item['rank']}. {item['prompt']}: {_words(item)}"
         cards.append({"caption": caption, "shots": shots})
     if cards:
@@ -145,6 +148,7 @@ def _gallery(page: Report, folder: Path, looked: Sequence[Mapping[str, Any]]) ->
 
 def _charts(page: Report, stored: Stored) -> None:
     """Scores by label beside the reference's, and curves where labels exist."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from memfast.auditing.calibration import Calibration
@@ -152,11 +156,13 @@ def _charts(page: Report, stored: Stored) -> None:
     from memfast.auditing.results import Labelled
     from memfast.auditing.storing import manifest
 
-    folder, score = stored.folder, stored.summary["score"]
-    table = pq.read_table(folder / "scores.parquet", columns=[score, "label", "group", "prompt"])
+    path, score = stored.folder / "scores.parquet", stored.summary["score"]
+    calibration = Calibration.load(
+        stored.folder / manifest.CALIBRATION, manifest.of(stored.folder).hash
+    )
+    with_label = pc.field("label").is_valid()  # of a long list, the others are not read
+    table = pq.read_table(path, columns=[score, "label", "group", "prompt"], filters=with_label)
     values = table[score].to_numpy()
-    calibration = Calibration.load(folder / manifest.CALIBRATION, manifest.of(folder).hash)
-    reference = {"reference": calibration.column(score).numpy()}
     names = [table[name].to_pylist() for name in ("prompt", "label", "group")]
     prompts: Any = (
         SimpleNamespace(text=text, label=label, group=group)
@@ -164,14 +170,10 @@ def _charts(page: Report, stored: Stored) -> None:
     )
     labelled = Labelled.of(prompts, frozenset(calibration.seen))
     by_label = {label: values[found] for label, found in sorted(labelled.rows.items())}
-    shown = {
-        "Scores": charts.histogram(
-            reference | (by_label or {"audited": values}),
-            score,
-            stored.summary["threshold"],
-            "reference",
-        )
-    }
+    every = by_label or {"audited": pq.read_table(path, columns=[score])[score].to_numpy()}
+    every = {"reference": calibration.column(score).numpy()} | every
+    threshold = stored.summary["threshold"]
+    shown = {"Scores": charts.histogram(every, score, threshold, "reference")}
     negative = values[labelled.negative]
     found = {label: values[rows] for label, rows in labelled.positive.items() if rows}
     if found and len(negative):

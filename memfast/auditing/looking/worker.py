@@ -15,9 +15,8 @@ from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
 from memfast.auditing.looking.scores import SCORES, Baseline
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
-from memfast.errors import InputError
+from memfast.errors import InputError, is_out_of_memory
 from memfast.memory.free import release
-from memfast.memory.portions import ran_out
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import made_on
 from memfast.prompts import Prompt
@@ -113,7 +112,7 @@ class Worker:
                     done = min(done + size, total)
                 continue
             except Exception as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
                 if self._units_at_once == 1:
                     raise InputError(

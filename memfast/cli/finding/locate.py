@@ -213,7 +213,7 @@ def show_study(
     study: "OverlapStudy", how: dict[str, Any], sources: Any, out: Path, overwrite: bool
 ) -> None:
     """Write the study's report and summary, and print its table and what it means."""
-    from memfast.cli.console import console, show_table
+    from memfast.cli.console import console, show_table, tell
     from memfast.cli.provenance import write_run
     from memfast.files import replace_folder
     from memfast.prompts import inputs
@@ -229,3 +229,4 @@ def show_study(
     show_table("overlap of disjoint sets' masks", *overlap_table(summary))
     console.print(study.sentence, soft_wrap=True, highlight=False)
     console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True, highlight=False)
+    tell(summary)

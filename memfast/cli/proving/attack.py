@@ -47,7 +47,7 @@ def attack(
     """Search for embeddings that bring training images back, always beside a control."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
-    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.console import console, progress, show_table, tell
     from memfast.cli.provenance import write_run
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
     from memfast.files import check_replaceable, replace_folder, try_out
@@ -84,6 +84,7 @@ def attack(
     show_table("brought back, with 95 % intervals", *attack_table(summary))
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
+    tell(summary)
 
 
 def parse_steps(text: str) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ def demo(
     config: options.Config = None,
 ) -> None:
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
-    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.console import console, progress, show_table, tell
     from memfast.cli.provenance import write_run
     from memfast.demo import DATA, experiment, page
     from memfast.files import check_replaceable, replace_folder
@@ -74,3 +74,4 @@ def demo(
         show_table("brought back by an attack", *attack_table(summary))
     show_table("size and time", ("figure", "value"), result.figures.items())
     console.print(f"wrote {out}/summary.json, report.html and model/", soft_wrap=True)
+    tell(summary)

@@ -73,7 +73,7 @@ def evaluate(
 ) -> None:
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
-    from memfast.cli.console import console, progress, show_table
+    from memfast.cli.console import console, progress, show_table, tell
     from memfast.cli.provenance import write_run
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
@@ -138,6 +138,7 @@ def evaluate(
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json, scores.csv, report.html", soft_wrap=True)
+    tell(summary)
 
 
 def show_notes(notes: Sequence[str], most: int = 5) -> None:

@@ -36,6 +36,10 @@ def compact(
     shrink: Annotated[
         float | None, typer.Option(help="Remove this share, least needed by --reference first.")
     ] = None,
+    max_damage: Annotated[
+        float | None,
+        typer.Option(help="Exit with 3 where the loss on --reference is over this, of before."),
+    ] = None,
     shrink_of: Annotated[
         str, typer.Option(help="The share of parameters, flops or neurons of the feed-forwards.")
     ] = "parameters",
@@ -63,8 +67,9 @@ def compact(
     """Write a smaller pipeline without the subspace's neurons."""
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
-    from memfast.cli.console import console, finish, progress
+    from memfast.cli.console import console, finish, missed, progress
     from memfast.cli.provenance import write_run
+    from memfast.cli.treating.reached import harm_before, missed_damage, missed_share, reached
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room
@@ -97,15 +102,19 @@ def compact(
             pipeline, located, known, shrink, shrink_of, rounding, widths, settings, bar.stage
         )
         correction = _correct(pipeline, known, chosen, compensate, settings, bar.stage)
-    before = asdict(size_of(dense))
+        harm = harm_before(pipeline, known, request, seed, bar.stage)
+    size = size_of(dense)
     smaller = run(dense, chosen, compensate=correction, in_place=True, **widths)
     replace_denoiser(pipeline, smaller)  # the same object, but the pipeline must note its class
-    after = asdict(size_of(dense))
-    figures = {
-        f"{key}_{when}": size[key]
+    left, damage = size_of(dense), None if harm is None else harm(smaller)
+    before, after = asdict(size), asdict(left)
+    figures = reached(size, left, shrink, shrink_of) | {"damage": damage}
+    figures |= {
+        f"{key}_{when}": counts[key]
         for key in ("neurons", "parameters", "bytes")
-        for when, size in (("before", before), ("after", after))
+        for when, counts in (("before", before), ("after", after))
     }
+    unmet = missed_share(figures, shrink, shrink_of) + missed_damage(damage, max_damage)
     removed: dict[str, Any] = {"component": ", ".join(denoisers_of(pipeline))}
     removed |= {"neurons_removed": before["neurons"] - after["neurons"]}
     removed |= {"neurons_located": located.removed} if located else {}
@@ -124,8 +133,10 @@ def compact(
         write_run(folder, "compact", summary, models, {"reference": known}, seed)
 
     save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
-    finish(out, "compacted", summary)
+    finish(out, "compacted, short of what was asked" if unmet else "compacted", summary)
     console.print(card.NOTICE, highlight=False)
+    if unmet:
+        missed(*unmet)
 
 
 def _check_words(format: str, rounding: str, compensate: str, shrink_of: str) -> None:

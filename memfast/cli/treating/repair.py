@@ -1,5 +1,6 @@
 """memfast repair MODEL --original ORIGINAL --reference F [--memorized F] --out DIR"""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,7 @@ def repair(
     Interrupted, the same command goes on from OUT.repair.safetensors beside --out.
     """
     from memfast.blocks.families import ffn_sites
-    from memfast.cli.console import finish, progress
+    from memfast.cli.console import finish, missed, progress
     from memfast.cli.provenance import write_run
     from memfast.files import held
     from memfast.pipelines.loading import denoiser_of, shown_name
@@ -131,4 +132,20 @@ def repair(
         save_pipeline(result, out, overwrite, add)
         for left in checkpoints:
             delete_checkpoint(left)
-    finish(out, "repaired", summary)
+    worse = _worse(figures, max_damage if rounds else None)
+    finish(out, "repaired, and worse than it was" if worse else "repaired", summary)
+    if worse:
+        missed(worse)
+
+
+def _worse(figures: Mapping[str, Any], max_damage: float | None) -> str | None:
+    """What a repair did not reach: a lower loss than before, or the bound of its rounds."""
+    if max_damage is not None:
+        damage, met = figures["damage"], figures["met"]
+        if damage > max_damage:
+            return f"--max-damage {max_damage}: the held-out loss is {damage:.4f} of the original's"
+        return None if met == "True" else "the attack still does better than on its control"
+    before, after = figures["damage_before"], figures["damage_after"]
+    if after <= before:
+        return None
+    return f"the held-out loss went from {before:.4f} to {after:.4f} of the original's"

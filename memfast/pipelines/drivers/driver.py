@@ -223,14 +223,14 @@ class Driver(Kind):
         image's noise in their place. They are on the CPU.
         """
         schedule = self.schedule(schedule)
-        sources = (
-            [generator(i, seed) for i in ids]
-            if seeds is None
-            else [torch.Generator().manual_seed(own) for own in seeds]
-        )
 
         def made(part: slice) -> Images:
-            return self.decode(self._sampled(conditioning[part], sources[part], schedule)).cpu()
+            sources = (
+                [generator(i, seed) for i in ids[part]]
+                if seeds is None
+                else [torch.Generator().manual_seed(own) for own in seeds[part]]
+            )
+            return self.decode(self._sampled(conditioning[part], sources, schedule)).cpu()
 
         fitting = self.portion(IMAGES, rows=1 + (self.guided(schedule) and self.together))
         return torch.cat([*fitting.over(len(ids), made)])

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memfast.errors import is_out_of_memory
 from memfast.memory.free import free_memory
-from memfast.memory.portions import Portion, ran_out
+from memfast.memory.portions import Portion
 
 MAPS = 3  # full-size maps of the first block's channels that are alive at once
 SHARE = 0.5  # of the free memory
@@ -40,7 +41,7 @@ def _or_tiled(vae: Any, values: Tensor, work: Callable[[Tensor], Tensor]) -> Ten
     try:
         return work(values)
     except Exception as error:
-        if not ran_out(error) or len(values) > 1 or not hasattr(vae, "enable_tiling"):
+        if not is_out_of_memory(error) or len(values) > 1 or not hasattr(vae, "enable_tiling"):
             raise
     before = getattr(vae, "use_tiling", False)
     vae.enable_tiling()

@@ -96,11 +96,11 @@ def _best() -> torch.device:
 
 def _there(name: str) -> torch.device:
     try:
-        torch.ones(1, device=name).item()  # a device that computes: meta does not
+        torch.ones(1, device=name).tolist()  # a device that computes: meta does not
     except Exception as error:
-        reason = one_line(error)
         raise InputError(
-            f"--device {name}: cannot be used here ({reason}); use auto, {', '.join(devices())}"
+            f"--device {name}: cannot be used here ({one_line(error)}); "
+            f"use auto, {', '.join(devices())}"
         ) from error
     return torch.device(name)
 

@@ -1,0 +1,114 @@
+"""memfast check MODEL --prompts F --out DIR: the one question, and a list to act on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
+
+import typer
+
+from memfast.cli import options
+from memfast.cli.finding.audit import check_share, show
+from memfast.cli.lists import Limits, MaxRejected
+from memfast.prompts import BORNE
+
+if TYPE_CHECKING:
+    from memfast.auditing.outcome import Outcome
+    from memfast.auditing.verifying import Verified
+
+COPIES, AGREES, SCORES = "copies its training image", "paints one picture", "suspicious score only"
+
+
+@options.with_request
+def check(
+    model: options.Model,
+    prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")],
+    out: Annotated[Path, typer.Option("--out", help="Folder; an unfinished check in it resumes.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
+    ] = None,
+    fpr: Annotated[float, typer.Option(help="False-positive rate of the threshold.")] = 0.01,
+    most: Annotated[int, typer.Option(min=1, help="Flagged texts to look at again.")] = 100,
+    seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,
+    fail_over: Annotated[
+        float | None, typer.Option(help="Exit with 3 where more than this share replicates.")
+    ] = None,
+    column: options.Column = None,
+    limits: Limits = None,
+    max_rejected: MaxRejected = BORNE,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+    **request: Unpack[options.Request],
+) -> None:
+    """Which of these prompts does the model copy? Audit, a second look at pictures, a verdict."""
+    from memfast.auditing.looking.settings import Settings
+    from memfast.auditing.run import audit
+    from memfast.cli.console import console, progress
+    from memfast.prompts import open_list
+
+    for listed in (prompts, reference):
+        if listed is not None:
+            open_list(listed, max_rejected=max_rejected)  # before a model is loaded
+    pipeline: Any = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
+    settings = Settings(seed=seed, dtype=dtype, device=device, **request)
+    how: dict[str, Any] = {"reference": reference, "settings": settings, "fpr": fpr}
+    how |= {"column": column, "max_rejected": max_rejected, "batch_size": batch_size}
+    how |= {"attention": attention, "verify_seeds": seeds}
+    with progress() as bar:
+        outcome = audit(pipeline, prompts, out, overwrite=overwrite, stage=bar.stage, **how)
+        assured = min(most, len(outcome.flagged)) if outcome else 0
+        if outcome and assured:
+            share = (assured - 0.5) / outcome.summary["texts"]
+            outcome = audit(pipeline, prompts, out, verify=share, stage=bar.stage, **how)
+    if outcome is None:
+        return
+    rows = actions(outcome, prompts)
+    names = write_actions(out / "actions.csv", rows)
+    replicated = [row for row in rows if row["finding"] != SCORES]
+    show(outcome)
+    for finding in (COPIES, AGREES, SCORES):
+        count = sum(row["finding"] == finding for row in rows)
+        console.print(f"{count:6,} {finding}", highlight=False)
+    console.print(f"act on {out}/actions.csv ({', '.join(names)})", soft_wrap=True, highlight=False)
+    check_share(len(replicated) / outcome.summary["texts"], fail_over, outcome.footing.basis)
+
+
+def actions(outcome: "Outcome", prompts: Path) -> list[dict[str, Any]]:
+    """A row for each flagged text, surest first: what was found, its figures, its own columns."""
+    from memfast.prompts.own import own_cells
+
+    looked = {item.id: item for item in outcome.verified}
+    cells = own_cells(prompts, [row["line"] for row in outcome.flagged])
+    rows = []
+    for row in outcome.flagged:
+        item = looked.get(row["id"])
+        found = {"finding": finding(item), "rank": row["rank"], "prompt": row["prompt"]}
+        found |= {outcome.result.score: row[outcome.result.score], "line": row["line"]}
+        found |= {
+            name: getattr(item, name, None)
+            for name in ("seeds_agree", "matches_training", "own_ssim", "clique")
+        }
+        own = cells.get(row["line"], {})
+        rows.append(found | {f"your {name}": cell for name, cell in own.items()})
+    order = (COPIES, AGREES, SCORES)
+    return sorted(rows, key=lambda row: (order.index(row["finding"]), row["rank"]))
+
+
+def finding(item: "Verified | None") -> str:
+    """What the pictures of a flagged text show."""
+    if item is not None and item.matches_training:
+        return COPIES
+    return AGREES if item is not None and item.seeds_agree else SCORES
+
+
+def write_actions(path: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """actions.csv; returns its columns."""
+    from memfast.files import write_csv
+
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["finding", "prompt"]
+    write_csv(path, columns, rows)
+    return columns

@@ -1,0 +1,155 @@
+"""memfast make-safe MODEL --reference F [--memorized F] --out DIR: from a model to a safer one."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Unpack
+
+import typer
+
+from memfast.cli import options
+from memfast.cli.finding.locate import locate
+from memfast.cli.proving.evaluate import evaluate
+from memfast.cli.treating.compact import compact
+from memfast.cli.treating.reached import missed_damage
+from memfast.cli.treating.repair import repair
+from memfast.errors import InputError
+
+
+@options.with_request
+def make_safe(
+    model: options.Model,
+    reference: Annotated[
+        Path, typer.Option(help="Captions (images optional) to stay good at; 8 or more.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder; the same command goes on in it.")],
+    memorized: Annotated[
+        Path | None, typer.Option(help="Captions to forget, with their images to prove it on.")
+    ] = None,
+    target_size: Annotated[
+        float | None, typer.Option(help="Parameters to be left at most, as a share of MODEL's.")
+    ] = None,
+    max_damage: Annotated[
+        float, typer.Option(help="Loss on reference captions over MODEL's, at most.")
+    ] = 1.02,
+    repair_steps: Annotated[int, typer.Option(min=0, help="Steps of repair; 0: none.")] = 150,
+    attack_steps: Annotated[int, typer.Option(min=0, help="Steps of the attack; 0: none.")] = 50,
+    seeds: Annotated[int, typer.Option(min=1, help="Images a caption to judge by.")] = 2,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attention: options.Attention = "auto",
+    config: options.Config = None,
+    **request: Unpack[options.Request],
+) -> None:
+    """Remove what reference captions do not need, repair, evaluate and attack: one folder."""
+    from memfast.blocks.sizes import size_of
+    from memfast.cli.console import console, finish, missed
+    from memfast.pipelines.identity import fingerprint
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.prompts import open_list
+
+    if max_damage <= 1:
+        raise InputError(f"--max-damage {max_damage}: must be above 1")
+    digests = {
+        name: open_list(path).digest
+        for name, path in (("reference", reference), ("memorized", memorized))
+        if path is not None
+    }
+    dense = denoiser_of(options.open_pipeline(model, device=device, dtype=dtype))
+    size = size_of(dense)
+    console.print(f"{size.share:.1%} of the model are feed-forwards: no more can go.")
+    if target_size is not None and target_size <= 1 - size.share:
+        raise InputError(
+            f"--target-size {target_size}: {size.share:.1%} of this model are feed-forwards, so "
+            f"{1 - size.share:.3f} is out of reach"
+        )
+    _same_run(
+        out,
+        {"model": fingerprint(dense), **digests, "max_damage": max_damage, "seed": seed}
+        | {"repair_steps": repair_steps, "attack_steps": attack_steps, "seeds": seeds}
+        | {name: value for name, value in request.items() if value is not None},
+    )
+    del dense
+    on: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype, "attention": attention}
+    on |= request
+    subspace, smaller, repaired = (
+        out / name for name in ("subspace.safetensors", "compact", "repaired")
+    )
+    if not subspace.exists():
+        _step(console, "1 of 4, locating")
+        how = {"rule": "reference", "max_damage": max_damage}
+        locate(model, reference=str(reference), out=subspace, **how, **on)
+    if not (smaller / "summary.json").exists():
+        _step(console, "2 of 4, compacting")
+        compact(model, out=smaller, subspace=subspace, reference=reference, **on)
+    if repair_steps and not (repaired / "summary.json").exists():
+        _step(console, "3 of 4, repairing")
+        forget = {"memorized": memorized, "steps": repair_steps}
+        _bounded(repair)(
+            str(smaller), original=model, reference=reference, out=repaired, **forget, **on
+        )
+    made = [_told(folder) for folder in (smaller, repaired) if (folder / "summary.json").exists()]
+    chosen, figures = repaired if len(made) == 2 else smaller, made[-1]
+    damage = figures["damage_after"] if len(made) == 2 else figures["damage"]
+    if len(made) == 2 and damage > figures["damage_before"]:
+        chosen, damage = smaller, figures["damage_before"]
+    proof = out / "evaluation"
+    if memorized is not None and not (proof / "summary.json").exists():
+        _step(console, "4 of 4, evaluating and attacking")
+        judged = {"memorized": memorized, "reference": reference, "located": memorized}
+        tried = {"attack": attack_steps > 0, "attack_steps": max(1, attack_steps), "seeds": seeds}
+        evaluate(str(chosen), original=model, out=proof, **judged, **tried, **on)
+    left = made[0]["parameters_after"] / made[0]["parameters_before"]
+    summary = {"model": str(chosen.name), "size": left, "damage": damage}
+    summary |= {"target_size": target_size, "max_damage": max_damage}
+    summary |= {"proof": f"{proof.name}/report.html" if memorized else "none: give --memorized"}
+    unmet = missed_damage(damage, max_damage)
+    if target_size is not None and left > target_size:
+        unmet.append(f"--target-size {target_size}: {left:.3f} of the parameters are left")
+    _write(out, summary | {"failed": unmet})
+    finish(out, "made safer, short of what was asked" if unmet else "made safer", summary)
+    if unmet:
+        missed(*unmet)
+
+
+def _step(console: Any, told: str) -> None:
+    console.print(told, style="bold")
+
+
+def _bounded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose missed bounds do not end the run: it is judged at the end."""
+
+    def run(*given: Any, **named: Any) -> None:
+        with contextlib.suppress(typer.Exit):
+            command(*given, **named)
+
+    return run
+
+
+def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
+    """Make `out` the folder of this run, or accept it as one. Raises InputError for another's."""
+    from memfast.files import check_out, first_difference, read_record, try_out, write_record
+
+    path = out / "run.json"
+    if path.exists():
+        found = read_record(path, "make-safe run", 1)
+        if found != dict(settings):
+            raise InputError(f"--out {out}: holds another run: {first_difference(found, settings)}")
+        return
+    check_out(out)
+    try_out(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_record(path, "make-safe run", 1, settings)
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    from memfast.files import read_json
+
+    return read_json(folder / "summary.json")
+
+
+def _write(out: Path, summary: Mapping[str, Any]) -> None:
+    from memfast.files import atomic_write_json
+
+    atomic_write_json(out / "summary.json", dict(summary))
