@@ -12,7 +12,14 @@ from PIL import Image
 
 from tests.support.tiny.table import build
 
-TIMES = {"date", "seconds", "texts_per_second", "denoiser_rows_per_second", "texts_computed"}
+TIMES = {
+    "command",
+    "date",
+    "seconds",
+    "texts_per_second",
+    "denoiser_rows_per_second",
+    "texts_computed",
+}
 
 
 @dataclass(frozen=True)
