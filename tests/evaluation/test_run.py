@@ -92,7 +92,7 @@ def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, refer
     keep_pictures(tmp_path, attack_albums(report))
     page = attack_page(Stored(tmp_path)).html()
     assert "Under attack: control" in page
-    assert page.count('class="badge copy"') + page.count('class="badge quiet"') == 8
+    assert page.count('class="badge copy"') + page.count('class="badge quiet"') == 4 + 4
     columns, table = attack_table(report.summary())
     assert columns == ["images", "start", "steps", *METRICS, "more than control"]
     claims = {(row[0], row[1]): row[-1] for row in table}
