@@ -8,7 +8,7 @@ from memfast.cli.command import Command, speaking
 from memfast.cli.doctor import doctor
 from memfast.cli.finding import audit, check, collect, families, locate, merge
 from memfast.cli.proving import attack, demo, evaluate
-from memfast.cli.treating import compact, prune, repair
+from memfast.cli.treating import compact, make_safe, prune, repair
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -48,6 +48,7 @@ COMMANDS = {
     "evaluate": evaluate.evaluate,
     "attack": attack.attack,
     "repair": repair.repair,
+    "make-safe": make_safe.make_safe,
     "audit": audit.audit,
     "merge": merge.merge,
 }
