@@ -7,7 +7,7 @@ import typer
 from memfast.cli.command import Command, speaking
 from memfast.cli.doctor import doctor
 from memfast.cli.finding import audit, check, collect, families, locate, merge
-from memfast.cli.proving import attack, demo, evaluate
+from memfast.cli.proving import attack, compare, demo, evaluate
 from memfast.cli.treating import compact, make_safe, prune, repair
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -46,6 +46,7 @@ COMMANDS = {
     "compact": compact.compact,
     "families": families.families,
     "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
     "attack": attack.attack,
     "repair": repair.repair,
     "make-safe": make_safe.make_safe,
