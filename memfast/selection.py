@@ -45,6 +45,12 @@ class Subspace:
                     f"not {mask.dtype} of {mask.ndim}"
                 )
 
+    def __repr__(self) -> str:
+        return (
+            f"Subspace({self.removed:,} {self.kind} of {len(self.masks)} sites, "
+            f"{self.density:.1%} of all)"
+        )
+
     @property
     def sites(self) -> list[str]:
         return list(self.masks)

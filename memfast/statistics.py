@@ -116,6 +116,10 @@ class NeuronStatistics:
         self.header = dict(header or {})
         self.skipped = list(skipped)
 
+    def __repr__(self) -> str:
+        prompts = self.header.get("prompts", "?")
+        return f"NeuronStatistics({len(self.moments)} sites, {self.steps} steps, {prompts} prompts)"
+
     @property
     def sites(self) -> list[str]:
         """Module paths, in execution order where known."""

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ from memfast.progress import Stage
 from memfast.prompts import inputs
 from memfast.statistics import NeuronStatistics
 
+SHOWN = 20  # flagged texts in a notebook
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """A finished audit. footing: on what its threshold rests, and its verdict.
     flagged: a row for each flagged text, the most suspicious first.
@@ -45,6 +48,20 @@ class Outcome:
     labelled: Labelled
     flagged: list[dict[str, Any]]
     verified: list[Verified] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Outcome({self.footing.verdict}: {self.footing.says[0]})"
+
+    def _repr_html_(self) -> str:
+        """The verdict and the first flagged texts, for a notebook."""
+        rows = "".join(
+            f"<tr><td>{row['rank']}<td>{row[self.result.score]:.3f}<td>{escape(row['prompt'])}"
+            for row in self.flagged[:SHOWN]
+        )
+        told = "".join(f"<p>{escape(sentence)}</p>" for sentence in self.footing.says)
+        head = f"<tr><th>rank<th>{self.result.score}<th>prompt"
+        verdict = escape(self.footing.verdict)
+        return f"<p><b>{verdict}</b></p>{told}<table>{head}{rows}</table>"
 
 
 def finish(

@@ -7,8 +7,8 @@ import typer
 from memfast.cli.command import Command, speaking
 from memfast.cli.doctor import doctor
 from memfast.cli.finding import audit, check, collect, families, locate, merge
-from memfast.cli.proving import attack, demo, evaluate, report
-from memfast.cli.treating import compact, prune, repair
+from memfast.cli.proving import attack, compare, demo, evaluate, report
+from memfast.cli.treating import compact, make_safe, prune, repair
 
 HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -46,8 +46,10 @@ COMMANDS = {
     "compact": compact.compact,
     "families": families.families,
     "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
     "attack": attack.attack,
     "repair": repair.repair,
+    "make-safe": make_safe.make_safe,
     "audit": audit.audit,
     "merge": merge.merge,
     "report": report.report,

@@ -1,9 +1,10 @@
 """memfast check MODEL --prompts F --out DIR: the one question, and a list to act on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.finding.audit import check_share, show
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
     from memfast.auditing.verifying import Verified
 
-COPIES, AGREES, SCORES = "copies its training image", "paints one picture", "suspicious score only"
+COPIES, AGREES = "copies its training image", "paints one picture"  # these two replicate
+SCORES, UNSEEN = "suspicious score only", "suspicious score, not looked at again (--most)"
+FINDINGS = (COPIES, AGREES, SCORES, UNSEEN)
 
 
 @options.with_request
@@ -68,9 +71,9 @@ def check(
         return
     rows = actions(outcome, prompts)
     names = write_actions(out / "actions.csv", rows)
-    replicated = [row for row in rows if row["finding"] != SCORES]
+    replicated = [row for row in rows if row["finding"] in (COPIES, AGREES)]
     show(outcome)
-    for finding in (COPIES, AGREES, SCORES):
+    for finding in FINDINGS:
         count = sum(row["finding"] == finding for row in rows)
         console.print(f"{count:6,} {finding}", highlight=False)
     console.print(f"act on {out}/actions.csv ({', '.join(names)})", soft_wrap=True, highlight=False)
@@ -94,15 +97,16 @@ def actions(outcome: "Outcome", prompts: Path) -> list[dict[str, Any]]:
         }
         own = cells.get(row["line"], {})
         rows.append(found | {f"your {name}": cell for name, cell in own.items()})
-    order = (COPIES, AGREES, SCORES)
-    return sorted(rows, key=lambda row: (order.index(row["finding"]), row["rank"]))
+    return sorted(rows, key=lambda row: (FINDINGS.index(row["finding"]), row["rank"]))
 
 
 def finding(item: "Verified | None") -> str:
     """What the pictures of a flagged text show."""
-    if item is not None and item.matches_training:
+    if item is None:
+        return UNSEEN
+    if item.matches_training:
         return COPIES
-    return AGREES if item is not None and item.seeds_agree else SCORES
+    return AGREES if item.seeds_agree else SCORES
 
 
 def write_actions(path: Path, rows: list[dict[str, Any]]) -> list[str]:

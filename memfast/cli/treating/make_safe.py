@@ -1,11 +1,12 @@
 """memfast make-safe MODEL --reference F [--memorized F] --out DIR: from a model to a safer one."""
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.finding.locate import locate
@@ -71,6 +72,7 @@ def make_safe(
         | {name: value for name, value in request.items() if value is not None},
     )
     del dense
+    located = None if memorized is None else _half(memorized, out / "located.jsonl", seed)
     on: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype, "attention": attention}
     on |= request
     subspace, smaller, repaired = (
@@ -85,10 +87,9 @@ def make_safe(
         compact(model, out=smaller, subspace=subspace, reference=reference, **on)
     if repair_steps and not (repaired / "summary.json").exists():
         _step(console, "3 of 4, repairing")
-        forget = {"memorized": memorized, "steps": repair_steps}
-        _bounded(repair)(
-            str(smaller), original=model, reference=reference, out=repaired, **forget, **on
-        )
+        how = {"memorized": located, "steps": repair_steps, "reference": reference}
+        with suppress(typer.Exit):  # a bound that is missed: judged below
+            repair(str(smaller), original=model, out=repaired, **how, **on)
     made = [_told(folder) for folder in (smaller, repaired) if (folder / "summary.json").exists()]
     chosen, figures = repaired if len(made) == 2 else smaller, made[-1]
     damage = figures["damage_after"] if len(made) == 2 else figures["damage"]
@@ -97,7 +98,7 @@ def make_safe(
     proof = out / "evaluation"
     if memorized is not None and not (proof / "summary.json").exists():
         _step(console, "4 of 4, evaluating and attacking")
-        judged = {"memorized": memorized, "reference": reference, "located": memorized}
+        judged = {"memorized": memorized, "reference": reference, "located": located}
         tried = {"attack": attack_steps > 0, "attack_steps": max(1, attack_steps), "seeds": seeds}
         evaluate(str(chosen), original=model, out=proof, **judged, **tried, **on)
     left = made[0]["parameters_after"] / made[0]["parameters_before"]
@@ -117,16 +118,6 @@ def _step(console: Any, told: str) -> None:
     console.print(told, style="bold")
 
 
-def _bounded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose missed bounds do not end the run: it is judged at the end."""
-
-    def run(*given: Any, **named: Any) -> None:
-        with contextlib.suppress(typer.Exit):
-            command(*given, **named)
-
-    return run
-
-
 def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
     """Make `out` the folder of this run, or accept it as one. Raises InputError for another's."""
     from memfast.files import check_out, first_difference, read_record, try_out, write_record
@@ -141,6 +132,19 @@ def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
     try_out(out)
     out.mkdir(parents=True, exist_ok=True)
     write_record(path, "make-safe run", 1, settings)
+
+
+def _half(memorized: Path, path: Path, seed: int) -> Path:
+    """Half of the memorized captions, whole groups, as a list: the other half only judges."""
+    from memfast.files import atomic_write_text, to_json
+    from memfast.prompts import open_list
+    from memfast.prompts.groups import deal, prompt_groups
+
+    prompts = list(open_list(memorized))
+    first, _ = deal(prompt_groups(prompts), 2, seed)
+    rows = [{"id": p.id, "prompt": p.text, "image": p.image, "seed": p.seed} for p in prompts]
+    atomic_write_text(path, "".join(to_json(rows[place]) + "\n" for place in first))
+    return path
 
 
 def _told(folder: Path) -> dict[str, Any]:
