@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from memfast.cli.command import Command, speaking
-from memfast.cli.finding import audit, collect, families, locate, merge
+from memfast.cli.finding import audit, collect, families, locate, merge, plan
 from memfast.cli.proving import attack, demo, evaluate, report
 from memfast.cli.treating import compact, prune, repair
 
@@ -37,6 +37,7 @@ def main(
 
 COMMANDS = {
     "demo": demo.demo,
+    "plan": plan.plan,
     "collect": collect.collect,
     "locate": locate.locate,
     "prune": prune.prune,
