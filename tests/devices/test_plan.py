@@ -118,7 +118,7 @@ def test_every_command_fits(tmp_path: Path, name: str, command: str) -> None:
 @pytest.mark.parametrize("name", list(MODELS)[:2])
 def test_repair_fits_on_80_gb(tmp_path: Path, name: str) -> None:
     found = plan(written(tmp_path, name), "repair", torch.bfloat16, 80 * GB)
-    assert 1 <= found.batch
+    assert found.batch >= 1
     assert found.bytes <= 80 * GB
 
 
