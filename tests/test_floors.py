@@ -16,7 +16,7 @@ FLOORS = (
     {"memory", "overlap", "precision", "scores", "selection", "statistics"},
     {"blocks", "images"},
     {"pipelines"},
-    {"observing"},
+    {"observing", "planning"},
     {"choosing"},
     {"removing"},
     {"sharing"},

@@ -6,7 +6,7 @@ import typer
 
 from memfast.cli.command import Command, speaking
 from memfast.cli.doctor import doctor
-from memfast.cli.finding import audit, check, collect, families, locate, merge
+from memfast.cli.finding import audit, check, collect, families, locate, merge, plan
 from memfast.cli.proving import attack, compare, demo, evaluate, report
 from memfast.cli.treating import compact, make_safe, prune, repair
 
@@ -40,6 +40,7 @@ COMMANDS = {
     "doctor": doctor,
     "check": check.check,
     "demo": demo.demo,
+    "plan": plan.plan,
     "collect": collect.collect,
     "locate": locate.locate,
     "prune": prune.prune,

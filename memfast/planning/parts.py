@@ -55,9 +55,8 @@ class Parts:
         if example is None:
             raise InputError(f"MODEL {self.name}: {name} is not among the classes that are planned")
         size = config.get("sample_size") or example.size
-        made = example.inputs(
-            Config(config), size if isinstance(size, int) else size[0], _tokens(example)
-        )
+        side = size if isinstance(size, int) else size[0]
+        made = example.inputs(Config(config), side, example.tokens)
         return {name: _of_rows(value, rows) for name, value in made.items()}
 
 
@@ -85,7 +84,8 @@ def parts_of(model: str | Path) -> Parts:
     if driver is None:
         raise InputError(f"MODEL {model}: {named}: no driver knows this pipeline")
     values: dict[str, int] = {}
-    denoiser, vae = None, {}
+    denoiser: tuple[Any, Mapping[str, Any]] | None = None
+    vae: Mapping[str, Any] = {}
     for part, entry in index.items():
         if not isinstance(entry, list) or not (folder / part / "config.json").is_file():
             continue
@@ -93,13 +93,12 @@ def parts_of(model: str | Path) -> Parts:
         kind = _class(*entry)
         if kind is None or not issubclass(kind, nn.Module):
             continue
-        made = _made(kind, config)
+        made: Any = _made(kind, config)
         values[part] = sum(parameter.numel() for parameter in made.parameters())
         if part in DENOISERS:
-            found: dict[str, Any] = dict(made.config)  # type: ignore[arg-type]
-            denoiser = kind, found
+            denoiser = kind, {**made.config}
         if part == "vae":
-            vae = dict(made.config)  # type: ignore[arg-type]
+            vae = {**made.config}
     if denoiser is None:
         raise InputError(f"MODEL {model}: has no config of a unet or transformer")
     return Parts(str(model), driver, values, denoiser, vae)
@@ -129,10 +128,6 @@ def _of_rows(value: Any, rows: int) -> Any:
     if isinstance(value, Tensor) and value.ndim and len(value) == 2:
         return torch.empty(rows, *value.shape[1:], dtype=value.dtype)
     return value
-
-
-def _tokens(example: Any) -> int:
-    return example.tokens
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 from torch.utils._pytree import tree_map
 
 from memfast.errors import InputError
-from memfast.memory.counting import Count, without_memory
+from memfast.memory.counting import Count, count, without_memory
 from memfast.pipelines.fitting import COUNTED, SHARE, count_call, hollow, made_from
 from memfast.planning.parts import Parts
 
@@ -143,8 +144,6 @@ def counted(
 
 def picture_bytes(parts: Parts, dtype: torch.dtype) -> int:
     """What decoding one picture takes."""
-    import diffusers
-
     config = dict(parts.vae)
     kind = getattr(diffusers, str(config.get("_class_name", "AutoencoderKL")), None)
     if kind is None or "latent_channels" not in config:
@@ -153,8 +152,6 @@ def picture_bytes(parts: Parts, dtype: torch.dtype) -> int:
     side = parts.denoiser[1].get("sample_size") or 128
     side = side if isinstance(side, int) else side[0]
     with without_memory(), torch.no_grad():
-        from memfast.memory.counting import count
-
         vae: Any = made_from(kind, config, own)
         latents = torch.empty(1, config["latent_channels"], side, side, dtype=own)
         return count(lambda: vae.decode(latents).sample, vae).bytes
