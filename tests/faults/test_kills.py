@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.commands import COMMANDS, leftovers, units
-from tests.faults.conftest import LONG, SHORT, Runs
+from tests.faults.conftest import LONG, SHORT, Runs, commands
 
 CHAIN = 12  # kills of one output, at most, before it may finish
 tally: Counter[str] = Counter()
@@ -31,7 +31,7 @@ def kill_once(runs: Runs, name: str, folder: Path) -> bool:
     return ended.code == -9
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands("collect", "compact", "audit", "evaluate", "repair"))
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 def test_kills(runs: Runs, name: str, seconds: float) -> None:
     runs.undisturbed(name)
@@ -47,6 +47,7 @@ def test_kills(runs: Runs, name: str, seconds: float) -> None:
     print(f"kills so far: {dict(tally)}, in all {sum(tally[name] for name in COMMANDS)}")
 
 
+@pytest.mark.soak
 def test_an_unfinished_repair_never_goes_back(runs: Runs) -> None:
     """The step that a checkpoint holds only grows."""
     from memfast.files import read_tensors

@@ -24,7 +24,7 @@ def refused(ended: Ended, why: int | str, folder: Path) -> None:
     assert leftovers(folder) == []
 
 
-@pytest.mark.parametrize("name", commands("merge", "compact", "audit", "evaluate"))
+@pytest.mark.parametrize("name", commands("merge", "audit"))
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 def test_a_disk_that_is_full_from_a_write_on(runs: Runs, name: str, seconds: float) -> None:
     """Every new file, folder and name fails from the n-th on: each n of a long run."""
@@ -55,7 +55,7 @@ def mounted(folder: Path, how: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("name", commands("audit", "repair"))
+@pytest.mark.parametrize("name", commands("audit"))
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 def test_a_disk_that_is_small(runs: Runs, name: str, seconds: float) -> None:
     """Any library's writes fail, in the middle of a file."""
@@ -79,7 +79,7 @@ def test_a_disk_that_is_small(runs: Runs, name: str, seconds: float) -> None:
             break
 
 
-@pytest.mark.parametrize("name", commands("locate", "attack", "evaluate"))
+@pytest.mark.parametrize("name", commands("attack"))
 def test_a_folder_that_may_only_be_read(runs: Runs, name: str) -> None:
     """It is found out before anything is computed."""
     folder = runs.new()

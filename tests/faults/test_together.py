@@ -8,7 +8,7 @@ from tests.faults.commands import COMMANDS, leftovers, results
 from tests.faults.conftest import LONG, SHORT, Runs, commands
 
 
-@pytest.mark.parametrize("name", commands("compact", "audit"))
+@pytest.mark.parametrize("name", commands("audit"))
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 def test_two_at_once(runs: Runs, name: str, seconds: float) -> None:
     """One of them makes the output; the other makes the same, or says why not."""
