@@ -7,7 +7,13 @@ from errno import EACCES, EDQUOT, EFBIG, EIO, ENOSPC, EPERM, EROFS
 
 LONGEST = 200  # characters of another library's message
 REFUSALS = (ENOSPC, EDQUOT, EROFS, EFBIG, EIO, EACCES, EPERM)  # of a file system that is written to
-NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "std::bad_alloc")  # in torch's messages
+NO_MEMORY = (  # in torch's messages: of CUDA, ROCm, XPU and MPS, and of the CPU
+    "out of memory",
+    "DefaultCPUAllocator",
+    "allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+)
 
 
 class InputError(ValueError):

@@ -198,7 +198,13 @@ class NeuronStatistics:
             return cls(moments, kept, header["skipped"], norms)
 
 
-ADDITIVE = {"prompts": int, "prompts_digest": list, "prompt_ids": list, "text_ids": list}
+ADDITIVE = {
+    "notes": list,
+    "prompts": int,
+    "prompts_digest": list,
+    "prompt_ids": list,
+    "text_ids": list,
+}
 MUST_AGREE = {
     "quantity": "another quantity",
     "model": "another model",

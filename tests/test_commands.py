@@ -166,9 +166,9 @@ def test_collect_both_halves(bench: Bench) -> None:
         "--row-normalised", "--prompt-norms", "--steps", 1, *SHORT, out="both.safetensors",
     )  # fmt: skip
     rows, halves = load_file(bench.statistics), load_file(out)
-    for name in rows:
+    for name in rows:  # Lumina 2's null caption is one token; elsewhere halves are alike
         if name.endswith("/count"):
-            assert (halves[name] >= 2 * rows[name][:1]).all()
+            assert (halves[name] > rows[name][:1]).all()
 
 
 @pytest.mark.parametrize("rule", ["neurons", "weights", "paper", "reference", "gates"])

@@ -12,11 +12,11 @@ from memfast import __all__ as PUBLIC
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "files", "limits", "progress", "prompts", "stopping", "version", "workers"},
-    {"overlap", "scores", "selection", "statistics"},
+    {"errors", "files", "limits", "processes", "progress", "prompts", "version"},
+    {"memory", "overlap", "precision", "scores", "selection", "statistics"},
     {"blocks", "images"},
     {"pipelines"},
-    {"observing"},
+    {"observing", "planning"},
     {"choosing"},
     {"removing"},
     {"sharing"},

@@ -8,7 +8,9 @@ attack's rate means nothing without the same attack on images that the model doe
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import inf
+from operator import add
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.noise import generator
+from memfast.precision import Gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class AttackSettings:
 
 def from_prompt(driver: Driver, ids: Sequence[str], texts: Sequence[str], _: int) -> Conditioning:
     """The prompt's own conditioning."""
-    return driver.encode(list(texts))
+    return driver.encode_all(texts)
 
 
 def from_noise(driver: Driver, ids: Sequence[str], texts: Sequence[str], seed: int) -> Conditioning:
@@ -53,7 +56,7 @@ def from_noise(driver: Driver, ids: Sequence[str], texts: Sequence[str], seed: i
         shape = leaf.shape[1:]
         return torch.stack([torch.randn(shape, generator=source) for source in sources]).to(leaf)
 
-    return driver.encode(list(texts)).searched_by(drawn)
+    return driver.encode_all(texts).searched_by(drawn)
 
 
 def from_another(
@@ -61,7 +64,7 @@ def from_another(
 ) -> Conditioning:
     """Another prompt's conditioning: the caption half the list further on."""
     shift = max(1, len(texts) // 2)
-    return driver.encode([texts[(k + shift + seed) % len(texts)] for k in range(len(texts))])
+    return driver.encode_all([texts[(k + shift + seed) % len(texts)] for k in range(len(texts))])
 
 
 Start = Callable[[Driver, Sequence[str], Sequence[str], int], Conditioning]
@@ -108,14 +111,19 @@ def _search(
     optimiser = torch.optim.Adam(sought.values(), lr=settings.learning_rate)
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
-    found = {}
+    found, gradients_by = {}, Gradients(driver.model)
+    fitting = driver.portion(len(targets), gradients=True)
     for step in range(1, settings.steps[-1] + 1):
-        noise, times = _draw(driver, clean, sources, settings.draws)
-        rows = start.found(sought).repeat_interleave(settings.draws)
-        loss = driver.loss(targets, rows, noise, times).float().sum() / settings.draws
-        gradients = torch.autograd.grad(loss, list(sought.values()))
-        for leaf, gradient in zip(sought.values(), gradients, strict=True):
-            leaf.grad = gradient
+        draws = _draw(driver, clean, sources, settings.draws)
+
+        def gradients_of(rows: slice, draws: tuple[Tensor, Tensor] = draws) -> tuple[Tensor, ...]:
+            told = start.found(sought).repeat_interleave(settings.draws)[rows]
+            losses = driver.loss(targets[rows], told, *(drawn[rows] for drawn in draws))
+            return gradients_by.of(losses.sum() / settings.draws, list(sought.values()))
+
+        parts = fitting.over(len(targets), gradients_of)
+        for leaf, gradients in zip(sought.values(), zip(*parts, strict=True), strict=True):
+            leaf.grad = reduce(add, gradients)
         optimiser.step()
         if step in settings.steps:
             found[step] = start.found({n: leaf.detach().clone() for n, leaf in sought.items()})

@@ -14,7 +14,7 @@ from torch import Tensor
 from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases
-from memfast.measuring.replication import Replication, replication
+from memfast.measuring.replication import Replication, broken, replication
 from memfast.measuring.similarity import Toolbox
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
@@ -27,13 +27,15 @@ Advance = Callable[[int], None]
 class Attacked:
     """What an attack brought back: {(start, steps): scores of the images under attack}.
 
-    found and pictures are those of the first start after the most steps.
+    found and pictures are those of the first start after the most steps. notes: captions whose
+    images could not be used.
     """
 
     cases: Cases
     outcomes: Mapping[tuple[str, int], Replication]
     found: Conditioning
     pictures: Float[Tensor, "captions 3 height width"]
+    notes: tuple[str, ...] = ()
 
     def together(self, steps: int) -> Replication:
         """The scores of all starts, as if each were one more seed."""
@@ -81,6 +83,7 @@ def attack_cases(
     clean = driver.encode_images(targets)
     outcomes: dict[tuple[str, int], Replication] = {}
     kept: list[tuple[Conditioning, Tensor]] = []
+    notes: list[str] = []
     for name in starts:
         start = STARTS[name](driver, cases.ids, cases.texts, settings.seed)
         found = find_embeddings(driver, clean, start, cases.ids, settings, progress)
@@ -89,7 +92,8 @@ def attack_cases(
                 driver.generate(conditioning, cases.ids, seed, schedule).float().cpu()
                 for seed in seeds
             ]
+            notes += broken(images, cases.ids, f"from {name}, {steps} steps")
             outcomes[name, steps] = replication(tools, images, cases, others)
             if name == starts[0] and steps == settings.steps[-1]:
                 kept.append((conditioning, images[0]))
-    return Attacked(cases, outcomes, *kept[0])
+    return Attacked(cases, outcomes, *kept[0], tuple(notes))

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.attacks import triggers
 from memfast.attacks.embeddings import AttackSettings
 from memfast.attacks.experiment import Attacked, attack_cases
 from memfast.measuring.cases import load_cases
 from memfast.measuring.extraction import Extraction, extract
-from memfast.measuring.instruments import check_images, instruments
+from memfast.measuring.instruments import check_ids, check_images, instruments
 from memfast.measuring.similarity import Toolbox, metric_facts
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.schedule import Request
@@ -47,6 +48,7 @@ class AttackReport:
             "missing": dict(self.tools.missing),
             "notes": list(self.notes),
             "rates": [{**row, "rate": row["rate"].as_dict()} for row in self.rows()],
+            "captions": {c.id: c.text for c in self.attacked["memorized"].cases.cases},
             "projected": dict(self.projected),
             "extraction": [
                 {"id": e.id, "clique": e.clique, "seeds": e.seeds, "extracted": e.extracted}
@@ -77,12 +79,13 @@ def attack(
     """
     settings = settings or AttackSettings()
     driver = driver_of(pipeline, **asked)
-    tools, _, missing = instruments(metrics, weights, None)
+    tools, _, missing = instruments(metrics, weights, None, driver.device)
     schedule = driver.schedule()
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, len(ours))
     check_images(ours, memorized.name)
+    check_ids(ours, memorized.name)
     check_images(theirs, reference.name)
     others = torch.cat([ours.training_images(), theirs.training_images()])
     image_seeds = range(seeds)
@@ -116,7 +119,7 @@ def attack(
     advance(1)
     extracted: list[Extraction] = []
     if extraction_seeds:
-        encoded = driver.encode(ours.texts)
+        encoded = driver.encode_all(ours.texts)
 
         def images_of(ids: Sequence[str], seed: int) -> torch.Tensor:
             part = encoded[[ours.ids.index(i) for i in ids]]
@@ -141,7 +144,12 @@ def attack(
         dict(zip(shown.ids, texts, strict=True)),
         extracted,
         tools,
-        (*ours.notes, *theirs.notes, *missing.values()),
+        (
+            *ours.notes,
+            *theirs.notes,
+            *(f"{name}: {note}" for name, each in attacked.items() for note in each.notes),
+            *missing.values(),
+        ),
         facts,
     )
 

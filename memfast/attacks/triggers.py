@@ -40,7 +40,7 @@ def paraphrase(
             PERTURBATIONS[kind](case.text, vocabulary, 1, generator(f"{case.id}/{kind}", number))
             for case, number in ((case, seed * variants + variant) for case in cases.cases)
         ]
-        made = driver.generate(driver.encode(texts), cases.ids, seed, schedule)
+        made = driver.generate(driver.encode_all(texts), cases.ids, seed, schedule)
         images.append(made.float().cpu())
     return replication(tools, images, cases, others)
 
@@ -108,6 +108,6 @@ def projected(
     """What the found embeddings read as, and the scores of the images of those words."""
     lengths = [len(case.text.split()) for case in cases.cases]
     texts = nearest_words(vocabulary, tokens_of(found), lengths)
-    encoded = driver.encode(texts)
+    encoded = driver.encode_all(texts)
     images = [driver.generate(encoded, cases.ids, seed, schedule).float().cpu() for seed in seeds]
     return texts, replication(tools, images, cases, others)

@@ -1,4 +1,4 @@
-"""audit: open or resume a folder, calibrate, compute what is missing. merge: write the results."""
+"""audit: open or resume a folder, calibrate, compute what is missing."""
 
 import logging
 import os
@@ -35,9 +35,9 @@ from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
+from memfast.processes.stopping import keeping
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
-from memfast.stopping import keeping
 
 BYTES = 36  # of a block, for each neuron: see Moments
 _log = logging.getLogger("memfast")
@@ -138,34 +138,6 @@ def audit(
         if not verify:
             return outcome
         return second_look(run, outcome, audited, pipeline, settings, verify, verify_seeds, stage)
-
-
-def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:
-    """Write the results of an audit whose blocks were computed in shards.
-
-    prompts: the audited prompts, where they came from no file or the file has moved.
-    Raises InputError while blocks are missing, and for prompts other than the audited ones.
-    """
-    out = Path(out)
-    manifest.check_audit(out)
-    with manifest.opened(out) as run:
-        found = run.read()
-        source = prompts
-        if source is None:
-            if found["prompts"]["path"] is None:
-                raise InputError(f"{out}: its prompts came from no file; pass them")
-            source = out / found["prompts"]["path"]
-        audited = Audited.open(source, found["prompts"]["column"], max_rejected=2**62)
-        if audited.index.digest != found["identity"]["prompts"]:
-            raise InputError(f"{source}: its prompts are not those that {out} was made with")
-        calibration = Calibration.load(out / manifest.CALIBRATION, run.hash)
-        missing = manifest.blocks(run, calibration.digest).missing()
-        if missing:
-            raise InputError(
-                f"{out}: {len(missing)} blocks are missing (the first is {missing[0]}): "
-                "run the same audit again, without --shard or with the missing ones"
-            )
-        return finish(run, audited, calibration)
 
 
 def _relative(path: Path, out: Path) -> str:

@@ -45,10 +45,11 @@ class Verified:
     below 0.15, arXiv 2301.13188). spread: their mean distance over that to the nearest tenth of
     other captions' images. seed_ssim: mean SSIM of pairs of seeds. own_ssim, own_tiled_l2,
     own_ratio: of the nearest image to the training image, where one is given; the ratio is to the
-    distance of other captions' images (Carlini et al.).
+    distance of other captions' images (Carlini et al.). ssims, copies: of each image, its SSIM to
+    the training image and whether it is a copy; empty where there is none.
     seeds_agree: half of the seeds or more, and at least two, make one picture that other captions
     do not make (spread below 0.5); None where there are fewer than 4 of these. matches_training:
-    an image with SSIM above 0.6 and a ratio below 0.5; None without a training image.
+    an image is a copy: SSIM above 0.6 and a ratio below 0.5; None without a training image.
     images: [seeds, 3, height, width] in [0, 1]. note: why its training image could not be used.
     """
 
@@ -61,6 +62,8 @@ class Verified:
     own_ssim: float | None
     own_tiled_l2: float | None
     own_ratio: float | None
+    ssims: list[float]
+    copies: list[bool]
     seeds_agree: bool | None
     matches_training: bool | None
     images: Float[Tensor, "seeds 3 height width"] = field(repr=False)
@@ -148,8 +151,9 @@ def compare(row: dict[str, Any], images: Seeds, others: Others) -> Verified:
     known = len(others) >= FEWEST_OTHERS
     spread = _spread(cliques.kept, others) if known else None
     alike = cliques.largest >= max(2, AGREEING * len(images))
-    matched = None if near is None else ssim(images, near)
+    matched = images.new_zeros(0) if near is None else ssim(images, near)
     ratio = l2_ratio(images, near, others) if near is not None and known else None
+    copies = (matched > SSIM) & (True if ratio is None else ratio < NEARER)
     return Verified(
         rank=row["rank"],
         id=row["id"],
@@ -157,13 +161,13 @@ def compare(row: dict[str, Any], images: Seeds, others: Others) -> Verified:
         clique=cliques.largest / len(images),
         spread=spread,
         seed_ssim=float(ssim(images[list(first)], images[list(second)]).mean()),
-        own_ssim=None if matched is None else float(matched.max()),
+        own_ssim=None if near is None else float(matched.max()),
         own_tiled_l2=None if near is None else float(tiled_l2(images, near).min()),
         own_ratio=None if ratio is None else float(ratio.min()),
         seeds_agree=None if spread is None else alike and spread < NEARER,
-        matches_training=None
-        if matched is None
-        else bool(((matched > SSIM) & (True if ratio is None else ratio < NEARER)).any()),
+        ssims=matched.tolist(),
+        copies=copies.tolist(),
+        matches_training=None if near is None else bool(copies.any()),
         images=images,
         own=own,
         note=note,
@@ -180,14 +184,15 @@ def _spread(clique: Seeds, others: Others) -> float:
 
 
 def pictures_of(verified: Sequence[Verified]) -> dict[str, Image.Image]:
-    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png."""
-    return {
-        f"pictures/{item.rank:06d}-{seed}.png": Image.fromarray(
-            (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        )
-        for item in verified
-        for seed, image in enumerate(item.images)
-    }
+    """Every image, under its name in the audit's folder: pictures/RANK-SEED.png, and
+    RANK-training.png where there is a training image."""
+    made = {}
+    for item in verified:
+        shots = {str(seed): image for seed, image in enumerate(item.images)}
+        for name, image in (shots | ({} if item.own is None else {"training": item.own})).items():
+            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            made[f"pictures/{item.rank:06d}-{name}.png"] = Image.fromarray(pixels)
+    return made
 
 
 def _training_image(prompt: Prompt, size: torch.Size) -> tuple[Tensor | None, str | None]:

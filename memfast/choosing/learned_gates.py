@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import find_sites
 from memfast.errors import InputError
@@ -19,6 +19,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
+from memfast.precision import Gradients, wide
 from memfast.prompts import PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -63,15 +64,17 @@ def learn_gates(
     settings = Settings(1, schedule, seed)
     sites = find_sites(driver.model)
     sets = []
+    notes: list[str] = []
     for prompts in (memorized, reference):
         if len(prompts) == 0:
             raise InputError(f"{prompts.name}: there are none")
-        clean = clean_latents(driver, list(prompts), schedule, seed)
-        sets.append((clean, driver.encode(prompts.texts)))
+        clean = clean_latents(driver, list(prompts), schedule, seed, notes)
+        sets.append((clean, driver.encode_all(prompts.texts)))
     means = {path: norms.mean.mean(0).float() for path, norms in known.norms.items()}
     device = driver.device
     gates = {p: torch.ones(s.neurons, device=device, requires_grad=True) for p, s in sites.items()}
     optimiser = torch.optim.Adam(gates.values(), lr=pull.learning_rate)
+    gradients_by = Gradients(driver.model)
     for step in range(pull.steps):
         source = generator(f"gates/{step}", seed)
         (memory, caption), (usual, description) = (_batch(s, pull.batch, source) for s in sets)
@@ -84,11 +87,11 @@ def learn_gates(
             target = driver.predict(noisy, times, wanted)
         with torch.enable_grad(), gated(sites, gates, means):
             output = driver.predict(noisy, times, Conditioning.cat([caption, description]))
-            error = (output - target).square().flatten(1).mean(1)
+            error = (wide(output) - wide(target)).square().flatten(1).mean(1)
             open_share = torch.cat(list(gates.values())).mean()
             forget, keep = error[: len(memory)].mean(), error[len(memory) :].mean()
             loss = keep + pull.forget * forget + pull.close * open_share
-            gradients = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
+            gradients = gradients_by.of(loss, list(gates.values()), materialize_grads=True)
         if not loss.isfinite():
             raise InputError(f"gates: the loss is not finite at step {step}")
         for gate, gradient in zip(gates.values(), gradients, strict=True):
@@ -99,7 +102,7 @@ def learn_gates(
                 gate.clamp_(0, 1)
         if progress:
             progress(1)
-    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate"}
+    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate", "notes": notes}
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,

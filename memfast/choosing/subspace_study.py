@@ -52,6 +52,22 @@ class OverlapStudy:
             f"and {self.subsets} sets, one-sided p = {found.p:.3f})."
         )
 
+    def summary(self) -> dict[str, Any]:
+        """Plain values, as in summary.json: all that a report shows."""
+        verdict = self.verdict
+        arms = {
+            name: {
+                "iou": arm.iou.tolist(),
+                "by_step": arm.by_step.tolist(),
+                "by_site": dict(zip(arm.sites, arm.final_by_site.tolist(), strict=True)),
+                "by_site_and_step": arm.by_site.tolist(),
+            }
+            for name, arm in self.arms.items()
+        }
+        figures = {"memorized": verdict.first, "reference": verdict.second, "p": verdict.p}
+        words = {"more_shared": verdict.more_shared, "verdict": self.sentence}
+        return {"subsets": self.subsets, **figures, **words, "iou": self.iou.tolist(), "arms": arms}
+
 
 def study_overlap(
     memorized: Sequence[NeuronStatistics],

@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from memfast.errors import InputError, is_out_of_memory, one_line, printable, refusal
-from memfast.stopping import Stopped, stopped_by_signals
+from memfast.processes.stopping import Stopped, stopped_by_signals
 
 BAD_INPUT, INTERNAL, STOPPED = 2, 70, 130  # exit codes
 BEGIN_AGAIN = "nothing is half-written; run the same command to begin again"

@@ -6,8 +6,8 @@ import typer
 
 from memfast.cli.command import Command, speaking
 from memfast.cli.doctor import doctor
-from memfast.cli.finding import audit, check, collect, families, locate, merge
-from memfast.cli.proving import attack, compare, demo, evaluate
+from memfast.cli.finding import audit, check, collect, families, locate, merge, plan
+from memfast.cli.proving import attack, compare, demo, evaluate, report
 from memfast.cli.treating import compact, make_safe, prune, repair
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -40,6 +40,7 @@ COMMANDS = {
     "doctor": doctor,
     "check": check.check,
     "demo": demo.demo,
+    "plan": plan.plan,
     "collect": collect.collect,
     "locate": locate.locate,
     "prune": prune.prune,
@@ -52,6 +53,7 @@ COMMANDS = {
     "make-safe": make_safe.make_safe,
     "audit": audit.audit,
     "merge": merge.merge,
+    "report": report.report,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Command, context_settings=HELP)(speaking(command))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from memfast.cli.provenance import called
 from memfast.errors import InputError, one_line
 
 LONGEST = 4096  # characters of a value
@@ -62,6 +63,10 @@ class Command(TyperCommand):
                     _place(ctx, parameter.name, str(error))
                     raise
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        with called(ctx):
+            return super().invoke(ctx)
 
 
 def check(option: str, value: Any) -> None:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
-from memfast.errors import InputError, one_line, reading, some
+from memfast.errors import InputError, reading, some
 from memfast.files import try_out
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
-DTYPES = ("float32", "float16", "bfloat16")
+    from memfast.cli.places import Place
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTION = ("auto", "sdpa", "xformers")
 LARGEST_CONFIG = 1 << 16  # bytes
 MOST_STEPS = 10_000  # of a schedule
@@ -66,7 +67,7 @@ OutFolder = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, …")]
+Device = Annotated[str, typer.Option(help="auto (the best there is), cpu, cuda, cuda:1, mps, …")]
 Dtype = Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")]
 Attention = Annotated[str, typer.Option(help=f"One of {', '.join(ATTENTION)}.")]
 Config = Annotated[
@@ -124,14 +125,15 @@ def with_request(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def open_pipeline(
-    model: str, *, device: str = "cpu", dtype: str = "float32", attention: str = "auto"
+    model: str, *, device: str = "cpu", dtype: str = "auto", attention: str = "auto"
 ) -> "DiffusionPipeline":
-    """The pipeline that MODEL names, with the attention kernel asked for."""
+    """The pipeline that MODEL names, with the attention kernel asked for; says where it runs."""
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.drivers.table import as_sibling, check_tells
     from memfast.pipelines.loading import load_pipeline
 
-    pipeline = load_pipeline(model, dtype=torch_dtype(dtype), device=torch_device(device))
+    place = where(model, device, dtype)
+    pipeline = load_pipeline(model, dtype=place.dtype, device=place.device)
     set_attention(pipeline, attention)
     check_tells(pipeline, model)
     if (note := as_sibling(pipeline)) is not None:
@@ -139,25 +141,18 @@ def open_pipeline(
     return pipeline
 
 
-def torch_dtype(name: str) -> "torch.dtype":
-    """The torch dtype of that name."""
-    import torch
+def where(model: str, device: str, dtype: str) -> "Place":
+    """The device and dtype that MODEL is to be run with, said on stderr.
 
-    if name not in DTYPES:
-        raise InputError(f"--dtype {name}: must be one of {', '.join(DTYPES)}")
-    return getattr(torch, name)
+    Raises InputError for what cannot be.
+    """
+    from memfast.cli.places import place_for
 
-
-def torch_device(name: str) -> "torch.device":
-    """The device of that name; raises InputError if this machine has none such."""
-    import torch
-
-    try:
-        torch.ones(1, device=name).item()  # a device that computes: meta does not
-    except Exception as error:
-        reason = one_line(error)
-        raise InputError(f"--device {name}: cannot be used here ({reason})") from error
-    return torch.device(name)
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
+    place = place_for(model, device, dtype)
+    typer.echo(place.why, err=True)
+    return place
 
 
 def check_file(path: Path, overwrite: bool) -> Path:

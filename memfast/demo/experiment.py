@@ -148,7 +148,7 @@ def run(
     }
 
     judge, library = (
-        toolbox(METRICS),
+        toolbox(METRICS, device=driver_of(pipeline).device),
         torch.cat([memorized.training_images(), others.training_images()]),
     )
     arms: list[Arm] = []
@@ -200,7 +200,7 @@ def generate(
 ) -> Float[Tensor, "seeds captions 3 height width"]:
     """Images of every caption at every seed of SEEDS."""
     driver = driver_of(pipeline)
-    conditioning = driver.encode(cases.texts)
+    conditioning = driver.encode_all(cases.texts)
     seeds = []
     for seed in SEEDS:
         seeds.append(driver.generate(conditioning, cases.ids, seed).float().cpu())

@@ -15,7 +15,7 @@ from memfast.files import load_tensors, save_tensors
 KIND, FORMAT = "evaluation piece", 2
 _LISTS = ("plain", "attacked", "control", "reference", "heldout")  # {metric: tensors}
 _PICTURES = ("pictures", "attacked_pictures", "reference_pictures")
-_WORDS = ("name", "source", "lives_in", "tested", "reference_tested")
+_WORDS = ("name", "source", "lives_in", "tested", "reference_tested", "notes")
 
 
 @dataclass(frozen=True)

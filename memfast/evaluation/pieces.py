@@ -22,9 +22,9 @@ from memfast.evaluation.mitigations import Mitigation
 from memfast.evaluation.piece import Piece
 from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
 from memfast.files import Run
+from memfast.processes.stopping import keeping
+from memfast.processes.workers import Tether
 from memfast.progress import Stage
-from memfast.stopping import keeping
-from memfast.workers import Tether
 
 KIND, FORMAT, RECORD, FOLDER = "evaluation", 2, "evaluation.json", "unfinished"
 Task = tuple[int, int | None]  # a repetition, and the place of a method; None is the original

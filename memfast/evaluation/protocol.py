@@ -27,7 +27,7 @@ from memfast.measuring.losses import denoising_loss
 from memfast.measuring.networks.backbones import Embed
 from memfast.measuring.networks.clip import ClipScorer
 from memfast.measuring.quality import frechet_distance, kernel_distance
-from memfast.measuring.replication import replication
+from memfast.measuring.replication import broken, replication
 from memfast.measuring.similarity import Toolbox
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.schedule import Schedule
@@ -70,6 +70,7 @@ class Outcome:
     Figures a caption are lists of [captions], one a repetition, NaN where it was not tested. The
     first three hold each metric's score nearest to a copy: of plain generation, under attack, and
     under attack for reference captions (the attack's control). `singles`: one figure a repetition.
+    `notes`: captions whose images could not be used.
     """
 
     name: str
@@ -86,12 +87,14 @@ class Outcome:
     reference_pictures: Tensor | None = None
     tested: list[int] = field(default_factory=list)
     reference_tested: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def extend(self, later: "Outcome") -> None:
         """Add later repetitions of the same method; the pictures stay those of the first."""
         for name in ("plain", "attacked", "control", "reference", "heldout", "singles"):
             for metric, values in getattr(later, name).items():
                 getattr(self, name).setdefault(metric, []).extend(values)
+        self.notes += later.notes
 
     def note(self, **figures: float) -> None:
         """Add one repetition's single figures."""
@@ -173,19 +176,18 @@ def measure(
     started = perf_counter()
     images = [_images(treated, memorized, s, bench.schedule) for s in trial.image_seeds]
     seconds = (perf_counter() - started) / (len(images) * len(memorized))
+    outcome.notes += broken(images, memorized.ids, f"{method.name}, repetition {trial.number + 1}")
     found = replication(bench.tools, images, memorized, others)
     for metric in found.scores:
         _keep(outcome.plain, metric, found.nearest(metric), tested, len(bench.memorized))
 
     made = {
-        "reference": _quality(trial, treated, reference, kept, outcome.reference, original),
+        "reference": _quality(trial, treated, reference, kept, outcome, original),
         "heldout": torch.empty(0),
     }
     if bench.heldout is not None:
         everything = list(range(len(bench.heldout)))
-        made["heldout"] = _quality(
-            trial, treated, bench.heldout, everything, outcome.heldout, original
-        )
+        made["heldout"] = _quality(trial, treated, bench.heldout, everything, outcome, original)
     plain = made["reference"]
     if bench.network is not None:
         real = torch.cat([bench.real[index] for index in kept])
@@ -206,13 +208,17 @@ def _quality(
     treated: Treated,
     cases: Cases,
     kept: Sequence[int],
-    figures: dict[str, list[Tensor]],
+    outcome: Outcome,
     original: Mapping[str, Tensor] | None,
 ) -> Tensor:
     """Add what a treatment did to captions that are not memorized; their images [seeds, ...]."""
     bench = trial.bench
     images = torch.stack([_images(treated, cases, s, bench.schedule) for s in trial.image_seeds])
     of_set = "heldout" if cases is bench.heldout else "reference"
+    figures = outcome.heldout if of_set == "heldout" else outcome.reference
+    outcome.notes += broken(
+        images, cases.ids, f"{outcome.name}, repetition {trial.number + 1}, {of_set}"
+    )
     total = len(bench.heldout or ()) if of_set == "heldout" else len(bench.reference)
     ssim = torch.ones(len(cases))
     if original is not None:
@@ -252,6 +258,8 @@ def _attack(
             settings=settings,
             seeds=trial.image_seeds,
         )
+        where = f"{outcome.name}, repetition {trial.number + 1}, under attack"
+        outcome.notes += [f"{where}: {note}" for note in attacked.notes]
         found = attacked.together(settings.steps[-1])
         for metric in found.scores:
             _keep(figures, metric, found.nearest(metric), shown, total)

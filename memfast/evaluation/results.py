@@ -12,10 +12,9 @@ from memfast.evaluation.protocol import Bench, Outcome
 from memfast.measuring.cases import Cases
 from memfast.measuring.rates import Interval, mean_interval, verdict
 from memfast.measuring.replication import hits
-from memfast.measuring.similarity import METRICS
+from memfast.measuring.similarity import HEADLINE, METRICS
 
 LINE = ("method", "setting", "repeat", "id", "metric", "score", "copy")  # of scores.csv
-HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
 
 
 @dataclass(frozen=True)
@@ -172,8 +171,9 @@ def score_lines(outcomes: Mapping[str, Outcome], bench: Bench) -> Iterator[dict[
     }
     for name, outcome in outcomes.items():
         for setting, ids in sets.items():
-            for metric, repeats in getattr(outcome, setting).items():
-                for repeat, values in enumerate(repeats):
+            found = getattr(outcome, setting)
+            for metric in METRICS:  # always in one order: kept pieces have theirs
+                for repeat, values in enumerate(found.get(metric, ())):
                     passed = METRICS[metric].copies(values)
                     for caption, score, copy in zip(
                         ids, values.tolist(), passed.tolist(), strict=True

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.attacks.embeddings import AttackSettings
 from memfast.errors import InputError
@@ -101,7 +102,7 @@ def evaluate(
         raise InputError("methods: are compared on an original; leave them or `original` out")
     treated = driver_of(pipeline, **asked)
     driver = treated if original is None else driver_of(original, **asked)
-    tools, (clip, network), missing = instruments(metrics, weights, features)
+    tools, (clip, network), missing = instruments(metrics, weights, features, driver.device)
     chosen = []
     for method in (MITIGATIONS[name] for name in methods):
         if driver.clip_attention or not method.needs_clip_attention:
@@ -117,6 +118,9 @@ def evaluate(
     size = driver.size
     ours = load_cases(memorized, size, limit)
     theirs = load_cases(reference, size, max(len(ours), 4))
+    unseen = None
+    if heldout is not None:
+        unseen = load_cases(heldout, size, max(len(ours), 4), images_wanted=False)
     check_images(ours, memorized.name)
     if len(theirs) < 4 or (original is None and methods and len(ours) < 2):
         raise InputError("reference: at least 4 captions (and 2 memorized ones) are needed")
@@ -141,7 +145,7 @@ def evaluate(
         clip=clip,
         network=network,
         real=real,
-        heldout=None if heldout is None else load_cases(heldout, size, max(len(ours), 4)),
+        heldout=unseen,
     )
     settings = {
         **driver.request(schedule),
@@ -168,7 +172,8 @@ def evaluate(
     }
     outcomes, pieces = run(bench, chosen, stage, identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
-    notes = (*ours.notes, *theirs.notes)
+    left_out = [note for outcome in outcomes.values() for note in outcome.notes]
+    notes = (*ours.notes, *theirs.notes, *(unseen.notes if unseen else ()), *left_out)
     return Evaluation(
         bench, outcomes, rows(outcomes, bench, known), notes, missing, settings, pieces
     )

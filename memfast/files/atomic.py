@@ -5,6 +5,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ UNFINISHED = re.compile(r"\.memfast-[0-9a-f]{8}\.tmp")  # names that nobody else
 
 
 def unfinished(folder: Path) -> Path:
-    """A new name in `folder` for what is not finished yet; short, whatever it will be called."""
+    """A new name in `folder` for a file or folder that is not finished yet; short, whatever it will
+    be called."""
     return folder / f".memfast-{secrets.token_hex(4)}.tmp"
 
 
@@ -67,7 +69,11 @@ def to_json(value: Any, **how: Any) -> str:
 def sweep(folder: Path) -> None:
     """Delete what killed processes left unfinished in `folder`; call it under its lock."""
     for path in folder.iterdir():
-        if UNFINISHED.fullmatch(path.name) and path.is_file():
+        if not UNFINISHED.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -29,10 +29,11 @@ class Ledger:
     def check(self) -> None:
         """Raise InputError for a folder with another's ledger, or that has none but holds
         something."""
+        if not self.path.exists() and (found := self.foreign()) and not self.path.exists():
+            # no other process has begun it meanwhile
+            raise InputError(f"{self.folder}: holds {some(found)}, which memfast did not write")
         if self.path.exists():
             self.names()
-        elif found := self.foreign():
-            raise InputError(f"{self.folder}: holds {some(found)}, which memfast did not write")
 
     def claim(self) -> None:
         """Begin the ledger, or go on with one of the same kind. Raises InputError where `check`
@@ -101,6 +102,15 @@ class Ledger:
         if "\n" in name or not path.parent.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(f"{self.path}: {name[:80]!r} is not a file in its folder")
         return path
+
+
+def note_file(folder: Path, name: str) -> None:
+    """Note a file before it is written, in the ledger of a folder that has one, of any kind."""
+    path = folder / NAME
+    if path.is_file():
+        with reading(path):
+            first = path.read_text("utf-8", "surrogateescape").partition("\n")[0]
+        Ledger(folder, first.removeprefix(_FIRST)).add(name)
 
 
 def write_ledger(folder: Path, kind: str) -> None:

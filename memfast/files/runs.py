@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from memfast.errors import InputError, writing
-from memfast.files.atomic import to_json
+from memfast.files.atomic import to_json, unfinished
 from memfast.files.folders import check_out, try_out
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
@@ -60,7 +60,7 @@ class Run:
         """
         now = json.loads(to_json(identity))
         if overwrite and self.ledger.path.exists() and not self._is_of(now):
-            self.ledger.clear()
+            self.ledger.forget(self.ledger.names())  # it stays: others' files may lie beside ours
         self.ledger.claim()
         self.ledger.add(self.record)
         if not self._path.exists():
@@ -80,15 +80,20 @@ class Run:
         """A folder to write results in; with the end of the block they stand in the run's folder,
         each whole, in the place of those of before. Raises InputError for a file there that memfast
         did not write."""
-        with TemporaryDirectory(dir=self.folder, prefix=".memfast-", suffix=".folder") as made:
-            yield Path(made)
-            files = sorted(path for path in Path(made).rglob("*") if path.is_file())
+        made = unfinished(self.folder)
+        with writing(self.folder):
+            made.mkdir()
+        try:
+            yield made
+            files = sorted(path for path in made.rglob("*") if path.is_file())
             names = [path.relative_to(made).as_posix() for path in files]
             self.ledger.add(*names)
             with writing(self.folder):
                 for path, name in zip(files, names, strict=True):
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, self.folder / name)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     def _is_of(self, identity: dict[str, Any]) -> bool:
         try:

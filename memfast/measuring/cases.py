@@ -1,5 +1,6 @@
 """What an evaluation runs on: captions with their training images, grouped by near-duplicate."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.images import fit, is_url, read_image
+from memfast.images import fit, is_url, read_image, said, without_place
 from memfast.measuring.groups import components, duplicate_groups
 from memfast.prompts import Prompt, PromptSet
 
@@ -69,20 +70,28 @@ class Cases:
     def first_images(self) -> "tuple[Cases, Float[Tensor, 'images 3 height width']]":
         """The captions that have a training image, and the first image of each."""
         shown = [case for case in self.cases if len(case.images)]
-        return Cases(tuple(shown)), torch.stack([case.images[0] for case in shown])
+        firsts = [case.images[0] for case in shown]
+        return Cases(tuple(shown)), torch.stack(firsts) if firsts else torch.zeros(0, 3, 0, 0)
 
     def part(self, indices: Sequence[int]) -> "Cases":
         """The captions at these indices."""
         return Cases(tuple(self.cases[index] for index in indices))
 
 
-def load_cases(prompts: PromptSet, size: tuple[int, int], limit: int | None = None) -> Cases:
+def load_cases(
+    prompts: PromptSet,
+    size: tuple[int, int],
+    limit: int | None = None,
+    *,
+    images_wanted: bool = True,
+) -> Cases:
     """The captions of a prompt list, with those of their training images that can be read.
 
     Rows of one caption are one case with several training images. Images of another size than the
-    model's `size` (height, width) are cropped and scaled; that, and every image that is missing or
-    cannot be read, goes into the notes. Groups are the list's own where it gives them, joined with
-    those found by caption and by picture. limit: at most so many captions.
+    model's `size` (height, width) are cropped and scaled. Into the notes go every image that is
+    missing (those that are not named, where images are wanted) or cannot be read, and how often
+    others were changed on reading. Groups are the list's own where it gives them, joined with those
+    found by caption and by picture. limit: at most so many captions.
     """
     rows: dict[str, list[Prompt]] = {}
     for prompt in prompts:
@@ -90,7 +99,10 @@ def load_cases(prompts: PromptSet, size: tuple[int, int], limit: int | None = No
             continue
         rows.setdefault(prompt.text, []).append(prompt)
     notes: list[str] = []
-    stacks = [_images(same, size, notes) for same in rows.values()]
+    changed: Counter[str] = Counter()
+    stacks = [_images(same, size, notes, changed, images_wanted) for same in rows.values()]
+    if changed:
+        notes.append(f"training images: {said(changed)}")
     texts = list(rows)
     found = duplicate_groups(texts, stacks)
     names = [same[0].group for same in rows.values()]
@@ -111,20 +123,24 @@ def _is_template(prompt: Prompt) -> bool:
     return (prompt.label or "").lower() in TEMPLATE_LABELS
 
 
-def _images(rows: Sequence[Prompt], size: tuple[int, int], notes: list[str]) -> Tensor:
+def _images(
+    rows: Sequence[Prompt],
+    size: tuple[int, int],
+    notes: list[str],
+    changed: Counter[str],
+    wanted: bool,
+) -> Tensor:
     images = []
     for row in rows:
+        place = f"{row.id} (line {row.line})"
         if row.image is None or is_url(row.image):
-            notes.append(f"{row.id} (line {row.line}): no local training image; pass a file's path")
+            if wanted:
+                notes.append(f"{place}: no local training image; pass a file's path")
             continue
         try:
-            image = read_image(row.image)
+            image = read_image(row.image, notes=changed)
         except InputError as error:
-            notes.append(f"{row.id} (line {row.line}): {error}")
+            notes.append(f"{place}: {without_place(error, row.image)}")
             continue
-        if (image.height, image.width) != size:
-            notes.append(
-                f"{row.id}: {image.width} x {image.height} pixels, scaled to {size[1]} x {size[0]}"
-            )
-        images.append(torch.from_numpy(fit(image, size).copy()))
+        images.append(torch.from_numpy(fit(image, size, changed).copy()))
     return torch.stack(images) if images else torch.zeros(0, 3, *size)

@@ -4,6 +4,9 @@ Images are float tensors [images, channels, height, width] in [0, 1]. A mask, wh
 is a bool tensor [images, height, width]; only its True pixels count.
 """
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -14,6 +17,7 @@ NEIGHBOURS = 50  # Carlini's ratio: the mean over the 50 nearest other training 
 DUPLICATE = 0.05  # two training images nearer than this (root mean square) count as one
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 C1, C2 = 0.01**2, 0.03**2  # for a data range of 1
+AT_ONCE = 1 << 28  # bytes of other images, or of pairs
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, five scales
 
 Images = Float[Tensor, "images channels height width"]
@@ -39,13 +43,20 @@ def tiled_l2(images: Images, own: Images, mask: Mask | None = None) -> Float[Ten
 def root_mean_square(
     images: Images, others: Others, mask: Mask | None = None
 ) -> Float[Tensor, "images others"]:
-    """Root mean squared difference of every image to every other one, in [0, 1].
+    """Root mean squared difference of every image to every other one, in [0, 1]. `others` may be
+    many, and elsewhere.
 
     Differences are summed directly, never as |a|^2 - 2ab + |b|^2: that form leaves identical
     images some 1e-3 apart, and an exclusion of duplicates by distance would then miss them.
     """
-    flat = others.flatten(1)
+    size = max(1, AT_ONCE // max(1, 4 * others[:1].numel()))
+    parts = [_rms_to(images, part.to(images.device), mask) for part in others.split(size)]
+    return torch.cat(parts, 1) if parts else images.new_zeros((len(images), 0))
+
+
+def _rms_to(images: Tensor, others: Tensor, mask: Mask | None) -> Tensor:
     if mask is None:
+        flat = others.flatten(1)
         distance = torch.cdist(images.flatten(1), flat, compute_mode="donot_use_mm_for_euclid_dist")
         return distance / flat.shape[1] ** 0.5
     rows = [_rms(image - others, weight[None]) for image, weight in zip(images, mask, strict=True)]
@@ -116,6 +127,22 @@ def _mean(values: Tensor, mask: Mask | None) -> Tensor:
     return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1)
 
 
+def in_parts(metric: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The metric on any number of pairs, some at a time."""
+
+    @wraps(metric)
+    def whole(images: Images, own: Images, mask: Mask | None = None) -> Tensor:
+        size = max(1, AT_ONCE // max(1, 4 * images[:1].numel()))
+        if len(images) <= size:
+            return metric(images, own, mask)
+        masks = [None] * len(images) if mask is None else mask.split(size)
+        pairs = zip(images.split(size), own.split(size), masks, strict=False)
+        return torch.cat([metric(*pair) for pair in pairs])
+
+    return whole
+
+
+@in_parts
 def ssim(images: Images, own: Images, mask: Mask | None = None) -> Float[Tensor, " images"]:
     """Structural similarity, at most 1: Gaussian window of 11 pixels (sigma 1.5), data range 1.
 
@@ -134,6 +161,7 @@ def scales_of(height: int, width: int) -> int:
     return scales
 
 
+@in_parts
 def ms_ssim(images: Images, own: Images, mask: Mask | None = None) -> Float[Tensor, " images"]:
     """Multi-scale structural similarity, in [0, 1].
 

@@ -11,7 +11,7 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.noise import generator
 
 DRAWS = 8  # of noise and timestep a caption
-CHUNK = 96  # rows a forward pass
+CHUNK = 96  # rows a forward pass, at most
 
 
 @torch.no_grad()
@@ -27,17 +27,19 @@ def denoising_loss(driver: Driver, cases: Cases, seed: int = 0) -> Float[Tensor,
     if not shown:
         return losses
     clean = driver.encode_images(torch.stack([cases.cases[i].images[0] for i in shown]))
-    conditioning = driver.encode([cases.cases[i].text for i in shown])
+    conditioning = driver.encode_all([cases.cases[i].text for i in shown])
     sources = [generator(f"{cases.cases[i].id}/loss", seed) for i in shown]
     noise = torch.cat([torch.randn(DRAWS, *clean.shape[1:], generator=s) for s in sources])
     share = torch.cat([torch.rand(DRAWS, generator=s) + torch.arange(DRAWS) for s in sources])
     times = driver.path.at_share(share / DRAWS).to(clean.device)
     rows = torch.arange(len(shown)).repeat_interleave(DRAWS)
-    errors = [
-        driver.loss(clean[rows[part]], conditioning[rows[part]], noise[part].to(clean), times[part])
-        for part in torch.arange(len(rows)).split(CHUNK)
-    ]
-    losses[shown] = torch.cat(errors).view(-1, DRAWS).mean(1).float().cpu()
+
+    def losses_of(part: slice) -> Tensor:
+        own = rows[part]
+        return driver.loss(clean[own], conditioning[own], noise[part].to(clean), times[part])
+
+    errors = torch.cat([*driver.portion(CHUNK).over(len(rows), losses_of)])
+    losses[shown] = errors.view(-1, DRAWS).mean(1).float().cpu()
     return losses
 
 

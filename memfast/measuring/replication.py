@@ -1,6 +1,6 @@
 """Scores of generated images against their captions' training images, and memorization rates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from memfast.measuring.cases import Cases
+from memfast.measuring.distances import AT_ONCE
 from memfast.measuring.rates import Interval, mean_interval
 from memfast.measuring.similarity import METRICS, Comparison, Toolbox, template_mask
 
-PAIRS = 256  # compared at a time
+PAIRS = 256  # compared at a time, at most
 SCORES_OF_TEMPLATES = 3  # training images from which a template's shared pixels are taken
 
 
@@ -70,8 +71,9 @@ def score_images(
     found: dict[str, list[list[float]]] = {
         metric.name: [[] for _ in cases.cases] for metric in tools.metrics
     }
-    for start in range(0, len(pairs), PAIRS):
-        part = pairs[start : start + PAIRS]
+    size = max(1, min(PAIRS, AT_ONCE // max(1, 4 * images[:1].numel())))
+    for start in range(0, len(pairs), size):
+        part = pairs[start : start + size]
         for kept in ([p for p in part if p[0] not in masks], [p for p in part if p[0] in masks]):
             if not kept:
                 continue
@@ -91,6 +93,18 @@ def score_images(
         )
         for name, rows in found.items()
     }
+
+
+def broken(
+    images: Iterable[Float[Tensor, "captions 3 height width"]], ids: Sequence[str], of: str
+) -> list[str]:
+    """Notes on the captions some of whose images, one a seed, are not finite: these score NaN."""
+    bad = ~torch.stack([seed.isfinite().flatten(1).all(1) for seed in images])
+    return [
+        f"{of}: {name}: {count} of {len(bad)} images are not finite and do not count"
+        for name, count in zip(ids, bad.sum(0).tolist(), strict=True)
+        if count
+    ]
 
 
 def replication(

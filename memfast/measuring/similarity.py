@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -85,8 +86,8 @@ def _cosine(pair: Comparison, embed: Embed | None) -> Tensor:
     images, own = pair.images, pair.own
     if pair.mask is not None:  # what does not count looks the same in both
         images, own = (x.where(pair.mask[:, None], 0.5) for x in (images, own))
-    unique, back = own.unique(dim=0, return_inverse=True)
-    return F.cosine_similarity(embed(images), embed(unique)[back])
+    unique, back = own.cpu().unique(dim=0, return_inverse=True)
+    return F.cosine_similarity(embed(images), embed(unique.to(images.device))[back])
 
 
 _CARLINI = "Carlini et al. 2023"
@@ -111,6 +112,9 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric for metric in (*_PLAIN, *(_masked(metric) for metric in _PLAIN))
 }
 
+HEADLINE = ("l2_ratio", "ssim", "sscd_disc_large", "sscd_disc_mixup")
+"""The metrics that claims rest on, where they are at hand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
@@ -119,26 +123,34 @@ class Toolbox:
     metrics: tuple[Metric, ...]
     networks: Mapping[str, Embed] = field(repr=False)
     missing: Mapping[str, str]
+    device: torch.device | None = None
 
     def score(self, pair: Comparison) -> dict[str, Tensor]:
-        """Every metric's score of every image: {metric name: float [images]}.
+        """Every metric's score of every image: {metric name: float [images]}, on the CPU.
 
+        Computed on the toolbox's device, or where the images are; `others` stay where they are.
         Masked metrics run only when the comparison has a mask; the others never see it.
         """
+        if self.device is not None:
+            mask = None if pair.mask is None else pair.mask.to(self.device)
+            images, own = pair.images.to(self.device), pair.own.to(self.device)
+            pair = Comparison(images, own, pair.others, mask)
         bare = Comparison(pair.images, pair.own, pair.others)
         scores = {}
         for metric in self.metrics:
             if metric.masked and pair.mask is None:
                 continue
             embed = self.networks.get(metric.network) if metric.network else None
-            scores[metric.name] = metric.score(pair if metric.masked else bare, embed)
+            scores[metric.name] = metric.score(pair if metric.masked else bare, embed).cpu()
         return scores
 
 
 def toolbox(
-    names: tuple[str, ...] | None = None, weights: Mapping[str, str] | None = None
+    names: tuple[str, ...] | None = None,
+    weights: Mapping[str, str] | None = None,
+    device: torch.device | None = None,
 ) -> Toolbox:
-    """The named metrics (default: all), with their networks loaded.
+    """The named metrics (default: all), with their networks loaded, computed on `device`.
 
     `weights`: a file for each network that needs one. A metric whose network is absent goes into
     `missing` with the reason and does not stop the others. Raises ValueError for unknown names.
@@ -154,7 +166,7 @@ def toolbox(
         if network is None:
             continue
         try:
-            networks[network] = load_network(network, weights.get(network))
+            networks[network] = load_network(network, weights.get(network), device)
         except MissingNetwork as error:
             missing[network] = str(error)
     able = [METRICS[name] for name in names if METRICS[name].network not in missing]
@@ -163,7 +175,7 @@ def toolbox(
         for name in names
         if METRICS[name].network in missing
     }
-    return Toolbox(tuple(able), networks, unable)
+    return Toolbox(tuple(able), networks, unable, device)
 
 
 def metric_facts(tools: Toolbox) -> dict[str, Any]:
@@ -175,6 +187,7 @@ def metric_facts(tools: Toolbox) -> dict[str, Any]:
             "copies_are": metric.copy,
             "source": metric.source,
             "network": metric.network,
+            "headline": metric.name in HEADLINE,
         }
         for metric in tools.metrics
     }

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import accumulate, groupby, islice
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from memfast_kernels import Moments, merge
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, ffn_sites, find_sites
 from memfast.errors import InputError
@@ -25,6 +26,7 @@ from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
 ROWS = ("conditional", "both")
+PROMPTS = 32  # a batch, at most: more keep no device busier
 _log = logging.getLogger("memfast")
 
 
@@ -119,28 +121,33 @@ def collect(
     state = [Moments.empty(width, 1) for _ in range(settings.steps)]
     kept = Kept()
     skipped: list[dict[str, Any]] = []
+
+    def heard(batch: list[Prompt]) -> tuple[list[Moments], list[Prompt], list[dict[str, Any]]]:
+        """The state after a batch, merged whole or run again without its bad prompts; these."""
+        left_out: list[dict[str, Any]] = []
+        while batch:
+            after, bad = _run(listener, batch, state, settings)
+            if not bad:
+                return after, batch, left_out
+            left_out += [{"id": batch[place].id, **where} for place, where in bad.items()]
+            batch = [prompt for place, prompt in enumerate(batch) if place not in bad]
+        return state, batch, left_out
+
     with trace(driver.model, row_normalised=row_normalised, driver=driver) as traced:
         listener = Listener(
             driver, traced, schedule, without_prompt=rows == "both", padding=padding
         )
-        for batch in batched(prompts, batch_size or _default_batch(driver.model), driver):
-            size = len(batch)
-            while batch:  # a batch is merged whole, or run again without its bad prompts
-                after, bad = _run(listener, batch, state, settings)
-                if not bad:
-                    state = after
-                    break
-                skipped += [{"id": batch[place].id, **where} for place, where in bad.items()]
-                batch = [prompt for place, prompt in enumerate(batch) if place not in bad]
-            kept.add(batch)
-            if progress:
-                progress(size)
-    if not kept.count:
-        first = skipped[0]
-        raise InputError(
-            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
-            f"{first['site']}; is it the model, or its dtype?"
-        )
+        together = 1 + (driver.guided(schedule) and driver.together)
+        fitting = driver.portion(batch_size or PROMPTS, rows=together)
+        for batch in batched(prompts, batch_size or fitting.rows, driver):
+            parts = fitting.over(len(batch), lambda part, all=batch: (all[part], heard(all[part])))
+            for whole, (after, good, bad) in parts:
+                state = after
+                skipped += bad
+                kept.add(good)
+                if progress:
+                    progress(len(whole))
+    check_kept(kept, skipped)
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
     moments, norms = by_site(state, sites)
@@ -178,6 +185,16 @@ class Kept:
             "prompt_ids": [prompt.id for prompt in self.named],
             "text_ids": [text_id(prompt.text) for prompt in self.named],
         }
+
+
+def check_kept(kept: Kept, skipped: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where every prompt was left out."""
+    if not kept.count:
+        first = skipped[0]
+        raise InputError(
+            f"no prompt's activations are finite: {first['id']} not at step {first['step']}, "
+            f"{first['site']}; is it the model, or its dtype?"
+        )
 
 
 def header_of(driver: Driver, settings: Settings, kept: Kept) -> dict[str, Any]:
@@ -234,6 +251,7 @@ def _run(
         after.append(state[step] if bad else merge_in_order(state[step], images))
 
     sources = [settings.noise(prompt) for prompt in batch]
+    listener.traced.clear()  # of a pass that was cut short
     listener.run([prompt.text for prompt in batch], sources, settings.steps, end_of_step)
     return after, bad
 
@@ -256,9 +274,3 @@ def _site_of(finite: torch.Tensor, sites: Mapping[str, Site]) -> str:
     place = int((~finite).nonzero()[0])
     ends = accumulate(site.neurons for site in sites.values())
     return next(path for path, end in zip(sites, ends, strict=True) if place < end)
-
-
-def _default_batch(model: torch.nn.Module) -> int:
-    """As many prompts as keep a small model busy, few for a large one."""
-    parameters = sum(p.numel() for p in model.parameters())
-    return 32 if parameters < 1e8 else 4 if parameters < 1.5e9 else 1

@@ -1,17 +1,18 @@
 """collect_gradients: how much the denoising loss of each prompt depends on each neuron."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
-from memfast.observing.collecting import Kept, Settings, batched, first_steps, header_of
+from memfast.observing.collecting import Kept, Settings, batched, check_kept, first_steps, header_of
 from memfast.observing.scaling import gated, open_gates
 from memfast.observing.side_by_side import by_site, sample
 from memfast.pipelines.drivers.driver import Driver
@@ -19,8 +20,11 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
+from memfast.precision import Gradients
 from memfast.prompts import Prompt, PromptSet
 from memfast.statistics import NeuronStatistics
+
+PROMPTS = 16  # a batch, at most
 
 
 def collect_gradients(
@@ -41,8 +45,8 @@ def collect_gradients(
     first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps,
     guidance and size as in `collect`.
     Prompts whose gradients are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
     driver = driver_of(pipeline, **asked)
     schedule = driver.schedule()
@@ -56,23 +60,29 @@ def collect_gradients(
     width = sum(site.neurons for site in sites.values())
     state = Moments.empty(steps * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped: list[dict[str, Any]] = []
-    small = sum(p.numel() for p in driver.model.parameters()) < 1e8
-    for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = clean_latents(driver, batch, schedule, seed)
-        values = _of_batch(driver, sites, batch, clean, times, seed)  # [images, steps·neurons]
-        for prompt, value in zip(batch, values, strict=True):
-            if value.isfinite().all():
-                state = merge(state, sample(value[:, None].double()))
-                kept.add([prompt])
-            else:
+
+    def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
+        clean = clean_latents(driver, batch, schedule, seed, notes)
+        return batch, _of_batch(driver, sites, batch, clean, times, seed)
+
+    fitting = driver.portion(batch_size or PROMPTS, gradients=True)
+    for whole in batched(prompts, batch_size or fitting.rows):
+        for batch, values in fitting.over(len(whole), lambda part, all=whole: of_batch(all[part])):
+            for prompt, value in zip(batch, values, strict=True):
+                if value.isfinite().all():
+                    state = merge(state, sample(value[:, None].double()))
+                    kept.add([prompt])
+                    continue
                 step = int((~value.isfinite()).nonzero()[0]) // width
                 skipped.append({"id": prompt.id, "step": step, "site": "gradient"})
-        if progress:
-            progress(len(batch))
+            if progress:
+                progress(len(batch))
+    check_kept(kept, skipped)
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})
-    header = header_of(driver, settings, kept) | {"quantity": "gradient"}
+    header = header_of(driver, settings, kept) | {"quantity": "gradient", "notes": notes}
     return NeuronStatistics(moments, header, skipped)
 
 
@@ -93,7 +103,7 @@ def _of_batch(
         gates = open_gates(sites, len(batch))
         with torch.enable_grad(), gated(sites, gates, driver=driver):
             loss = driver.loss(clean, conditioning, noise, time)
-            gradients = torch.autograd.grad(
+            gradients = Gradients(driver.model).of(
                 loss.sum(), list(gates.values()), materialize_grads=True
             )
         values += [gradient.float().cpu() for gradient in gradients]

@@ -7,17 +7,17 @@ What reference prompts are not sensitive to may be removed, whatever else used i
 """
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
 
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float, Shaped
 from memfast_kernels import Moments, merge
 from torch import Tensor
+from typing_extensions import Unpack
 
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
-from memfast.observing.collecting import Kept, Settings, batched, header_of
+from memfast.observing.collecting import Kept, Settings, batched, check_kept, header_of
 from memfast.observing.perturbation import changes_by_perturbation
 from memfast.observing.scaling import gated, open_gates
 from memfast.observing.side_by_side import by_site, sample
@@ -27,12 +27,14 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
+from memfast.precision import Gradients, wide
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
 
 QUANTITY = "sensitivity"
 METHODS = ("gradient", "perturbation")
+PROMPTS = 16  # a batch, at most
 
 
 def collect_sensitivity(
@@ -54,8 +56,8 @@ def collect_sensitivity(
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
     Prompts whose values are not finite are left out and listed in `.skipped`.
-    Raises InputError for an empty prompt set, an image that cannot be read, and pipelines that no
-    driver knows.
+    An image that cannot be read is noted in the header, and the model's own stands in for it.
+    Raises InputError for an empty prompt set, and pipelines that no driver knows.
     """
     if by not in METHODS:
         raise InputError(f"by must be one of {', '.join(METHODS)}, not {by!r}")
@@ -69,26 +71,33 @@ def collect_sensitivity(
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
     kept = Kept()
+    notes: list[str] = []
     skipped = []
-    small = sum(p.numel() for p in driver.model.parameters()) < 1e8
-    for batch in batched(prompts, batch_size or (16 if small else 1)):
-        clean = clean_latents(driver, batch, schedule, seed)
-        values = _of_batch(driver, sites, batch, clean, strata, seed, by)
-        for prompt, value in zip(batch, values, strict=True):
-            if value.isfinite().all():
-                state = merge(state, sample(value.flatten()[:, None].double()))
-                kept.add([prompt])
-            else:
+
+    def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
+        clean = clean_latents(driver, batch, schedule, seed, notes)
+        return batch, _of_batch(driver, sites, batch, clean, strata, seed, by)
+
+    fitting = driver.portion(batch_size or PROMPTS, gradients=by == "gradient")
+    for whole in batched(prompts, batch_size or fitting.rows):
+        for batch, values in fitting.over(len(whole), lambda part, all=whole: of_batch(all[part])):
+            for prompt, value in zip(batch, values, strict=True):
+                if value.isfinite().all():
+                    state = merge(state, sample(value.flatten()[:, None].double()))
+                    kept.add([prompt])
+                    continue
                 stratum = int((~value.isfinite()).nonzero()[0, 0])
                 skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})
-        if progress:
-            progress(len(batch))
+            if progress:
+                progress(len(batch))
+    check_kept(kept, skipped)
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})
     header = header_of(driver, settings, kept) | {
         "quantity": QUANTITY,
         "strata": strata,
         "by": by,
+        "notes": notes,
     }
     return NeuronStatistics(moments, header, skipped, norms)
 
@@ -165,8 +174,8 @@ def _by_gradient(
     gates = open_gates(sites, len(latents))
     with torch.enable_grad(), gated(sites, gates, driver=driver):
         output = driver.predict(latents, times, conditioning)
-        slopes = torch.autograd.grad(
-            (output * direction).sum(), list(gates.values()), materialize_grads=True
+        slopes = Gradients(driver.model).of(
+            (wide(output) * direction).sum(), list(gates.values()), materialize_grads=True
         )
     return dict(zip(gates, slopes, strict=True))
 

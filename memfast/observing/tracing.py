@@ -23,14 +23,12 @@ from memfast.pipelines.drivers.driver import Driver
 class FusedGate(nn.Module):
     """Takes the place of a packed gate: one projection, one fused gate with statistics.
 
-    On a CPU the projection is fused as well, which keeps it in cache; but not one that is more
-    than a linear (LoRA, quantised, offloaded, under autocast), which has to be asked.
+    On a CPU the projection is fused as well, which keeps it in cache.
     """
 
     def __init__(self, gate: nn.Module, activation: str, seen: list[Moments]):
         super().__init__()
         self.proj = gate.get_submodule("proj")
-        self.fuses_projection = is_bare(self.proj) and self.proj.weight.device.type == "cpu"
         self.activation = activation
         self.seen = seen
 
@@ -40,15 +38,22 @@ class FusedGate(nn.Module):
             "moments": True,
             "segment_rows": _rows_per_image(hidden),
         }
-        if self.fuses_projection and not torch.is_autocast_enabled("cpu"):
-            linear: Any = self.proj
+        linear: Any = self.proj
+        if fuses_projection(linear, hidden):
             neurons, moments = geglu_linear(hidden, linear.weight, linear.bias, **how)
             self.seen.append(moments)
             return neurons
-        projected = self.proj(hidden)
+        projected = linear(hidden)
         neurons, moments = geglu(projected.flatten(0, -2), **how)
         self.seen.append(moments)
         return neurons.unflatten(0, projected.shape[:-1])
+
+
+def fuses_projection(linear: Any, hidden: Tensor) -> bool:
+    """Whether a projection may be fused in this call: on a CPU, and not one that is more than a
+    linear (LoRA, quantised, offloaded, under autocast), which has to be asked."""
+    here = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return here and is_bare(linear) and linear.weight.device.type == "cpu"
 
 
 def is_bare(linear: nn.Module) -> bool:
@@ -137,9 +142,13 @@ class Trace:
                     f"{path} ran {len(seen)} times in one forward pass, expected {runs}"
                 )
         moments = {path: reduce(merge, self.seen[path]) for path in ran}
+        self.clear()
+        return moments
+
+    def clear(self) -> None:
+        """Forget what was seen."""
         for seen in self.seen.values():
             seen.clear()
-        return moments
 
 
 @contextmanager

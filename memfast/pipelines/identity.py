@@ -120,10 +120,10 @@ def made_on(model: nn.Module) -> dict[str, Any]:
 
 
 def _named(device: torch.device) -> str:
-    """The device and, of a CUDA or ROCm one, its name."""
-    return (
-        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else f"{device}"
-    )
+    """The device's kind and, of a CUDA or ROCm one, its name: which of several does not matter."""
+    if device.type != "cuda":
+        return device.type
+    return f"{device.type} ({torch.cuda.get_device_name(device)})"
 
 
 def versions() -> dict[str, Any]:

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memfast.images import fit, is_url, read_image
+from memfast.errors import InputError
+from memfast.images import fit, is_url, read_image, without_place
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.schedule import Schedule
@@ -21,31 +22,35 @@ def picture(source: str, size: tuple[int, int]) -> Float[Tensor, "3 height width
     return torch.from_numpy(fit(read_image(source), size).copy())
 
 
-def has_picture(prompt: Prompt) -> bool:
-    """Whether a prompt names an image that may be a file."""
-    return prompt.image is not None and not is_url(prompt.image)
-
-
 def clean_latents(
-    driver: Driver, prompts: Sequence[Prompt], schedule: Schedule, seed: int
+    driver: Driver,
+    prompts: Sequence[Prompt],
+    schedule: Schedule,
+    seed: int,
+    notes: list[str] | None = None,
 ) -> Latents:
     """Clean latents of the training images, or else of the images that the model makes.
 
-    Raises InputError for an image that cannot be read.
+    notes: is told of every image that cannot be read; the model's own stands in for it.
     """
-    made = [prompt for prompt in prompts if not has_picture(prompt)]
-    latents: dict[str, Tensor] = {}
+    given: dict[int, Tensor] = {}
+    for place, prompt in enumerate(prompts):
+        if prompt.image is not None and not is_url(prompt.image):
+            try:
+                given[place] = picture(prompt.image, driver.size)
+            except InputError as error:
+                if notes is not None:
+                    why = without_place(error, prompt.image)
+                    notes.append(f"{prompt.id}: {why}; the model's own stands in")
+    made = [place for place in range(len(prompts)) if place not in given]
+    latents: dict[int, Tensor] = {}
     if made:
         images = driver.generate(
-            driver.encode([prompt.text for prompt in made]),
-            [prompt.id for prompt in made],
+            driver.encode([prompts[place].text for place in made]),
+            [prompts[place].id for place in made],
             seed,
             schedule,
         )
-        latents |= zip([p.id for p in made], driver.encode_images(images), strict=True)
-    for prompt in prompts:
-        if prompt.id not in latents:
-            latents[prompt.id] = driver.encode_images(
-                picture(str(prompt.image), driver.size)[None]
-            )[0]
-    return torch.stack([latents[prompt.id] for prompt in prompts])
+        latents |= zip(made, driver.encode_images(images), strict=True)
+    latents |= {k: driver.encode_images(image[None])[0] for k, image in given.items()}
+    return torch.stack([latents[place] for place in range(len(prompts))])

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from memfast_kernels.shapes import statistics_device
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site
@@ -35,8 +36,9 @@ class Gram:
         self.weight = weight[:, self.lost].float()
         self.constant = site.contraction.bias is not None
         size = len(self.kept) + self.constant
-        self.inputs = torch.zeros(size, size, dtype=torch.float64, device=weight.device)
-        self.outputs = torch.zeros(len(weight), size, dtype=torch.float64, device=weight.device)
+        here = statistics_device(weight.device)  # there may be no float64
+        self.inputs = torch.zeros(size, size, dtype=torch.float64, device=here)
+        self.outputs = torch.zeros(len(weight), size, dtype=torch.float64, device=here)
 
     @torch.no_grad()
     def add(self, inputs: Tensor) -> None:
@@ -46,8 +48,8 @@ class Gram:
         kept = rows[:, self.kept]
         if self.constant:
             kept = torch.cat([kept, kept.new_ones(len(kept), 1)], 1)
-        self.inputs += kept.T @ kept
-        self.outputs += (rows[:, self.lost] @ self.weight.T).T @ kept
+        self.inputs += (kept.T @ kept).to(self.inputs.device)
+        self.outputs += ((rows[:, self.lost] @ self.weight.T).T @ kept).to(self.inputs.device)
 
     def solve(self, ridge: float) -> Correction:
         """The correction, with `ridge` times the mean energy of a neuron on the diagonal."""

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
+from memfast.precision import wide
 from memfast.repairing.pool import Pool
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
@@ -98,27 +100,53 @@ def active(material: Material) -> dict[str, float]:
     return {name: w for name, w in weights.items() if w > 0 and not lacking.get(name, False)}
 
 
-def errors(
-    names: list[str],
-    material: Material,
-    student: Driver,
-    original: Driver,
-    step: int,
-    source: torch.Generator,
-) -> dict[str, Tensor]:
-    """Each objective's mean squared error in one step, from one forward pass of each model."""
+@dataclass(frozen=True)
+class Drawn:
+    """One step's rows of all objectives; sizes: {objective: rows}, in order.
+
+    wanted: what the original model is told. of_data: rows whose target is the data's own.
+    """
+
+    sizes: Mapping[str, int]
+    clean: Tensor
+    noise: Tensor
+    times: Tensor
+    given: Conditioning
+    wanted: Conditioning
+    of_data: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+
+def draw(
+    names: list[str], material: Material, student: Driver, step: int, source: torch.Generator
+) -> Drawn:
+    """What the objectives of a step are computed on."""
     parts = [OBJECTIVES[name](material, student, step, source) for name in names]
     clean = torch.cat([part.clean for part in parts])
     noise = torch.randn(clean.shape, generator=source).to(clean)
-    times = student.path.drawn(len(clean), source).to(clean.device)
-    noisy = student.path.add(clean, noise, times)
-    wanted = Conditioning.cat([p.given if p.wanted is None else p.wanted for p in parts])
     sizes = [len(part.clean) for part in parts]
+    return Drawn(
+        sizes=dict(zip(names, sizes, strict=True)),
+        clean=clean,
+        noise=noise,
+        times=student.path.drawn(len(clean), source).to(clean.device),
+        given=Conditioning.cat([part.given for part in parts]),
+        wanted=Conditioning.cat([p.given if p.wanted is None else p.wanted for p in parts]),
+        of_data=torch.tensor([p.wanted is None for p in parts]).repeat_interleave(
+            torch.tensor(sizes)
+        ),
+    )
+
+
+def errors(drawn: Drawn, student: Driver, original: Driver, rows: slice) -> Float[Tensor, " rows"]:
+    """Each row's mean squared error, from one forward pass of each model."""
+    clean, noise, times = drawn.clean[rows], drawn.noise[rows], drawn.times[rows]
+    noisy = student.path.add(clean, noise, times)
     with torch.no_grad():
-        target = original.predict(noisy, times, wanted)
-        exact = student.path.target(clean, noise, times)
-    output = student.predict(noisy, times, Conditioning.cat([part.given for part in parts]))
-    targets = zip(parts, target.split(sizes), exact.split(sizes), strict=True)
-    target = torch.cat([of_data if p.wanted is None else taught for p, taught, of_data in targets])
-    error = (output - target).square().flatten(1).mean(1)
-    return {name: part.mean() for name, part in zip(names, error.split(sizes), strict=True)}
+        taught = wide(original.predict(noisy, times, drawn.wanted[rows]))
+        exact = wide(student.path.target(clean, noise, times))
+    of_data = drawn.of_data[rows].to(exact.device).view(-1, *(1,) * (exact.ndim - 1))
+    output = wide(student.predict(noisy, times, drawn.given[rows]))
+    return (output - torch.where(of_data, exact, taught)).square().flatten(1).mean(1)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.attacks.embeddings import STARTS, AttackSettings
 from memfast.attacks.experiment import attack_cases
@@ -84,13 +85,15 @@ def repair_in_rounds(
 
     Each begins with an attack. When it brings back no more than its control's interval allows, or
     the damage is spent after a repair, that was the last. Neurons go while `max_damage` allows.
-    Raises InputError for memorized captions without images, and where `repair` does.
+    Memorized captions without an image are left out, and noted.
+    Raises InputError for fewer than two with an image, and where `repair` does.
     """
     teacher, student = driver_of(original, **asked), driver_of(pipeline, **asked)
     check_original(student, teacher)
-    cases = load_cases(memorized, teacher.size)
-    check_located(cases, reference)
-    if len(cases) < 2 or not all(len(case.images) for case in cases.cases):
+    given = load_cases(memorized, teacher.size)
+    check_located(given, reference)
+    cases = given.first_images()[0]
+    if len(cases) < 2:
         raise InputError("memorized: rounds need at least two captions, each with its image")
     lesson = Lesson.of(teacher, reference, settings.seed)
     located, validation = (cases.part(part) for part in halves(cases.groups, settings.seed))
@@ -113,7 +116,7 @@ def repair_in_rounds(
             student = _smaller(student, of_learnt, lesson, max_damage, settings.seed)
         state = checkpoint and numbered(checkpoint, number)
         student = lesson.taught(student, located, settings, state, stage).driver
-    return student.owner, found, [*lesson.known.notes, *cases.notes]
+    return student.owner, found, [*lesson.known.notes, *given.notes]
 
 
 def brought_back(
@@ -131,7 +134,7 @@ def brought_back(
     result = attack_cases(
         driver,
         cases,
-        toolbox(METRICS),
+        toolbox(METRICS, device=driver.device),
         library,
         schedule,
         starts=starts,

@@ -5,10 +5,11 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Unpack
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
+from typing_extensions import Unpack
 
 from memfast.errors import InputError, some
 from memfast.measuring.cases import Cases, load_cases
@@ -96,7 +97,7 @@ class Lesson:
     @classmethod
     def of(cls, teacher: Driver, reference: PromptSet, seed: int) -> "Lesson":
         """Raises InputError for too few captions."""
-        known = load_cases(reference, teacher.size)
+        known = load_cases(reference, teacher.size, images_wanted=False)
         if len(known) < FEWEST:
             raise InputError(
                 f"reference: {len(known)} captions; at least {FEWEST} are needed, half to learn "

@@ -37,12 +37,12 @@ def with_images(driver: Driver, cases: Cases, schedule: Schedule, seed: int = 0)
     if not bare:
         return cases
     ids, texts = [case.id for case in bare], [case.text for case in bare]
-    made = driver.generate(driver.encode(texts), ids, seed, schedule).cpu()
-    images = dict(zip(ids, made, strict=True))
-    filled = (
-        case if len(case.images) else replace(case, images=images[case.id][None])
+    made = driver.generate(driver.encode_all(texts), ids, seed, schedule)
+    images = iter(made)  # by place: two captions may have one id
+    filled = [
+        case if len(case.images) else replace(case, images=next(images)[None])
         for case in cases.cases
-    )
+    ]
     return Cases(tuple(filled), cases.notes)
 
 
@@ -54,8 +54,5 @@ def samples_of(driver: Driver, cases: Cases) -> Samples:
     if not len(cases) or not all(len(case.images) for case in cases.cases):
         raise InputError("samples: captions with images are needed, and at least one")
     shown, images = cases.first_images()
-    clean = torch.cat([driver.encode_images(part) for part in images.split(48)])
-    conditioning = Conditioning.cat(
-        [driver.encode(shown.texts[k : k + 48]) for k in range(0, len(shown), 48)]
-    )
+    clean, conditioning = driver.encode_images(images), driver.encode_all(shown.texts)
     return Samples(shown.ids, shown.texts, clean, conditioning)

@@ -5,19 +5,23 @@ to the same result.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memfast.errors import InputError
+from memfast.memory.portions import Portion
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.finite import not_finite
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
+from memfast.precision import Gradients, float32_weights
 from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
-from memfast.repairing.objectives import Material, active, errors
+from memfast.repairing.objectives import Drawn, Material, active, draw, errors
 
 WARMUP = 10  # steps over which the learning rate rises: Adam's first steps are as large as any
 LARGEST_GRADIENT = 1.0  # norm to which a step's gradient is clipped
@@ -33,14 +37,13 @@ def train(
 ) -> History:
     """Repair `student`'s model in place, all its parameters; returns each step's errors.
 
-    With `checkpoint`, goes on from that file if it is there, and writes it every `save_every`
-    steps: once the next step's errors and gradient have shown that the state is a good one. Raises
-     InputError when an error, a gradient or a weight is not finite, saying where and
-    what is kept, and for a checkpoint of another repair.
+    A model of half precision has weights of float32 meanwhile. With `checkpoint`, goes on from that
+    file if it is there, and writes it every `save_every` steps: once the next step's errors and
+    gradient have shown that the state is a good one. Raises InputError when an error, a gradient or
+    a weight is not finite, saying where and what is kept, and for a checkpoint of another repair.
     """
     settings, model = material.settings, student.model
-    weights = active(material)
-    if not weights:
+    if not active(material):
         raise InputError("repair: no objective has a weight and something to draw from")
     expected = {
         "settings": settings.bound(),
@@ -48,9 +51,27 @@ def train(
         "begun_from": fingerprint(model),
         "material": material.digest,
     }
+    try:
+        with float32_weights(model):
+            return _train(student, original, material, expected, checkpoint, progress)
+    finally:
+        if getattr(model, "is_gradient_checkpointing", False):
+            model.disable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def _train(
+    student: Driver,
+    original: Driver,
+    material: Material,
+    expected: dict[str, Any],
+    checkpoint: Path | None,
+    progress: Callable[[int], None] | None,
+) -> History:
+    settings, model, weights = material.settings, student.model, active(material)
     parameters = list(model.parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
+    learn = Learning(model, parameters)
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
     history: History = []
     first = 0
@@ -73,11 +94,10 @@ def train(
         source = generator(f"repair/{step}", settings.seed)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * schedule(step, settings.steps)
-        with torch.enable_grad():
-            parts = errors(list(weights), material, student, original, step, source)
-            loss = torch.stack([weights[name] * parts[name] for name in weights]).sum()
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        figures = {name: float(part.detach()) for name, part in parts.items()}
+        drawn = draw(list(weights), material, student, step, source)
+        found, gradients = learn(drawn, student, original, weights)
+        parts = zip(drawn.sizes, found.split(list(drawn.sizes.values())), strict=True)
+        figures = {name: float(part.mean()) for name, part in parts}
         norm = clip(gradients)
         if bad := next((n for n, v in figures.items() if not math.isfinite(v)), None):
             raise InputError(_stopped(f"the {bad} error", step, saved, checkpoint))
@@ -104,6 +124,49 @@ def train(
 def pool_of(material: Material) -> dict[str, Tensor]:
     """What is under attack, as a checkpoint keeps it."""
     return {} if material.pool is None else material.pool.state()
+
+
+class Learning:
+    """A step's gradients, in as many portions of its rows as memory asks for.
+
+    Where not all rows fit at once, activations are computed again in the backward pass instead of
+    being kept; where that is not enough, gradients of portions are added up.
+    """
+
+    def __init__(self, model: Any, parameters: list[nn.Parameter]):
+        self.model, self.parameters = model, parameters
+        self.gradients = Gradients(model)
+        self.fitting: Portion | None = None
+
+    def __call__(
+        self, drawn: Drawn, student: Driver, original: Driver, weights: Mapping[str, float]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Each row's error, and the gradients of the weighted sum of the objectives' means."""
+        shares = torch.cat([torch.full((n,), weights[k] / n) for k, n in drawn.sizes.items()])
+
+        def part(rows: slice) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            with torch.enable_grad():
+                found = errors(drawn, student, original, rows)
+                loss = (found * shares[rows].to(found)).sum()
+                return found.detach(), self.gradients.of(loss, self.parameters, allow_unused=True)
+
+        fitting = self._portion(student, len(drawn))
+        found, gradients = zip(*fitting.over(len(drawn), part), strict=True)
+        return torch.cat(found), tuple(map(_added, zip(*gradients, strict=True)))
+
+    def _portion(self, student: Driver, rows: int) -> Portion:
+        if self.fitting is None:
+            self.fitting = student.portion(rows, gradients=True)
+        recomputes = getattr(self.model, "is_gradient_checkpointing", None)
+        if self.fitting.rows < rows and recomputes is False:
+            self.model.enable_gradient_checkpointing()
+            self.fitting = student.portion(rows, gradients=True, checkpointing=True)
+        return self.fitting
+
+
+def _added(gradients: tuple[Tensor | None, ...]) -> Tensor | None:
+    given = [gradient for gradient in gradients if gradient is not None]
+    return reduce(torch.add, given) if given else None
 
 
 def schedule(step: int, steps: int) -> float:

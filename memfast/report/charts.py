@@ -1,46 +1,114 @@
-"""Small charts as SVG text: heat maps, curves, histograms."""
+"""Charts as inline SVG, drawn by matplotlib in the page's own colours, so that they turn dark
+with it. matplotlib is imported when the first chart is drawn."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from html import escape
+from io import StringIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 Number = float | int
-COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a", "#bf3989", "#0969da")
-_LOW, _HIGH = (246, 248, 250), (130, 30, 80)  # heat map ends, RGB
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640.0, 300.0, 56.0, 44.0, 12.0
+BINS = 40
+WIDTH = 5.2  # inches; the page scales it
+WORDS = 34  # characters of a label, at most
+INK, GRID, MARK = "#010101", "#020202", "#030303"
+SERIES = tuple(f"#04040{k}" for k in range(1, 8))
+_CSS = {INK: "--ink", GRID: "--line", MARK: "--bad"} | {
+    colour: f"--series-{k}" for k, colour in enumerate(SERIES, 1)
+}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "memfast",
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "font.size": 10,
+    "figure.facecolor": "none",
+}
 
 
-def heatmap(
-    values: Sequence[Sequence[Number]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    limits: tuple[Number, Number] | None = None,
+class Estimate(NamedTuple):
+    """A figure with the ends of its interval."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+def histogram(
+    series: Mapping[str, ArrayLike],
+    x_label: str = "",
+    threshold: Number | None = None,
+    reference: str | None = None,
 ) -> str:
-    """A grid of coloured cells, each with its number in a tooltip, and the colour scale below."""
-    finite = [v for row in values for v in row if math.isfinite(v)]
-    low, high = limits or (min(finite, default=0.0), max(finite, default=1.0))
-    margin = 8 + 6.2 * max((len(r) for r in rows), default=0)
-    cell, tall = max(12.0, min(44.0, 560 / max(1, len(columns)))), 20.0
-    parts = []
-    for i, (label, row) in enumerate(zip(rows, values, strict=True)):
-        parts.append(_text(margin - 6, 18 + i * tall + 14, label, "end"))
-        for j, value in enumerate(row):
-            if math.isfinite(value):
-                box = _rect(margin + j * cell, 18 + i * tall, cell - 1, tall - 1)
-                hint = f"{label}, {columns[j]}: {value:.3g}"
-                parts.append(f'{box} fill="{_shade(value, low, high)}">{_title(hint)}</rect>')
-    every = math.ceil(22 / cell)
-    for j in range(0, len(columns), every):
-        parts.append(_text(margin + (j + 0.5) * cell, 12.0, columns[j], "middle"))
-    bottom = 18 + len(rows) * tall + 12
-    for k in range(40):
-        value = low + (high - low) * k / 39
-        parts.append(
-            f'{_rect(margin + 4 * k, bottom, 4.0, 8.0)} fill="{_shade(value, low, high)}"/>'
-        )
-    parts.append(_text(margin - 6, bottom + 9, f"{low:.3g}", "end"))
-    parts.append(_text(margin + 166, bottom + 9, f"{high:.3g}", "start"))
-    return _svg(margin + len(columns) * cell + 60, bottom + 20, parts)
+    """Shares of each series over 40 bins; the one named `reference` is filled, the others lines.
+
+    The axis shows the middle 99.8 % of all values and the threshold; what lies beyond counts in
+    the outermost bins.
+    """
+    known = {name: _finite(values) for name, values in series.items()}
+    every = np.concatenate([np.empty(0), *known.values()])
+    low, high = np.quantile(every, [0.001, 0.999]) if len(every) else (0.0, 1.0)
+    if threshold is not None and math.isfinite(threshold):
+        low, high = min(low, threshold), max(high, threshold)
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+
+    def draw(axes: Any) -> None:
+        for colour, (name, values) in zip(_colours(known), known.items(), strict=True):
+            share = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / max(1, len(values))
+            filled = name == reference
+            axes.stairs(
+                share,
+                edges,
+                fill=filled,
+                color=INK if filled else colour,
+                alpha=0.25 if filled else 1,
+                linewidth=1.6,
+                label=_label(f"{name} ({len(values):,})"),
+            )
+        if threshold is not None and math.isfinite(threshold):
+            axes.axvline(threshold, color=MARK, linestyle="--", label=f"threshold {threshold:.3g}")
+        axes.set(xlabel=_label(x_label, 60), ylabel="share of the prompts")
+        axes.set_ylim(bottom=0)
+        _legend(axes)
+
+    return _svg(draw, f"histogram of {x_label}")
+
+
+def rates(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    x_label: str,
+    y_label: str,
+    diagonal: bool = False,
+) -> str:
+    """Steps through (x, y) pairs on the unit square; `diagonal`: what guessing would give."""
+
+    def draw(axes: Any) -> None:
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=GRID, linestyle="--", label="guessing")
+        for colour, (name, (x, y)) in zip(_colours(series), series.items(), strict=True):
+            axes.plot(x, y, color=colour, label=_label(name), linewidth=1.8)
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+        _legend(axes)
+
+    return _svg(draw, f"{y_label} over {x_label}", height=4.6)
 
 
 def curves(
@@ -49,115 +117,167 @@ def curves(
     x_label: str = "",
     y_label: str = "",
 ) -> str:
-    """Lines with points; the legend stands at the right."""
-    every = [v for ys in series.values() for v in ys if math.isfinite(v)]
-    scale_x, scale_y = _Scale(x, _LEFT, _WIDTH), _Scale(every, _HEIGHT - _BOTTOM, _TOP)
-    parts = _axes(scale_x, scale_y, x_label, y_label)
-    for index, (_name, ys) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        points = [(scale_x(a), scale_y(b)) for a, b in zip(x, ys, strict=True) if math.isfinite(b)]
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="{colour}"/>' for a, b in points]
-    parts += _legend(list(series))
-    return _svg(_WIDTH + 190, _HEIGHT, parts)
+    """Lines with points over a common x."""
+
+    def draw(axes: Any) -> None:
+        for colour, (name, values) in zip(_colours(series), series.items(), strict=True):
+            axes.plot(x, values, color=colour, label=_label(name), marker="o", markersize=3)
+        axes.set(xlabel=_label(x_label, 60), ylabel=_label(y_label, 60))
+        _whole_ticks(axes.xaxis, x)
+        _legend(axes)
+
+    return _svg(draw, f"{y_label} over {x_label}")
 
 
-def histogram(
-    series: Mapping[str, Sequence[Number]], x_label: str = "", threshold: Number | None = None
-) -> str:
-    """Overlaid step histograms of 40 bins, each as the share of its own series."""
-    every = [v for values in series.values() for v in values if math.isfinite(v)]
-    low, high = min(every, default=0.0), max(every, default=1.0)
-    width = (high - low) / 40 or 1.0
-    shares = {}
-    for name, values in series.items():
-        counts = [0] * 40
-        for value in values:
-            if math.isfinite(value):
-                counts[min(39, int((value - low) / width))] += 1
-        shares[name] = [count / max(1, len(values)) for count in counts]
-    scale_x = _Scale([low, high], _LEFT, _WIDTH)
-    scale_y = _Scale([0, *(v for s in shares.values() for v in s)], _HEIGHT - _BOTTOM, _TOP)
-    parts = _axes(scale_x, scale_y, x_label, "share")
-    for index, values in enumerate(shares.values()):
-        colour = COLOURS[index % len(COLOURS)]
-        for k, share in enumerate(values):
-            left, right, top = (
-                scale_x(low + k * width),
-                scale_x(low + (k + 1) * width),
-                scale_y(share),
+def forest(rows: Sequence[tuple[str, Mapping[str, Estimate]]], x_label: str) -> str:
+    """Rates with their intervals on [0, 1], one line a row; a row may hold several kinds."""
+    kinds = list(dict.fromkeys(kind for _, found in rows for kind in found))
+
+    def draw(axes: Any) -> None:
+        for number, kind in enumerate(kinds):
+            shift = 0.5 * ((number + 0.5) / len(kinds) - 0.5)
+            places = [k + shift for k, (_, found) in enumerate(rows) if kind in found]
+            shown = [found[kind] for _, found in rows if kind in found]
+            axes.errorbar(
+                [e.value for e in shown],
+                places,
+                xerr=_bars(shown),
+                fmt="os^D"[number % 4],
+                color=SERIES[number % len(SERIES)],
+                capsize=2,
+                markersize=4.5,
+                label=_label(kind),
             )
-            box = _rect(left, top, right - left, scale_y(0) - top)
-            parts.append(f'{box} fill="{colour}" fill-opacity="0.45"/>')
-    if threshold is not None and low <= threshold <= high:
-        at = scale_x(threshold)
-        parts.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" class="mark"/>'
-        )
-        parts.append(_text(at + 4, _TOP + 10, f"threshold {threshold:.3g}", "start"))
-    parts += _legend(list(shares))
-    return _svg(_WIDTH + 190, _HEIGHT, parts)
+        axes.set_yticks(range(len(rows)), [_label(name) for name, _ in rows])
+        axes.set(xlabel=_label(x_label, 60), xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6))
+        axes.grid(axis="y", visible=False)
+        if len(kinds) > 1:
+            _legend(axes)
+
+    return _svg(draw, x_label, height=1.1 + 0.32 * len(rows) + 0.2 * (len(kinds) > 1))
 
 
-class _Scale:
-    """Maps data to pixels, with five ticks."""
+def scatter(points: Sequence[tuple[str, Estimate, Estimate]], x_label: str, y_label: str) -> str:
+    """Named points with the intervals of both their figures."""
 
-    def __init__(self, values: Sequence[Number], start: Number, end: Number):
-        self.low, self.high = min(values, default=0.0), max(values, default=1.0)
-        if self.high == self.low:
-            self.high = self.low + 1
-        self.start, self.end = start, end
+    def draw(axes: Any) -> None:
+        for number, (name, x, y) in enumerate(points):
+            axes.errorbar(
+                [x.value],
+                [y.value],
+                xerr=_bars([x]),
+                yerr=_bars([y]),
+                fmt="os^Dv<>"[number // len(SERIES) % 7],
+                color=SERIES[number % len(SERIES)],
+                elinewidth=0.8,
+                markersize=6,
+                label=_label(name),
+            )
+        axes.set(xlabel=_label(x_label, 60), ylabel=_label(y_label, 60))
+        _legend(axes)
 
-    def __call__(self, value: Number) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self) -> list[Number]:
-        return [self.low + (self.high - self.low) * k / 4 for k in range(5)]
-
-
-def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str) -> list[str]:
-    parts = []
-    for value in y.ticks():
-        at = y(value)
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>')
-        parts.append(_text(_LEFT - 6, at + 4, f"{value:.3g}", "end"))
-    parts += [_text(x(v), _HEIGHT - _BOTTOM + 16, f"{v:.3g}", "middle") for v in x.ticks()]
-    parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 8, x_label, "middle"))
-    parts.append(_text(_LEFT, _TOP - 2, y_label, "start"))
-    return parts
+    return _svg(draw, f"{y_label} over {x_label}", height=3.8)
 
 
-def _legend(names: Sequence[str]) -> list[str]:
-    parts = []
-    for index, name in enumerate(names):
-        top = _TOP + 10 + 18 * index
-        parts.append(
-            f'{_rect(_WIDTH + 14, top, 10.0, 10.0)} fill="{COLOURS[index % len(COLOURS)]}"/>'
-        )
-        parts.append(_text(_WIDTH + 30, top + 9, name, "start"))
-    return parts
+def heatmap(
+    values: Sequence[Sequence[Number]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    limits: tuple[Number, Number] | None = None,
+) -> str:
+    """A coloured grid of numbers, [rows][columns]; NaN is left blank. Small grids show them."""
+    table = np.ma.masked_invalid(np.array(values, float).reshape(len(rows), len(columns)))
+
+    def draw(axes: Any) -> None:
+        if not table.count():
+            return
+        low, high = limits or (table.min(), table.max())
+        image = axes.imshow(table, "viridis", vmin=low, vmax=high, aspect="auto")
+        image.set_interpolation("none")
+        axes.set_xticks(*_every(columns, 12))
+        axes.set_yticks(*_every(rows, 40), fontsize=8)
+        axes.grid(visible=False)
+        bar = axes.figure.colorbar(image, ax=axes)
+        bar.outline.set_visible(False)
+        if max(len(rows), len(columns)) <= 10:
+            for (row, column), value in np.ndenumerate(table.filled(np.nan)):
+                bright = not high > low or (value - low) / (high - low) > 0.6
+                tint = "#0a0a0a" if bright else "#f5f5f5"
+                if math.isfinite(value):
+                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=tint)
+
+    return _svg(draw, "heat map", height=1.2 + 0.26 * max(4, min(40, len(rows))))
 
 
-def _shade(value: Number, low: Number, high: Number) -> str:
-    share = 0.0 if high <= low else min(1.0, max(0.0, (value - low) / (high - low)))
-    return "#" + "".join(
-        f"{round(a + (b - a) * share):02x}" for a, b in zip(_LOW, _HIGH, strict=True)
-    )
+def _svg(draw: Callable[[Any], None], title: str, height: float = 3.2) -> str:
+    """What `draw` draws, as an <svg> element whose ids and colours are the page's own."""
+    import logging
+    import warnings
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    text = StringIO()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # glyphs that its own fonts lack: the browser's have them
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure.add_subplot())
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+    drawn = text.getvalue()
+    box = re.search(r'viewBox="[^"]*"', drawn)
+    body = drawn.partition("<svg")[2].partition(">")[2]
+    mark = sha256(drawn.encode()).hexdigest()[:8]
+    body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{mark}-", body)
+    body = re.sub("|".join(_CSS), lambda colour: f"var({_CSS[colour[0]]})", body)
+    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 inherit", body)
+    head = f'role="img" aria-label="{escape(title)}" {box[0] if box else ""}'
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f"<svg {namespaces} {head}>{body.strip()}"
 
 
-def _rect(x: Number, y: Number, width: Number, height: Number) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"'
+def _finite(values: ArrayLike) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]
 
 
-def _text(x: Number, y: Number, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _bars(shown: Sequence[Estimate]) -> list[list[Number]]:
+    """Lengths below and above, as matplotlib has them."""
+    return [
+        [max(0, e.value - e.low) for e in shown],
+        [max(0, e.high - e.value) for e in shown],
+    ]
 
 
-def _title(text: str) -> str:
-    return f"<title>{escape(text)}</title>"
+def _colours(series: Mapping[str, Any]) -> list[str]:
+    return [SERIES[k % len(SERIES)] for k in range(len(series))]
 
 
-def _svg(width: Number, height: Number, parts: Sequence[str]) -> str:
-    view = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {view} role="img">{"".join(parts)}</svg>'
+def _label(text: str, most: int = WORDS) -> str:
+    """A label that matplotlib and XML take: on one line, not too long, no leading underscore."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    short = plain if len(plain) <= most else plain[: most - 1] + "…"
+    return f"\u200b{short}" if short.startswith("_") else short
+
+
+def _legend(axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=2)
+
+
+def _every(names: Sequence[str], most: int) -> tuple[list[int], list[str]]:
+    """At most so many places and their labels, evenly chosen."""
+    places = list(range(0, len(names), math.ceil(len(names) / most) or 1))
+    return places, [_label(names[place]) for place in places]
+
+
+def _whole_ticks(axis: Any, values: Sequence[Number]) -> None:
+    if all(isinstance(value, int) for value in values):
+        from matplotlib.ticker import MaxNLocator
+
+        axis.set_major_locator(MaxNLocator(integer=True))

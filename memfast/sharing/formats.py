@@ -6,7 +6,7 @@ masked    the base's class and shapes, zeros where neurons are gone; any tool op
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ def save_as(
     *,
     overwrite: bool = False,
     card: str | None = None,
-    summary: Mapping[str, Any] | None = None,
+    add: Callable[[Path], object] | None = None,
     **how: Any,
 ) -> None:
-    """Write a pipeline folder in one of FORMATS, whole or not at all, with `card` as its README and
-    `summary` as its summary.json.
+    """Write a pipeline folder in one of FORMATS, whole or not at all, with `card` as its README
+    and what `add` writes into it.
 
     `how` goes to `save_pretrained`: variant, max_shard_size. Raises InputError for another format,
     for a folder that may not be written, and for a masked model that would need biases.
@@ -55,8 +55,8 @@ def save_as(
                 _make_portable(unfinished, name, model)
         if card is not None:
             atomic_write_text(unfinished / "README.md", card)
-        if summary is not None:
-            atomic_write_json(unfinished / "summary.json", summary)
+        if add is not None:
+            add(unfinished)
 
     save_pipeline(pipeline, folder, overwrite, finish, **how)
 

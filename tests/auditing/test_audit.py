@@ -350,7 +350,8 @@ def test_a_second_look_makes_pictures(tiny_pipeline, settings, tmp_path: Path) -
     )
     assert outcome is not None
     assert [item.rank for item in outcome.verified] == [1, 2, 3]
-    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 9
+    assert len(list((tmp_path / "out" / "pictures").glob("*-[0-2].png"))) == 9
+    assert len(list((tmp_path / "out" / "pictures").glob("*-training.png"))) == 3
     for item in outcome.verified:
         assert item.images.shape == (3, 3, 16, 16)
         assert item.own_ssim == pytest.approx(

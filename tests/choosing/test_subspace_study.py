@@ -7,7 +7,9 @@ from memfast_kernels import column_moments
 from memfast.blocks.families import ffn_sites
 from memfast.choosing.subspace_study import MEMORIZED, MIXED, RANDOM, REFERENCE, study_overlap
 from memfast.errors import InputError
-from memfast.report.subspace_study import overlap_page, overlap_summary, overlap_table
+from memfast.files import atomic_write_json
+from memfast.report.overlap import overlap_table, page
+from memfast.report.stored import Stored
 from memfast.statistics import NeuronStatistics
 
 STEPS, SETS = 2, 4
@@ -79,11 +81,11 @@ def test_as_many_sets_of_each_kind(unet):
         run(unet, SHARED, APART[:3])
 
 
-def test_the_report_shows_every_arm(unet):
+def test_the_report_shows_every_arm(unet, tmp_path):
     study = run(unet, SHARED, APART, rule="neurons")
-    how = {"rule": "neurons", "fraction": 0.1}
-    html = overlap_page(study, how).html()
+    atomic_write_json(tmp_path / "summary.json", {"rule": "neurons"} | study.summary())
+    html = page(Stored(tmp_path)).html()
     assert study.sentence.replace("'", "&#39;") in html
-    _, rows = overlap_table(study)
+    _, rows = overlap_table(study.summary())
     assert [row[0] for row in rows] == list(study.arms)
-    assert overlap_summary(study, how)["p"] == study.verdict.p
+    assert study.summary()["p"] == study.verdict.p

@@ -28,7 +28,7 @@ def test_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert summary["arms"]["original"]["singles_ssim"]["value"] == pytest.approx(1)
     assert summary["neurons_after"] < summary["neurons_before"]
     page = (out / "report.html").read_text()
-    assert page.count("<img") == 8 * 6 + 4 * 5
+    assert page.count("<figure><button") == 8 * 6 + 4 * 5
     reloaded = DiffusionPipeline.from_pretrained(out / "model")
     parameters = sum(p.numel() for p in reloaded.unet.parameters())
     assert parameters == summary["parameters_after"]

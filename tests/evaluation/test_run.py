@@ -15,12 +15,18 @@ from memfast.errors import InputError
 from memfast.evaluation.given import removed_share
 from memfast.evaluation.results import all_below, score_lines
 from memfast.evaluation.run import evaluate
+from memfast.files import atomic_write_json
 from memfast.measuring.instruments import seen_in
 from memfast.measuring.rates import Interval
 from memfast.prompts import Prompt, PromptSet
 from memfast.removing.compact import compact
 from memfast.removing.masking import prune
-from memfast.report.evaluation import attack_page, attack_table, evaluation_page
+from memfast.report.attack import attack_albums, attack_table
+from memfast.report.attack import page as attack_page
+from memfast.report.evaluation import evaluation_albums
+from memfast.report.evaluation import page as evaluation_page
+from memfast.report.pictures import keep_pictures
+from memfast.report.stored import Stored
 from memfast.selection import Subspace
 from tests.support.planted import PLANTED, SCHEDULE, cases_of
 
@@ -62,7 +68,7 @@ def test_an_untrained_model_has_none(tiny_pipeline, reference_set):
         assert rate.high > 0.3
 
 
-def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, reference_set):
+def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, reference_set, tmp_path):
     report = attack(
         tiny_pipeline,
         memorized_set,
@@ -82,12 +88,15 @@ def test_extraction_finds_the_planted_memory(tiny_pipeline, memorized_set, refer
         assert {(images, s, n) for s in ("prompt", "noise", "any") for n in (1, 2)} <= starts
     assert ("memorized", "nearest words", 0) in starts
     assert ("memorized", "paraphrase: drop", 0) in starts
-    json.dumps(report.summary())
-    assert "Under attack: control" in attack_page(report).html()
-    columns, table = attack_table(report)
+    atomic_write_json(tmp_path / "summary.json", report.summary())
+    keep_pictures(tmp_path, attack_albums(report))
+    page = attack_page(Stored(tmp_path)).html()
+    assert "Under attack: control" in page
+    assert page.count('class="badge copy"') + page.count('class="badge quiet"') == 4 + 4
+    columns, table = attack_table(report.summary())
     assert columns == ["images", "start", "steps", *METRICS, "more than control"]
     claims = {(row[0], row[1]): row[-1] for row in table}
-    assert claims["memorized", "any"] == "not shown"  # one of four images against none of six
+    assert claims["memorized", "any"] == "too few to tell"  # one of four against none of four
     assert claims["control", "any"] == claims["memorized", "nearest words"] == ""
 
 
@@ -99,7 +108,7 @@ def test_a_claim_needs_every_headline_metric():
     assert all_below({"tiled_l2": high}, {"tiled_l2": low}) == "not shown"
 
 
-def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, reference_set):
+def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, reference_set, tmp_path):
     del tiny_pipeline.unet.forward  # the plant is no part of the weights
     result = evaluate(
         tiny_pipeline,
@@ -137,8 +146,9 @@ def test_methods_stand_beside_their_controls(tiny_pipeline, memorized_set, refer
     assert rows["neurons"].heldout["loss_ratio"].count == 0  # they have no images
     tested = torch.stack(result.outcomes["neurons"].plain["ssim"])
     assert (~tested.isnan()).sum(1).tolist() == [2, 2]
-    json.dumps(result.summary())
-    page = evaluation_page(result).html()
+    atomic_write_json(tmp_path / "summary.json", result.summary())
+    keep_pictures(tmp_path, evaluation_albums(result))
+    page = evaluation_page(Stored(tmp_path)).html()
     assert "The same captions under attack" in page
     assert "sscd_disc_large" not in page
 
@@ -203,7 +213,7 @@ def test_bad_input_is_named(tiny_pipeline, reference_set):
         run(metrics=("sim",))
     with pytest.raises(InputError, match="weights: 'vgg' is none of sscd_disc_large"):
         run(weights={"vgg": "x"})
-    with pytest.raises(InputError, match="starts: 'hope' is none of prompt, noise, another"):
+    with pytest.raises(InputError, match="starts hope: must be of prompt, noise, another"):
         attack(tiny_pipeline, reference_set, reference_set, **SCHEDULE, starts=("hope",))
 
 
@@ -240,7 +250,8 @@ def test_the_commands(tiny_folder, memorized_set, reference_set, tmp_path):
     assert result.exit_code == 0, result.output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["metrics"]["ssim"]["threshold"] == 0.6
-    assert "20 x 20 pixels, scaled to 16 x 16" in summary["notes"][0]
+    assert "training images: 1 scaled" in summary["notes"]
+    assert summary["inputs"]["memorized"] == {"list": "memorized.jsonl", "rejected": 0}
     assert "clip score" in summary["missing"]
     assert (out / "scores.csv").read_text().startswith("method,setting,repeat,id,metric,score,copy")
     assert "ssim@1" in (out / "scores.csv").read_text()

@@ -12,7 +12,14 @@ from PIL import Image
 
 from tests.support.tiny.table import build
 
-TIMES = {"seconds", "texts_per_second", "denoiser_rows_per_second", "texts_computed"}
+TIMES = {
+    "command",
+    "date",
+    "seconds",
+    "texts_per_second",
+    "denoiser_rows_per_second",
+    "texts_computed",
+}
 
 
 @dataclass(frozen=True)
@@ -96,15 +103,16 @@ class Bench:
 
 
 def results(folder: Path, command: str) -> dict[str, str]:
-    """{file: digest} of what a command wrote, without times and pages."""
+    """{file: digest, or JSON} of what a command wrote, without times and pages."""
     found = {}
     for path in _files(folder / COMMANDS[command].out):
         if path.suffix == ".html" or path.name.startswith(".memfast"):
             continue
-        content: bytes = path.read_bytes()
+        content, name = path.read_bytes(), str(path.relative_to(folder))
         if path.suffix == ".json":
-            content = json.dumps(_timeless(json.loads(content))).encode()
-        found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+            found[name] = json.dumps(_timeless(json.loads(content)), sort_keys=True)
+        else:
+            found[name] = hashlib.sha256(content).hexdigest()
     return found
 
 
@@ -126,8 +134,8 @@ def leftovers(folder: Path) -> list[str]:
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
-        yield path
-        yield path.with_name(f"{path.stem}.summary.json")
+        summary = path.with_name(f"{path.stem}.summary.json")
+        yield from (path, summary) if summary.is_file() else (path,)
     yield from sorted(found for found in path.rglob("*") if found.is_file())
 
 

@@ -1,7 +1,6 @@
 """Cases from prompt lists, scores of the nearest training image, and rates by group."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -98,8 +97,8 @@ def test_cases_of_a_list(tmp_path):
     assert [c.template for c in cases.cases] == [False, False, True, True, False, False]
     torch.testing.assert_close(cases.cases[0].images[0], images[0])
     notes = "\n".join(cases.notes)
-    assert re.search(r"e \(line 5\): image .*absent\.png: no such file", notes)
-    assert "f: 40 x 20 pixels, scaled to 16 x 16" in notes
+    assert "e (line 5): image absent.png: no such file" in notes
+    assert cases.notes[-1] == "training images: 1 cropped"
     assert "g (line 7): no local training image" in notes
     assert len(load_cases(write_list(tmp_path, rows), (16, 16), limit=2)) == 2
 

@@ -18,10 +18,14 @@ PROMPTS = [Prompt("a", "a red cat"), Prompt("b", "b"), Prompt("c", "a dog on a b
 STEPS = 2
 
 
-def hooked(driver: Any, prompts: list[Prompt], scale: float) -> dict[str, list[torch.Tensor]]:
-    """What each site's contracting linear read in the pipeline's own run, call after call."""
+Seen = dict[str, list[tuple[int, torch.Tensor]]]  # site -> (number of the denoiser's call, neurons)
+
+
+def hooked(driver: Any, prompts: list[Prompt], scale: float) -> Seen:
+    """What each site's contracting linear read in the pipeline's own run."""
     sites = find_sites(driver.model)
-    seen: dict[str, list[torch.Tensor]] = {path: [] for path in sites}
+    seen: Seen = {path: [] for path in sites}
+    calls: list[None] = []
     schedule = driver.schedule(num_inference_steps=STEPS, guidance_scale=scale)
     sources = [generator(prompt.id, 4) for prompt in prompts]
     noise = driver.noise_of(sources)
@@ -29,10 +33,14 @@ def hooked(driver: Any, prompts: list[Prompt], scale: float) -> dict[str, list[t
     handles = [
         site.contraction.register_forward_pre_hook(
             lambda module, inputs, path=path, site=site: seen[path].append(
-                to_rows(module, inputs[0])[..., site.columns].detach().double()
+                (len(calls) - 1, to_rows(module, inputs[0])[..., site.columns].detach().double())
             )
         )
         for path, site in sites.items()
+    ]
+    handles += [
+        model.register_forward_pre_hook(lambda *_: calls.append(None))
+        for model in driver.models.values()
     ]
     run(
         driver.pipeline,
@@ -87,26 +95,20 @@ def test_collect_equals_plain_hooks(name: str, rows: str) -> None:
                     torch.testing.assert_close(own, total, rtol=2e-5, atol=1e-9)
 
 
-def squares(
-    driver: Any, seen: dict[str, list[torch.Tensor]], guided: bool, rows: str
-) -> dict[str, list[Any]]:
+def squares(driver: Any, seen: Seen, guided: bool, rows: str) -> dict[str, list[Any]]:
     """Each site's sums of squares, a neuron, at every step: of the half or halves wanted."""
-    sums: dict[str, list[Any]] = {}
     wanted = ("conditional", "unconditional") if rows == "both" else ("conditional",)
+    calls_a_step = 2 if guided and not driver.together else 1
+    sums: dict[str, list[Any]] = {path: [0] * STEPS for path in seen}
     for path, calls in seen.items():
-        runs = len(calls) // STEPS
-        per_half = max(1, runs // (2 if guided and not driver.together else 1))
-        sums[path] = [0] * STEPS
-        for place, neurons in enumerate(calls):
-            step, inside = divmod(place, max(1, runs))
-            parts = {"conditional": neurons}
+        for call, neurons in calls:
+            step, half = divmod(call, calls_a_step)
+            parts = {driver.halves[half] if guided else "conditional": neurons}
             if guided and driver.together:
                 parts = dict(zip(driver.halves, neurons.chunk(2), strict=True))
-            elif guided:
-                parts = {driver.halves[inside // per_half]: neurons}
-            for half in wanted:
-                if half in parts:
-                    total = parts[half].flatten(0, -2).square().sum(0)
+            for each in wanted:
+                if each in parts:
+                    total = parts[each].flatten(0, -2).square().sum(0)
                     sums[path][step] = sums[path][step] + total
     return sums
 

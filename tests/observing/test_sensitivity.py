@@ -7,6 +7,7 @@ import memfast
 from memfast.blocks.families import find_sites
 from memfast.choosing.learned_gates import Pull, learn_gates
 from memfast.errors import InputError
+from memfast.observing.gradients import collect_gradients
 from memfast.observing.scaling import gated, open_gates
 from memfast.observing.sensitivity import (
     collect_sensitivity,
@@ -15,6 +16,7 @@ from memfast.observing.sensitivity import (
     stability,
 )
 from memfast.pipelines.drivers.table import driver_of
+from memfast.prompts import Prompt, PromptSet
 from memfast.removing.masking import prune
 from memfast.selection import Subspace
 from memfast.statistics import mean_activations
@@ -253,3 +255,23 @@ def test_command(tiny_folder, tmp_path, words) -> None:
     else:
         assert subspace.density == pytest.approx(0.5, abs=0.01)
     assert 1 / 3 < subspace.header["agreement"]["iou"] <= 1
+
+
+@pytest.mark.parametrize("collector", [collect_sensitivity, collect_gradients])
+def test_a_missing_picture_is_a_note(tiny_pipeline, tmp_path, collector) -> None:
+    """The model's own stands in: as for a prompt that names none."""
+    missing = Prompt("a", "a cat", str(tmp_path / "gone.png"))
+    found = collector(tiny_pipeline, PromptSet.of([missing]), num_inference_steps=2)
+    without = collector(tiny_pipeline, PromptSet.of([Prompt("a", "a cat")]), num_inference_steps=2)
+    assert found.header["notes"] == ["a: image gone.png: no such file; the model's own stands in"]
+    assert without.header["notes"] == []
+    for site in found:
+        assert torch.equal(found[site].mean, without[site].mean)
+
+
+@pytest.mark.parametrize("collector", [collect_sensitivity, collect_gradients])
+def test_a_model_of_no_numbers_is_an_error(tiny_pipeline, collector) -> None:
+    with torch.no_grad():
+        tiny_pipeline.unet.conv_in.bias.fill_(torch.nan)
+    with pytest.raises(InputError, match="no prompt's activations are finite: a not at step 0"):
+        collector(tiny_pipeline, PromptSet.of([Prompt("a", "a cat")]), num_inference_steps=2)

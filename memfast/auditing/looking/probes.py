@@ -20,6 +20,7 @@ from memfast.auditing.looking.taps import Taps
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
+from memfast.precision import wide
 
 Time = int | float
 
@@ -106,7 +107,7 @@ class Scene:
     def look(self, latents: Latents, time: Time, conditioning: Conditioning) -> Look:
         """A look with the prompts alone: one row each."""
         self.taps.text_rows = conditioning.text_rows
-        output = self.driver.predict(latents, time, conditioning)
+        output, latents = wide(self.driver.predict(latents, time, conditioning)), wide(latents)
         clean = self.driver.path.clean(output, latents, time)
         noise = self.driver.path.noise(output, latents, time)
         return Look(Prediction(clean, noise), self.taps.drain())

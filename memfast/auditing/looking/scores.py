@@ -102,7 +102,7 @@ def discriminant_direction(
 
 
 def _length(difference: Float[Tensor, "rows ..."]) -> Scores:
-    return difference.double().flatten(1).norm(dim=1).cpu()
+    return difference.cpu().double().flatten(1).norm(dim=1)
 
 
 @dataclass(frozen=True)

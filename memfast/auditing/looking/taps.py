@@ -87,10 +87,14 @@ class Taps:
             else torch.zeros(rows, self.neurons[site], device=self.driver.device)
             for site, seen in self._squares.items()
         ]
+        self.clear()
+        return torch.cat(squares, 1).cpu().double().sqrt()
+
+    def clear(self) -> None:
+        """Forget what was seen."""
         for site, seen in self._squares.items():
             seen.clear()
             self._rows[site] = 0
-        return torch.cat(squares, 1).double().sqrt().cpu()
 
 
 @contextmanager

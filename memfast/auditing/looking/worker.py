@@ -15,7 +15,8 @@ from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
 from memfast.auditing.looking.scores import SCORES, Baseline
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
-from memfast.errors import InputError
+from memfast.errors import InputError, is_out_of_memory
+from memfast.memory.free import release
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import made_on
 from memfast.prompts import Prompt
@@ -109,15 +110,18 @@ class Worker:
                 for looks in self._units(prepared[part], prompts[part] if own else None):
                     yield places[done : done + size], looks
                     done = min(done + size, total)
-            except torch.OutOfMemoryError as error:
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self._units_at_once == 1:
                     raise InputError(
                         f"out of memory with {size} prompts a call, the least of "
                         "this audit; start another --out with a smaller --unit"
                     ) from error
-                self._units_at_once //= 2
-                if self.driver.device.type == "cuda":
-                    torch.cuda.empty_cache()
+            self._units_at_once //= 2
+            self._taps.clear()
+            release(self.driver.device)
 
     @torch.no_grad()
     def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:

@@ -14,7 +14,9 @@ RESULTS = (
     "scores.parquet",
     "flagged.csv",
     "summary.json",
+    "provenance.json",
     "report.html",
+    "provenance.json",
     "rejected.jsonl",
     "verified.json",
 )
@@ -25,6 +27,13 @@ def opened(out: Path, *, shared: bool = False) -> Iterator[Run]:
     """The folder `out` for an audit, locked; shared by the shards of one."""
     with Run.opened(out, KIND, FORMAT, NAME, shared=shared) as run:
         yield run
+
+
+def of(folder: Path) -> Run:
+    """The audit that `folder` holds, to read. Raises InputError where its record is damaged."""
+    run = Run(folder, KIND, FORMAT, NAME)
+    run.read()
+    return run
 
 
 def check_audit(out: Path) -> None:

@@ -66,14 +66,21 @@ def is_plain(linear: Any) -> bool:
     if not (
         isinstance(linear, nn.Linear | nn.Conv2d)
         and isinstance(weight, nn.Parameter)
-        and type(weight.data) is Tensor
-        and weight.is_floating_point()
+        and not is_packed(weight.data)
     ):
         return False
     if isinstance(linear, nn.Linear):
         return weight.shape == (linear.out_features, linear.in_features)
     depthwise = linear.groups == linear.in_channels == linear.out_channels
     return depthwise or (linear.groups == 1 and linear.kernel_size == (1, 1))
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a tensor is kept as something else than its values: quantised, or in eight bits."""
+    own = type(weight)
+    unpacks = own.dequantize is not Tensor.dequantize or hasattr(own, "__tensor_flatten__")
+    whole = weight.is_floating_point() and weight.element_size() > 1
+    return unpacks or not whole
 
 
 def to_rows(linear: Any, values: Tensor) -> Tensor:

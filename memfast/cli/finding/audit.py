@@ -1,12 +1,15 @@
 """memfast audit MODEL --prompts F --out DIR"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
@@ -46,7 +49,8 @@ def audit(
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,
     column: options.Column = None,
-    max_rejected: Annotated[int, typer.Option(min=0, help="Bad rows that are borne.")] = 1000,
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     workers: Annotated[
         int, typer.Option(min=1, max=options.MOST_WORKERS, help="Workers of engine ray.")
@@ -63,8 +67,8 @@ def audit(
     ] = 0,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
@@ -76,8 +80,7 @@ def audit(
     from memfast.cli.console import console, progress
     from memfast.selection import Subspace
 
-    options.torch_device(device)
-    options.torch_dtype(dtype)
+    place = options.where(model, device, dtype)
     settings = Settings(
         probe=probe,
         noises=noises,
@@ -87,8 +90,8 @@ def audit(
         block_size=block_size,
         unit=unit,
         threads=threads,
-        dtype=dtype,
-        device=device,
+        dtype=str(place.dtype).removeprefix("torch."),
+        device=str(place.device),
         **request,
     )
     part = None if shard is None else parse_shard(shard)
@@ -157,10 +160,12 @@ def parse_shard(text: str) -> tuple[int, int]:
 def show(outcome: "Outcome") -> None:
     """Write report.html, and print the closing table."""
     from memfast.cli.console import console, show_figures, show_table, tell
-    from memfast.report.audit import detection_rows, page
+    from memfast.cli.provenance import add_report, note_provenance
+    from memfast.report.audit import detection_rows
 
-    page(outcome).write(outcome.folder / "report.html")
-    rows = detection_rows(outcome)
+    note_provenance(outcome.folder, "audit")
+    add_report(outcome.folder)
+    rows = detection_rows(outcome.summary)
     if rows:
         columns = ("score", "label", "prompts", "AUC", "TPR at 1 %", "TPR at 0.1 %")
         show_table("detection, with 95 % intervals", columns, rows)

@@ -1,9 +1,10 @@
 """memfast check MODEL --prompts F --out DIR: the one question, and a list to act on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.finding.audit import check_share, show

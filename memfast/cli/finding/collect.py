@@ -1,11 +1,14 @@
 """memfast collect MODEL --prompts F --out S.safetensors"""
 
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
+from memfast.prompts import BORNE
 
 
 @options.with_request
@@ -28,9 +31,11 @@ def collect(
     padding: options.Padding = False,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -38,10 +43,10 @@ def collect(
     """Run prompts once and write exact statistics of every feed-forward neuron."""
     from memfast.cli.console import finish, progress
     from memfast.observing.collecting import collect as run
-    from memfast.prompts import read_prompts
+    from memfast.prompts import inputs, open_list
 
     options.check_file(out, overwrite)
-    prompt_set = read_prompts(prompts, column)
+    prompt_set = open_list(prompts, column, max_rejected)
     total = len(prompt_set)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
@@ -68,4 +73,5 @@ def collect(
         "neurons": sum(m.mean.shape[1] for m in statistics.moments.values()),
     }
     details = {"left_out": statistics.skipped, "header": statistics.header}
+    details |= {"inputs": inputs(prompts=prompt_set)}
     finish(out, "collected", summary | details)

@@ -84,7 +84,8 @@ def least_needed(
         from memfast.repairing.samples import with_images
 
         driver = driver_of(pipeline, **request)
-        cases = load_cases(PromptSet.of(judging), driver.size)
+        cases = load_cases(PromptSet.of(judging), driver.size, images_wanted=False)
+        statistics.header["notes"] = [*statistics.header.get("notes", ()), *cases.notes]
         cases = with_images(driver, cases, driver.schedule(), settings["seed"])
         removal = remove_to_damage(
             driver, statistics, harm_of(driver, cases), max_damage, rule=how["rule"]

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
+from memfast.cli.lists import Limits, MaxRejected
 from memfast.errors import InputError, some
+from memfast.prompts import BORNE
 
 if TYPE_CHECKING:
     from memfast.choosing.subspace_study import OverlapStudy
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from memfast.selection import Subspace
     from memfast.statistics import NeuronStatistics
 
+STUDY = "overlap"  # the kind of folder that --overlap writes
 NULL = "null"  # as --reference: the empty prompt, once
 
 
@@ -53,9 +57,11 @@ def locate(
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    max_rejected: MaxRejected = BORNE,
+    limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -66,11 +72,14 @@ def locate(
     from memfast.choosing.rules import RULES
     from memfast.cli.console import progress
     from memfast.cli.finding.least_needed import least_needed
-    from memfast.files import check_out
+    from memfast.files import check_replaceable
     from memfast.pipelines.loading import denoiser_of
     from memfast.statistics import NeuronStatistics
 
-    check_out(out, overwrite) if overlap else options.check_file(out, overwrite)
+    if overlap:
+        check_replaceable(out, STUDY, overwrite)
+    else:
+        options.check_file(out, overwrite)
     how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
     how |= {"over_steps": over_steps, "min_steps": min_steps}
     check_names(**how)
@@ -84,7 +93,9 @@ def locate(
     if overlap and not contrasts:
         raise InputError(f"--overlap: not for rule {rule!r}")
     named = {"memorized": memorized, "reference": reference}
-    sets = {name: open_set(source) for name, source in named.items() if source is not None}
+    sets = {
+        name: open_set(source, max_rejected) for name, source in named.items() if source is not None
+    }
     if contrasts:
         check_disjoint(*sets.values())
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
@@ -103,23 +114,26 @@ def locate(
                 for name, found in sets.items()
             ]
     if overlap:
-        show_study(study, how, out, overwrite)
+        sources = {"model": (model, pipeline)}, sets, seed
+        show_study(study, how, sources, out, overwrite)
     elif not contrasts:
-        show(subspace, [known], out)
+        show(subspace, [known], sets, out)
     else:
         ours, theirs = statistics
-        show(run(ours, theirs, denoiser_of(pipeline), **how), statistics, out)
+        show(run(ours, theirs, denoiser_of(pipeline), **how), statistics, sets, out)
 
 
-def open_set(source: str) -> "PromptSet | NeuronStatistics":
+def open_set(source: str, max_rejected: int) -> "PromptSet | NeuronStatistics":
     """What --memorized or --reference names."""
-    from memfast.prompts import PromptSet, read_prompts
+    from memfast.prompts import PromptSet, open_list
     from memfast.statistics import NeuronStatistics
 
     if source == NULL:
         return PromptSet.of([""], NULL)
     path = Path(source)
-    return NeuronStatistics.load(path) if path.suffix == ".safetensors" else read_prompts(path)
+    if path.suffix == ".safetensors":
+        return NeuronStatistics.load(path)
+    return open_list(path, max_rejected=max_rejected)
 
 
 def check_disjoint(
@@ -147,17 +161,22 @@ def collector_for(rule: str, score: str | None) -> Callable[..., "NeuronStatisti
     return partial(collect, prompt_norms=score in ("z", "welch"))
 
 
-def show(subspace: "Subspace", statistics: list["NeuronStatistics"], out: Path) -> None:
+def show(
+    subspace: "Subspace", statistics: list["NeuronStatistics"], sets: dict[str, Any], out: Path
+) -> None:
     """Write the subspace and its summary."""
     from memfast.cli.console import finish
+    from memfast.prompts import inputs
 
     subspace.save(out)
     plain = {"selects": subspace.kind, "removed": subspace.removed, "density": subspace.density}
     by_site = {site: float(mask.float().mean()) for site, mask in subspace.masks.items()}
     left_out = [prompt for each in statistics for prompt in each.skipped]
     plain["left_out"] = len(left_out)
+    notes = [note for each in statistics for note in each.header.get("notes", ())]
     details = {"density_by_site": by_site, "left_out_prompts": left_out, **subspace.header}
-    finish(out, "located", plain | {"details": details})
+    about: dict[str, Any] = {"inputs": inputs(**sets), "notes": notes, "details": details}
+    finish(out, "located", plain | about)
 
 
 def run_study(
@@ -190,16 +209,24 @@ def run_study(
     return study_overlap(**statistics, null=null, model=denoiser_of(pipeline), **how)
 
 
-def show_study(study: "OverlapStudy", how: dict[str, Any], out: Path, overwrite: bool) -> None:
+def show_study(
+    study: "OverlapStudy", how: dict[str, Any], sources: Any, out: Path, overwrite: bool
+) -> None:
     """Write the study's report and summary, and print its table and what it means."""
     from memfast.cli.console import console, show_table, tell
-    from memfast.files import atomic_write_json, prepare_out
-    from memfast.report.subspace_study import overlap_page, overlap_summary, overlap_table
+    from memfast.cli.provenance import write_run
+    from memfast.files import replace_folder
+    from memfast.prompts import inputs
+    from memfast.report.overlap import overlap_table
 
-    folder = prepare_out(out, overwrite)
-    atomic_write_json(folder / "summary.json", overlap_summary(study, how))
-    overlap_page(study, how).write(folder / "report.html")
-    show_table("overlap of disjoint sets' masks", *overlap_table(study))
+    summary = how | study.summary() | {"inputs": inputs(**sources[1])}
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        write_run(folder, STUDY, summary, *sources)
+
+    replace_folder(out, write, STUDY, overwrite)
+    show_table("overlap of disjoint sets' masks", *overlap_table(summary))
     console.print(study.sentence, soft_wrap=True, highlight=False)
-    console.print(f"wrote {folder}/summary.json and report.html", soft_wrap=True, highlight=False)
-    tell(overlap_summary(study, how))
+    console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True, highlight=False)
+    tell(summary)

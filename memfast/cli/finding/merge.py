@@ -19,7 +19,7 @@ def merge(
 ) -> None:
     """Finish an audit whose shards are done, or merge statistics files of several runs."""
     if len(sources) == 1 and sources[0].is_dir():
-        from memfast.auditing.run import merge as finish_audit
+        from memfast.auditing.merging import merge as finish_audit
         from memfast.cli.finding.audit import show
 
         if out is not None:

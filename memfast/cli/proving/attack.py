@@ -1,9 +1,10 @@
 """memfast attack MODEL --memorized F --out DIR"""
 
 from pathlib import Path
-from typing import Annotated, Unpack
+from typing import Annotated
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
@@ -36,8 +37,8 @@ def attack(
     metrics: Metrics = None,
     weights: Weights = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
@@ -47,12 +48,14 @@ def attack(
     from memfast.attacks.embeddings import AttackSettings
     from memfast.attacks.run import attack as run
     from memfast.cli.console import console, progress, show_table, tell
+    from memfast.cli.provenance import write_run
     from memfast.cli.proving.evaluate import by_comma, lists, parse_weights, show_notes
-    from memfast.files import atomic_write_json, check_replaceable, replace_folder
+    from memfast.files import check_replaceable, replace_folder, try_out
     from memfast.prompts import inputs
-    from memfast.report.evaluation import attack_page, attack_table
+    from memfast.report.attack import attack_albums, attack_table
 
     check_replaceable(out, "attack", overwrite)
+    try_out(out)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
     sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
@@ -70,18 +73,18 @@ def attack(
             weights=parse_weights(weights, model),
             stage=bar.stage,
         )
-    about = inputs(memorized=sets[0], reference=sets[1])
+    named = {"memorized": sets[0], "reference": sets[1]}
+    summary = result.summary() | {"inputs": inputs(**named)}
 
     def write(folder: Path) -> None:
-        folder.mkdir()
-        atomic_write_json(folder / "summary.json", result.summary() | {"inputs": about})
-        attack_page(result).write(folder / "report.html")
+        models = {"model": (model, pipeline)}
+        write_run(folder, "attack", summary, models, named, seed, attack_albums(result))
 
     replace_folder(out, write, "attack", overwrite)
-    show_table("brought back, with 95 % intervals", *attack_table(result))
+    show_table("brought back, with 95 % intervals", *attack_table(summary))
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json and report.html", soft_wrap=True)
-    tell(result.summary() | {"inputs": about})
+    tell(summary)
 
 
 def parse_steps(text: str) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """memfast compare A B C --original M --memorized F --reference F --out DIR, or audits' folders."""
 
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.proving.evaluate import Reference, evaluate

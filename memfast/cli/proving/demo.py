@@ -23,20 +23,23 @@ def demo(
     memorized: Annotated[int, typer.Option(min=4, help="Memorized prompts, at most.")] = 96,
     singles: Annotated[int, typer.Option(min=2, help="Other prompts to compare.")] = 48,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
     from memfast.cli.console import console, progress, show_table, tell
-    from memfast.demo import experiment, page
-    from memfast.files import atomic_write_json, prepare_out
+    from memfast.cli.provenance import write_run
+    from memfast.demo import DATA, experiment, page
+    from memfast.files import check_replaceable, replace_folder
     from memfast.pipelines.saving import save_pipeline
+    from memfast.prompts import read_prompts
+    from memfast.report.demo import arms_table, attack_table
 
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
-    folder = prepare_out(out, overwrite)
+    check_replaceable(out, "demo", overwrite)
     start = perf_counter()
     pipeline: Any = options.open_pipeline("demo", device=device, dtype=dtype)
     with progress() as bar:
@@ -50,18 +53,25 @@ def demo(
             seed=seed,
             stage=bar.stage,
         )
-    save_pipeline(result.pipeline, folder / "model", overwrite)
     settings = {
         "max_damage": max_damage,
         "erase_steps": erase_steps,
         "seed": seed,
         "seconds": perf_counter() - start,
     }
-    atomic_write_json(folder / "summary.json", settings | page.summary(result))
-    page.report(result).write(folder / "report.html")
-    show_table("copies before and after", *page.table(result))
-    if result.attacks:
-        show_table("brought back by an attack", *page.attack_table(result))
+    summary = settings | page.summary(result)
+    lists = {name: read_prompts(DATA / f"{name}.jsonl") for name in ("memorized", "singles")}
+    models = {"result": ("model", result.pipeline)}
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        save_pipeline(result.pipeline, folder / "model")
+        write_run(folder, "demo", summary, models, lists, seed, page.albums(result))
+
+    replace_folder(out, write, "demo", overwrite)
+    show_table("copies before and after", *arms_table(summary))
+    if summary["attacks"]:
+        show_table("brought back by an attack", *attack_table(summary))
     show_table("size and time", ("figure", "value"), result.figures.items())
-    console.print(f"wrote {folder}/summary.json, report.html and model/", soft_wrap=True)
-    tell(settings | page.summary(result))
+    console.print(f"wrote {out}/summary.json, report.html and model/", soft_wrap=True)
+    tell(summary)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import CaptionsAndLimits, MaxRejected, captions
@@ -62,8 +63,8 @@ def evaluate(
         str, typer.Option(help="Network of FID and KID; named in every figure.")
     ] = "efficientnet-lite0",
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     workers: Workers = 1,
@@ -73,14 +74,15 @@ def evaluate(
     """Memorization and quality beside honest controls; optionally under attack."""
     from memfast.attacks.embeddings import AttackSettings
     from memfast.cli.console import console, progress, show_table, tell
+    from memfast.cli.provenance import write_run
     from memfast.demo import DATA
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.evaluation.pieces import evaluation_in
     from memfast.evaluation.results import LINE, score_lines
     from memfast.evaluation.run import evaluate as run
-    from memfast.files import atomic_write_json, check_out, write_csv
+    from memfast.files import check_out, write_csv
     from memfast.prompts import inputs, open_list
-    from memfast.report.evaluation import evaluation_page, methods_tables, why_missing
+    from memfast.report.evaluation import evaluation_albums, methods_tables, why_missing
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
@@ -123,19 +125,20 @@ def evaluate(
                 workers=workers,
                 stage=bar.stage,
             )
-        about = inputs(memorized=sets[0], reference=sets[1], located=seen, heldout=unseen)
+        named = {"memorized": sets[0], "reference": sets[1], "located": seen, "heldout": unseen}
+        summary = result.summary() | {"inputs": inputs(**named)}
+        models = {"model": (model, pipeline)} | ({"original": (base, first)} if first else {})
         with opened.results() as new:
             write_csv(new / "scores.csv", LINE, score_lines(result.outcomes, result.bench))
-            evaluation_page(result).write(new / "report.html")
-            atomic_write_json(new / "summary.json", result.summary() | {"inputs": about})
+            write_run(new, "evaluation", summary, models, named, seed, evaluation_albums(result))
         opened.ledger.forget(result.pieces)
-    for title, columns, rows in methods_tables(result):
+    for title, columns, rows in methods_tables(summary):
         show_table(title, columns, rows)
     for name, why in why_missing(result.missing):
         console.print(f"did not run: {name}: {why}", soft_wrap=True, highlight=False)
     show_notes(result.notes)
     console.print(f"wrote {out}/summary.json, scores.csv, report.html", soft_wrap=True)
-    tell(result.summary() | {"inputs": about})
+    tell(summary)
 
 
 def show_notes(notes: Sequence[str], most: int = 5) -> None:

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
@@ -54,8 +55,8 @@ def compact(
     steps: options.Steps = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     max_rejected: MaxRejected = BORNE,
     limit: Limits = None,
@@ -67,6 +68,7 @@ def compact(
     from memfast.blocks.families import find_sites
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import console, finish, missed, progress
+    from memfast.cli.provenance import write_run
     from memfast.cli.treating.reached import harm_before, missed_damage, missed_share, reached
     from memfast.pipelines.attention import set_attention
     from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
@@ -125,9 +127,12 @@ def compact(
     summary |= {"attention": kernel} | ({"warning": note} if note else {})
     if about := inputs(reference=known):
         summary |= {"inputs": about}
-    save_as(
-        pipeline, out, format, overwrite=overwrite, card=readme, summary=summary, variant=variant
-    )
+
+    def add(folder: Path) -> None:
+        models = {"result": (out.name, pipeline)}
+        write_run(folder, "compact", summary, models, {"reference": known}, seed)
+
+    save_as(pipeline, out, format, overwrite=overwrite, card=readme, add=add, variant=variant)
     finish(out, "compacted, short of what was asked" if unmet else "compacted", summary)
     console.print(card.NOTICE, highlight=False)
     if unmet:

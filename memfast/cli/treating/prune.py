@@ -14,13 +14,13 @@ def prune(
     subspace: Annotated[Path, typer.Option(help="Subspace file that `memfast locate` wrote.")],
     out: options.OutFolder,
     compensate: Annotated[str, typer.Option(help="mean or none.")] = "none",
-    dtype: options.Dtype = "float32",
+    dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
-    from memfast.files import atomic_write_json
+    from memfast.cli.provenance import write_run
     from memfast.pipelines.loading import denoiser_of, replace_denoiser, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.removing.compensation import check_compensation
@@ -46,7 +46,7 @@ def prune(
     summary |= {"removed": selected.removed, "density": selected.density}
 
     def add(folder: Path) -> None:
-        atomic_write_json(folder / "summary.json", summary)
+        write_run(folder, "prune", summary, {"result": (out.name, pipeline)})
 
     save_pipeline(pipeline, out, overwrite, add)
     finish(out, "pruned", summary)

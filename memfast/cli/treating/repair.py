@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any
 
 import typer
+from typing_extensions import Unpack
 
 from memfast.cli import options
 from memfast.cli.lists import Limits, MaxRejected
@@ -39,8 +40,8 @@ def repair(
     ] = 1.02,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     max_rejected: MaxRejected = BORNE,
     limit: Limits = None,
@@ -54,15 +55,16 @@ def repair(
     """
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, missed, progress
-    from memfast.files import atomic_write_json, held
+    from memfast.cli.provenance import write_run
+    from memfast.files import held
     from memfast.pipelines.loading import denoiser_of, shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
+    from memfast.processes.stopping import keeping
     from memfast.prompts import inputs, open_list
     from memfast.repairing.checkpoint import delete_checkpoint, steps_in
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
-    from memfast.stopping import keeping
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -118,13 +120,14 @@ def repair(
                 "notes": list(repaired.notes),
             }
         neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]
+        named = {"reference": sets[0], "memorized": sets[1]}
+        models = {"result": (out.name, result), "original": (original, first)}
         summary = {"model": shown_name(model), "original": shown_name(original)}
         summary |= {"neurons_original": neurons[0], "neurons": neurons[1], **figures}
-        summary |= {"settings": settings.as_dict()}
-        summary |= {"inputs": inputs(reference=sets[0], memorized=sets[1])}
+        summary |= {"settings": settings.as_dict(), "inputs": inputs(**named)}
 
         def add(folder: Path) -> None:
-            atomic_write_json(folder / "summary.json", summary)
+            write_run(folder, "repair", summary, models, named, seed)
 
         save_pipeline(result, out, overwrite, add)
         for left in checkpoints:

@@ -30,7 +30,7 @@ def plain(
     driver: Driver, texts: Sequence[str], ids: Sequence[str], seed: int, schedule: Schedule
 ) -> Tensor:
     """Images as the bare pipeline makes them."""
-    return driver.generate(driver.encode(list(texts)), ids, seed, schedule)
+    return driver.generate(driver.encode_all(texts), ids, seed, schedule)
 
 
 @dataclass(frozen=True, slots=True)

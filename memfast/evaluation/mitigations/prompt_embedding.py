@@ -15,6 +15,7 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
 from memfast.pipelines.schedule import Schedule
+from memfast.precision import Gradients, wide
 
 STEPS, LEARNING_RATE = 10, 0.05
 Time = int | float
@@ -25,9 +26,8 @@ def guidance_norm(
 ) -> Float[Tensor, " images"]:
     """|conditional - unconditional noise prediction|, an image each. Differentiable."""
     conditional = driver.predict(latents, time, told)
-    difference = driver.path.noise(conditional, latents, time) - driver.path.noise(
-        unconditional, latents, time
-    )
+    given, empty, latents = wide(conditional), wide(unconditional), wide(latents)
+    difference = driver.path.noise(given, latents, time) - driver.path.noise(empty, latents, time)
     return difference.flatten(1).norm(dim=1)
 
 
@@ -46,12 +46,13 @@ def lowered(
     start = driver.encode(list(texts))
     sought = start.sought()
     optimiser = torch.optim.Adam(sought.values(), lr=LEARNING_RATE)
+    gradients_by = Gradients(driver.model)
     for _ in range(STEPS):
         norms = guidance_norm(driver, latents, time, start.found(sought), unconditional)
         active = norms.detach() > target
         if not active.any():
             break
-        gradients = torch.autograd.grad(norms.sum(), list(sought.values()))
+        gradients = gradients_by.of(norms.sum(), list(sought.values()))
         before = {name: leaf.detach().clone() for name, leaf in sought.items()}
         for leaf, gradient in zip(sought.values(), gradients, strict=True):
             leaf.grad = gradient

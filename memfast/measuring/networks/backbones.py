@@ -65,7 +65,7 @@ def sscd_mixup_input(images: Tensor) -> Tensor:
 def sscd(name: str, prepare: Callable[[Tensor], Tensor]) -> Callable[[str | None], Embed]:
     def load(path: str | None) -> Embed:
         if path is None or not Path(path).is_file():
-            what = "no file was given" if path is None else f"no such file: {path}"
+            what = "no file was given" if path is None else f"no such file: {Path(path).name}"
             raise MissingNetwork(
                 f"{name}: {what}; pass its TorchScript file ({name}.torchscript.pt of "
                 f"github.com/facebookresearch/sscd-copy-detection) as --weights {name}=FILE"
@@ -76,8 +76,10 @@ def sscd(name: str, prepare: Callable[[Tensor], Tensor]) -> Callable[[str | None
                 network = torch.jit.load(path, map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise MissingNetwork(f"{name}: {path} is no TorchScript file: {reason}") from error
-        return lambda images: network(prepare(images))
+            raise MissingNetwork(
+                f"{name}: {Path(path).name} is no TorchScript file: {reason}"
+            ) from error
+        return lambda images: network.to(images.device)(prepare(images))
 
     return load
 
@@ -99,7 +101,7 @@ def _efficientnet() -> Any:
 
 def _lite_maps(images: Tensor, size: int) -> Tensor:
     resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return _efficientnet().extract_features(normalise(resized, HALVES))
+    return _efficientnet().to(images.device).extract_features(normalise(resized, HALVES))
 
 
 def spatial(_: str | None) -> Embed:

@@ -22,16 +22,17 @@ class ClipScorer:
     Raises MissingNetwork when there is no such folder.
     """
 
-    def __init__(self, folder: str | None) -> None:
+    def __init__(self, folder: str | None, device: torch.device | None = None) -> None:
         if folder is None or not (Path(folder) / "config.json").is_file():
             raise MissingNetwork(
-                f"clip: no CLIP folder ({folder or 'none given'}); pass the folder of a "
+                f"clip: no CLIP folder ({Path(folder or 'none given').name}); pass the folder of a "
                 "transformers CLIPModel as --weights clip=FOLDER"
             )
         from transformers import AutoTokenizer, CLIPModel
 
-        self.name = Path(folder).name
+        self.name, self.device = Path(folder).name, device or torch.device("cpu")
         self.model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model.to(self.device)
         self.model.requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.statistics = _pixel_statistics(Path(folder))
@@ -42,13 +43,17 @@ class ClipScorer:
     ) -> Float[Tensor, "images features"]:
         """Unit features of images in [0, 1]; resized to the network's square input."""
         size = self.model.config.vision_config.image_size
-        mean, std = (images.new_tensor(values)[:, None, None] for values in self.statistics)
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in self.statistics
+        )
         features = []
         for chunk in images.split(CHUNK):
-            resized = F.interpolate(chunk, size=(size, size), mode="bicubic", antialias=True)
+            resized = F.interpolate(
+                chunk.to(self.device), size=(size, size), mode="bicubic", antialias=True
+            )
             pixels = (resized.clamp(0, 1) - mean) / std
             pooled = self.model.vision_model(pixel_values=pixels).pooler_output
-            features.append(F.normalize(self.model.visual_projection(pooled), dim=-1))
+            features.append(F.normalize(self.model.visual_projection(pooled), dim=-1).cpu())
         return torch.cat(features)
 
     @torch.no_grad()
@@ -64,8 +69,9 @@ class ClipScorer:
                 max_length=length,
                 return_tensors="pt",
             )
-            pooled = self.model.text_model(input_ids=tokens.input_ids).pooler_output
-            features.append(F.normalize(self.model.text_projection(pooled), dim=-1))
+            ids = tokens.input_ids.to(self.device)
+            pooled = self.model.text_model(input_ids=ids).pooler_output
+            features.append(F.normalize(self.model.text_projection(pooled), dim=-1).cpu())
         return torch.cat(features)
 
     def score(

@@ -40,8 +40,9 @@ NETWORKS: Mapping[str, Network] = {
 }
 
 
-def load_network(name: str, path: str | None = None) -> Embed:
-    """The network of that name, from `path` where it needs a file.
+def load_network(name: str, path: str | None = None, device: torch.device | None = None) -> Embed:
+    """The network of that name, from `path` where it needs a file; it runs on `device`, or where
+    the images are, to which its features come back.
 
     Returns a function from images [n, 3, h, w] in [0, 1] to features [n, d], without gradients,
     at most 64 images a pass. Raises ValueError for an unknown name and MissingNetwork when the
@@ -55,6 +56,8 @@ def load_network(name: str, path: str | None = None) -> Embed:
     def features(
         images: Float[Tensor, "images 3 height width"],
     ) -> Float[Tensor, "images features"]:
-        return torch.cat([embed(chunk).float() for chunk in images.split(CHUNK)])
+        there = images.device if device is None else device
+        made = [embed(part.to(there)).float() for part in images.split(CHUNK)]
+        return torch.cat(made).to(images.device)
 
     return features

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from memfast.pipelines.drivers.slices import in_slices
+
 Images = Float[Tensor, "images 3 height width"]
 Pixels = Float[Tensor, "images 3 *size"]  # of a video too
 Maps = Float[Tensor, "images channels *latent_size"]
@@ -32,16 +34,27 @@ class Scaled:
 
     def encode(self, images: Pixels) -> Maps:
         with upcast(self.vae):
-            coded = self.vae.encode(2 * images.to(self.vae.device, self.vae.dtype) - 1)
-            held = getattr(coded, "latent_dist", None)
-            latents = coded.latent if held is None else held.mean
-        return self.normalised(latents)
+            return in_slices(self.vae, images[0, 0].numel(), images, self._encode)
+
+    def _encode(self, images: Pixels) -> Maps:
+        coded = self.vae.encode(2 * images.to(self.vae.device, self.vae.dtype) - 1)
+        held = getattr(coded, "latent_dist", None)
+        return self.normalised(coded.latent if held is None else held.mean)
 
     def decode(self, latents: Maps) -> Pixels:
         with upcast(self.vae):
-            raw = self.restored(latents).to(self.vae.device, self.vae.dtype)
-            images = self.vae.decode(raw).sample
-        return (images / 2 + 0.5).clamp(0, 1)
+            pixels = latents[0, 0].numel() * self._pixels_of_latent
+            return in_slices(self.vae, pixels, latents, self._decode)
+
+    def _decode(self, latents: Maps) -> Pixels:
+        raw = self.restored(latents).to(self.vae.device, self.vae.dtype)
+        return (self.vae.decode(raw).sample / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def _pixels_of_latent(self) -> int:
+        """At most: a video's frames are fewer in latents too."""
+        blocks = getattr(self.vae.config, "block_out_channels", None)
+        return 4 ** (len(blocks) - 1) if blocks else 256
 
     @property
     def scale(self) -> float:

@@ -51,6 +51,15 @@ class Conditioning:
 
         return self._each(moved)
 
+    def cast(self, dtype: torch.dtype, but: Sequence[str] = ()) -> "Conditioning":
+        """Floating leaves, `but` for some, in the dtype of the denoiser that is told them."""
+        wrong = {
+            name: leaf.to(dtype)
+            for name, leaf in self.leaves.items()
+            if leaf.is_floating_point() and leaf.dtype != dtype and name not in but
+        }
+        return self.told(wrong) if wrong else self
+
     def searching(self) -> dict[str, Tensor]:
         """The leaves that an attacker may search."""
         return {name: self.leaves[name] for name in self.searched}

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from memfast.memory.portions import Portion
 from memfast.pipelines.drivers.calls import LENGTHS, Arguments, nested, run, watched
 from memfast.pipelines.drivers.codecs import Codec, Images, Scaled
 from memfast.pipelines.drivers.conditioning import Conditioning, rows_of_each
@@ -18,8 +19,12 @@ from memfast.pipelines.drivers.guidance import UNCONDITIONAL, Telling, Texts
 from memfast.pipelines.drivers.kind import Kind
 from memfast.pipelines.drivers.paths import Latents, Times, several
 from memfast.pipelines.drivers.reading import Reader
+from memfast.pipelines.fitting import portion, texts_at_once
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule, Wanted
+from memfast.precision import wide
+
+IMAGES = 48  # made at once
 
 
 class Driver(Kind):
@@ -43,6 +48,15 @@ class Driver(Kind):
         """What the denoiser is told of the texts, as the pipeline itself tells it."""
         (seen,) = self._first_calls(texts, self._unguided)
         return self.conditioning(texts, seen)
+
+    def encode_all(self, texts: Sequence[str]) -> Conditioning:
+        """The same for a list of any length."""
+        parts = texts_at_once(self.pipeline).over(len(texts), lambda part: self.encode(texts[part]))
+        return Conditioning.cat([*parts])
+
+    def portion(self, useful: int, *, rows: int = 1, **how: bool) -> Portion:
+        """How many items of `rows` rows fit, at most `useful`: see `pipelines.fitting.portion`."""
+        return portion(self, useful, rows, **how)
 
     def alike(self, texts: Sequence[str]) -> list[Tensor]:
         """Places of the texts that may share a run: what one is read as depends on no other."""
@@ -142,8 +156,9 @@ class Driver(Kind):
         return None
 
     def _predicted(self, latents: Latents, time: Times, conditioning: Conditioning) -> Latents:
-        """`predict` in one call of the denoiser."""
-        arguments = self.arguments(latents, time, conditioning)
+        """`predict` in one call of the denoiser, in its dtype."""
+        told = conditioning.cast(self.dtype, self.own)
+        arguments = self.arguments(latents.to(self.dtype), time, told)
         return self.raw(self.denoising(time)(**nested(arguments), return_dict=False)[0])
 
     def arguments(self, latents: Latents, time: Times, conditioning: Conditioning) -> Arguments:
@@ -167,9 +182,10 @@ class Driver(Kind):
     def loss(
         self, clean: Latents, conditioning: Conditioning, noise: Latents, time: Times
     ) -> Float[Tensor, " images"]:
-        """Mean squared error of the prediction, per image. Differentiable."""
+        """Mean squared error of the prediction, per image, in float32. Differentiable."""
         output = self.predict(self.path.add(clean, noise, time), time, conditioning)
-        return (output - self.path.target(clean, noise, time)).square().flatten(1).mean(1)
+        error = wide(output) - wide(self.path.target(clean, noise, time))
+        return error.square().flatten(1).mean(1)
 
     # ------------------------------------------------------------------ pictures
 
@@ -199,25 +215,25 @@ class Driver(Kind):
         seed: int,
         schedule: Wanted = None,
         *,
-        batch_size: int = 48,
         seeds: Sequence[int] | None = None,
     ) -> Images:
         """Images in [0, 1] by the pipeline's own run, told `conditioning` in place of a prompt.
 
         An image depends on its conditioning, its id and the seed alone. seeds: what seeds each
-        image's noise in their place.
+        image's noise in their place. They are on the CPU.
         """
         schedule = self.schedule(schedule)
-        sources = (
-            [generator(i, seed) for i in ids]
-            if seeds is None
-            else [torch.Generator().manual_seed(own) for own in seeds]
-        )
-        images = []
-        for start in range(0, len(ids), batch_size):
-            part = slice(start, start + batch_size)
-            images.append(self.decode(self._sampled(conditioning[part], sources[part], schedule)))
-        return torch.cat(images)
+
+        def made(part: slice) -> Images:
+            sources = (
+                [generator(i, seed) for i in ids[part]]
+                if seeds is None
+                else [torch.Generator().manual_seed(own) for own in seeds[part]]
+            )
+            return self.decode(self._sampled(conditioning[part], sources, schedule)).cpu()
+
+        fitting = self.portion(IMAGES, rows=1 + (self.guided(schedule) and self.together))
+        return torch.cat([*fitting.over(len(ids), made)])
 
     def _sampled(
         self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule

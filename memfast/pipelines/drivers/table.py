@@ -1,10 +1,11 @@
 """The table of drivers: which class of pipelines is driven by which kind. Add a kind here."""
 
 from inspect import signature
-from typing import Any, Unpack
+from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline
+from typing_extensions import Unpack
 
 from memfast.errors import InputError, reading
 from memfast.pipelines.drivers.alpha_bar.hunyuan_dit import HunyuanDiT

@@ -4,7 +4,7 @@ import os
 import signal
 from threading import Thread
 
-from memfast.stopping import SIGNALS
+from memfast.processes.stopping import SIGNALS
 
 
 class Tether:

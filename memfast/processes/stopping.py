@@ -2,11 +2,14 @@
 
 import atexit
 import signal
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # those that the system has
+AGAIN = 0.2  # seconds
 
 
 class Stopped(BaseException):
@@ -14,10 +17,23 @@ class Stopped(BaseException):
 
 
 class Asked:
-    """Whether the process was asked to end, also where a library swallowed the exception."""
+    """Whether the process was asked to end. Where a library swallows the exception that says so
+    (nobody holds it any more), it is raised again."""
 
     def __init__(self) -> None:
         self.now = False
+        self._raised: Callable[[], object] = lambda: None
+
+    def stop(self, *_: Any) -> None:
+        """Raise Stopped, unless one that was raised is still on its way."""
+        self.now = True
+        if self._raised() is None:
+            stopped = Stopped()
+            self._raised = weakref.ref(stopped)
+            try:
+                raise stopped
+            finally:
+                del stopped  # else its own traceback holds it
 
 
 @contextmanager
@@ -28,18 +44,25 @@ def stopped_by_signals() -> Iterator[Asked]:
     kinds = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
 
     def stop(number: int, frame: Any) -> None:
-        asked.now = True
         for kind in kinds:
             signal.signal(kind, signal.SIG_DFL)
-        raise Stopped
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, asked.stop)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        asked.stop()
 
     before = {kind: signal.getsignal(kind) for kind in kinds}
     for kind, handler in before.items():
         if handler != signal.SIG_IGN:  # as nohup has it
             signal.signal(kind, stop)
+    tell = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if lost.exc_type is Stopped else tell(lost)
     try:
         yield asked
     finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = tell
         for kind, handler in before.items():
             signal.signal(kind, handler)
         atexit.register(_ignore, kinds)  # what is done is done: leaving takes torch a second

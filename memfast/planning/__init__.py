@@ -1,0 +1,1 @@
+"""What a command takes on a model of any size, before its weights are read."""

@@ -1,0 +1,105 @@
+"""The page of a treated model: what was removed or repaired, and what that cost."""
+
+from typing import Any
+
+from memfast.report import charts
+from memfast.report.figures import estimate, percent, spread
+from memfast.report.report import Report
+from memfast.report.stored import Stored
+
+NEXT = "Memorization is suppressed, not proven gone: `memfast evaluate` and `memfast attack` tell."
+
+
+def page(stored: Stored) -> Report:
+    """The page of `memfast compact`, `prune` or `repair`, beside the model that it wrote."""
+    summary = stored.summary
+    page = Report(f"Model, after {stored.kind}", f"made from {summary['model']}", stored.folder)
+    {"repair": _repaired}.get(stored.kind, _smaller)(page, stored)
+    plain = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
+    page.facts("Summary", [(k.replace("_", " "), v) for k, v in plain.items()])
+    if settings := summary.get("settings"):
+        page.facts("Settings", [(k.replace("_", " "), _plain(v)) for k, v in settings.items()])
+    if notes := summary.get("notes"):
+        page.table("Notes", ("note",), [(note,) for note in notes[:200]])
+    stored.sources(page)
+    return page
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float) else str(value)
+
+
+def _smaller(page: Report, stored: Stored) -> None:
+    """A compact or a masked model: sizes before and after."""
+    found = stored.summary
+    warning = [found["warning"]] if found.get("warning") else []
+    if "parameters_before" not in found:
+        stored.verdict(page, "none", f"{found['density']:.1%} masked, the shapes unchanged", NEXT)
+        page.figure("removed", found["removed"], f"{found['selects']}, set to zero")
+        page.figure("density", found["density"], "of the feed-forwards")
+        page.figure("size", "unchanged", "`memfast compact` makes it smaller")
+        return
+    share = found["parameters_after"] / found["parameters_before"] - 1
+    words = f"{-share:.1%} smaller: {found['neurons_removed']:,} neurons are gone"
+    stored.verdict(page, "unsure" if warning else "none", words, *warning, NEXT)
+    for name, label in (("neurons", "neurons"), ("parameters", "parameters"), ("bytes", "bytes")):
+        before, after = found[f"{name}_before"], found[f"{name}_after"]
+        change = f"{after / before - 1:+.1%}" if before else ""
+        page.figure(label, after, f"{change} from {before:,}")
+
+
+def _repaired(page: Report, stored: Stored) -> None:
+    """A repaired model: damage before and after, and what rounds of attack brought back."""
+    found, rounds = stored.summary, stored.summary.get("rounds")
+    if rounds:
+        _rounds(page, stored, rounds)
+        return
+    before, after = found["damage_before"], found["damage_after"]
+    better = after < before
+    stored.verdict(
+        page,
+        "good" if better else "bad",
+        f"Held-out loss {'falls' if better else 'does not fall'}: {before:.3f} to {after:.3f}",
+        f"As a multiple of the original's, on {found['held_out_captions']} held-out captions.",
+        NEXT,
+    )
+    page.figure("damage before", before, "held-out loss over the original's")
+    page.figure("damage after", after, f"{after / before - 1:+.1%}")
+    page.figure("neurons", found["neurons"], f"of {found['neurons_original']:,}")
+    history = found["history"]
+    if history:
+        steps = [each["step"] for each in history]
+        errors = {name: [each[name] for each in history] for name in history[0] if name != "step"}
+        drawn = charts.curves(steps, errors, "step", "error")
+        page.charts("Training", {"Error of each objective": drawn})
+
+
+def _rounds(page: Report, stored: Stored, rounds: list[dict[str, Any]]) -> None:
+    last = rounds[-1]
+    stored.verdict(
+        page,
+        "good" if last["met"] else "bad",
+        f"The attack brings {percent(last['attacked'])} of the images back, of its control "
+        f"{percent(last['control'])}",
+        "No more than the control's interval allows." if last["met"] else "More than the control.",
+        NEXT,
+    )
+    page.figure("memorized, under attack", percent(last["attacked"]), spread(last["attacked"]))
+    page.figure("control, under attack", percent(last["control"]), spread(last["control"]))
+    page.figure("damage", last["damage"], "held-out loss over the original's")
+    kinds = {"memorized": "attacked", "control": "control"}
+    rows = [
+        (f"before round {n}", {k: estimate(r[f]) for k, f in kinds.items()})
+        for n, r in enumerate(rounds, 1)
+    ]
+    drawn = charts.forest(rows, "share of images brought back")
+    page.charts("Rounds", {"Brought back by the attack": drawn})
+    columns = ("round", "neurons", "damage", "memorized", "control", "met")
+    page.table(
+        "Each round",
+        columns,
+        [
+            (n, r["neurons"], r["damage"], percent(r["attacked"]), percent(r["control"]), r["met"])
+            for n, r in enumerate(rounds, 1)
+        ],
+    )
