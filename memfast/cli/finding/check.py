@@ -57,7 +57,14 @@ def check(
         if listed is not None:
             open_list(listed, max_rejected=max_rejected)  # before a model is loaded
     pipeline: Any = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
-    settings = Settings(seed=seed, dtype=dtype, device=device, **request)
+    steps = request["num_inference_steps"] or Settings.walk_steps
+    settings = Settings(
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        walk_steps=min(steps, Settings.walk_steps),
+        **request,
+    )
     how: dict[str, Any] = {"reference": reference, "settings": settings, "fpr": fpr}
     how |= {"column": column, "max_rejected": max_rejected, "batch_size": batch_size}
     how |= {"attention": attention, "verify_seeds": seeds}

@@ -52,6 +52,10 @@ def make_safe(
 
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
+    attacked = attack_steps > 0 and memorized is not None
+    if attacked and not any(prompt.image for prompt in open_list(reference)):
+        attacked = False
+        console.print("No attack: the reference captions have no images to attack beside it.")
     digests = {
         name: open_list(path).digest
         for name, path in (("reference", reference), ("memorized", memorized))
@@ -99,11 +103,12 @@ def make_safe(
     if memorized is not None and not (proof / "summary.json").exists():
         _step(console, "4 of 4, evaluating and attacking")
         judged = {"memorized": memorized, "reference": reference, "located": located}
-        tried = {"attack": attack_steps > 0, "attack_steps": max(1, attack_steps), "seeds": seeds}
+        tried = {"attack": attacked, "attack_steps": max(1, attack_steps), "seeds": seeds}
         evaluate(str(chosen), original=model, out=proof, **judged, **tried, **on)
     left = made[0]["parameters_after"] / made[0]["parameters_before"]
     summary = {"model": str(chosen.name), "size": left, "damage": damage}
     summary |= {"target_size": target_size, "max_damage": max_damage}
+    summary |= {"attacked": attacked}
     summary |= {"proof": f"{proof.name}/report.html" if memorized else "none: give --memorized"}
     unmet = missed_damage(damage, max_damage)
     if target_size is not None and left > target_size:
