@@ -100,7 +100,7 @@ def _of_batch(
     values = []
     for time in times:
         noise = driver.noise_of(generators)
-        gates = open_gates(sites, len(batch))
+        gates = open_gates(sites, len(batch), driver.device)
         with torch.enable_grad(), gated(sites, gates, driver=driver):
             loss = driver.loss(clean, conditioning, noise, time)
             gradients = Gradients(driver.model).of(

@@ -67,7 +67,7 @@ class Output:
 
     def __init__(self, images: int, site: Site, driver: Driver):
         self.images, self.site, self.driver = images, site, driver
-        device = site.contraction.weight.device
+        device = driver.device
         self.energy = torch.zeros(images, site.neurons, device=device)  # of the neurons
         self.square, self.values, self.added = torch.zeros(3, images, device=device)
 

@@ -17,12 +17,17 @@ from memfast.pipelines.drivers.driver import Driver
 Gates = Mapping[str, Float[Tensor, "... neurons"]]
 
 
-def open_gates(sites: Mapping[str, Site], images: int | None = None) -> dict[str, Tensor]:
-    """Gates of one that ask for gradients: [images, neurons], or [neurons] for all images."""
+def open_gates(
+    sites: Mapping[str, Site], images: int | None = None, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Gates of one that ask for gradients: [images, neurons], or [neurons] for all images.
+
+    On `device`, or where the weights are.
+    """
     leading = () if images is None else (images,)
     return {
         path: torch.ones(
-            *leading, site.neurons, device=site.contraction.weight.device
+            *leading, site.neurons, device=device or site.contraction.weight.device
         ).requires_grad_()
         for path, site in sites.items()
     }
@@ -58,7 +63,7 @@ def _gate(site: Site, gate: Tensor, mean: Tensor | None, driver: Driver | None):
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole, *rest = inputs
         whole = to_rows(module, whole)
-        shaped = gate.to(whole.dtype)
+        shaped = gate.to(whole.device, whole.dtype)
         if gate.ndim == 2:  # one for each image, the same for all its tokens
             shaped = shaped if driver is None else driver.of_call(shaped)
             shaped = shaped.view(len(shaped), *(1,) * (whole.ndim - 2), -1)

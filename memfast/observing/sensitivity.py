@@ -171,7 +171,7 @@ def _by_gradient(
     direction: Tensor,
 ) -> dict[str, Tensor]:
     """The derivative of direction · output by every image's gates, all open: [images, neurons]."""
-    gates = open_gates(sites, len(latents))
+    gates = open_gates(sites, len(latents), driver.device)
     with torch.enable_grad(), gated(sites, gates, driver=driver):
         output = driver.predict(latents, times, conditioning)
         slopes = Gradients(driver.model).of(
@@ -202,7 +202,7 @@ class _watched:
         self.rows = {path: torch.zeros(self.images, dtype=torch.int64) for path in self.sites}
         self.handles = []
         for path, site in self.sites.items():
-            zeros = torch.zeros(self.images, site.neurons, device=site.contraction.weight.device)
+            zeros = torch.zeros(self.images, site.neurons, device=self.driver.device)
             self.means[path] = zeros
             self.handles.append(site.contraction.register_forward_pre_hook(self._watch(path, site)))
 

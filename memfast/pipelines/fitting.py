@@ -4,6 +4,7 @@ What a row takes is counted on the denoiser's shapes; small models are not count
 useful fits. Where the count is wrong, the portion shrinks when memory runs out.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from memfast.memory.free import free_memory
 from memfast.memory.portions import Portion
 from memfast.pipelines.drivers.calls import nested
 
+_log = logging.getLogger("memfast")
 SMALL = 100_000_000  # parameters: what is useful of such models fits everywhere
 SHARE = 0.8  # of the free memory that is counted on
 COUNTED = 2  # rows
@@ -35,8 +37,15 @@ def portion(
     if parameters(driver.model) < SMALL:
         return Portion(useful, driver.device)
     taken = row_of(driver, gradients, checkpointing)
-    fit = UNCOUNTED if taken is None else int(SHARE * free_memory(driver.device) / taken)
-    return Portion(min(useful, fit // rows), driver.device)
+    if taken is None:
+        return Portion(min(useful, UNCOUNTED // rows), driver.device)
+    free = free_memory(driver.device)
+    found = Portion(min(useful, int(SHARE * free / taken) // rows), driver.device)
+    _log.warning(
+        f"a row of the denoiser takes {taken / 1e9:.2g} GB{' with gradients' * gradients}, and "
+        f"{free / 1e9:.3g} GB are free on {driver.device}: {found.rows * rows} rows at once"
+    )
+    return found
 
 
 def row_of(driver: Any, gradients: bool, checkpointing: bool = False) -> int | None:

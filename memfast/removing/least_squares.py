@@ -45,11 +45,12 @@ class Gram:
         """Count the rows of one call of the contracting linear; rows not finite are left out."""
         rows = self.site.neurons_in(inputs).flatten(0, -2).float()
         rows = rows[rows.isfinite().all(1)]
-        kept = rows[:, self.kept]
+        kept = rows[:, self.kept.to(rows.device)]
+        lost = rows[:, self.lost.to(rows.device)] @ self.weight.T.to(rows.device)
         if self.constant:
             kept = torch.cat([kept, kept.new_ones(len(kept), 1)], 1)
         self.inputs += (kept.T @ kept).to(self.inputs.device)
-        self.outputs += ((rows[:, self.lost] @ self.weight.T).T @ kept).to(self.inputs.device)
+        self.outputs += (lost.T @ kept).to(self.inputs.device)
 
     def solve(self, ridge: float) -> Correction:
         """The correction, with `ridge` times the mean energy of a neuron on the diagonal."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memfast.pipelines.drivers.slices import in_slices
+from memfast.pipelines.drivers.slices import computes_on, in_slices
 
 Images = Float[Tensor, "images 3 height width"]
 Pixels = Float[Tensor, "images 3 *size"]  # of a video too
@@ -37,7 +37,7 @@ class Scaled:
             return in_slices(self.vae, images[0, 0].numel(), images, self._encode)
 
     def _encode(self, images: Pixels) -> Maps:
-        coded = self.vae.encode(2 * images.to(self.vae.device, self.vae.dtype) - 1)
+        coded = self.vae.encode(2 * images.to(computes_on(self.vae), self.vae.dtype) - 1)
         held = getattr(coded, "latent_dist", None)
         return self.normalised(coded.latent if held is None else held.mean)
 
@@ -47,7 +47,7 @@ class Scaled:
             return in_slices(self.vae, pixels, latents, self._decode)
 
     def _decode(self, latents: Maps) -> Pixels:
-        raw = self.restored(latents).to(self.vae.device, self.vae.dtype)
+        raw = self.restored(latents).to(computes_on(self.vae), self.vae.dtype)
         return (self.vae.decode(raw).sample / 2 + 0.5).clamp(0, 1)
 
     @property

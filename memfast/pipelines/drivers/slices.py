@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.hooks.group_offloading import _get_group_onload_device, _is_group_offload_enabled
 from torch import Tensor
 
 from memfast.errors import is_out_of_memory
@@ -30,10 +31,19 @@ def row_bytes(vae: Any, pixels: int) -> int:
     return MAPS * channels * pixels * size
 
 
+def computes_on(vae: Any) -> torch.device:
+    """Where a VAE will be when it is called: where it is, or where its offloading takes it."""
+    taken = getattr(getattr(vae, "_hf_hook", None), "execution_device", None)
+    if taken is not None:
+        return torch.device(taken)
+    return _get_group_onload_device(vae) if _is_group_offload_enabled(vae) else vae.device
+
+
 def in_slices(vae: Any, pixels: int, values: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
     """`work` on all of the first dimension of `values`; pixels: of one image or clip."""
-    rows = int(SHARE * free_memory(vae.device) / row_bytes(vae, pixels))
-    fitting = Portion(max(1, rows), vae.device)
+    device = computes_on(vae)
+    rows = int(SHARE * free_memory(device) / row_bytes(vae, pixels))
+    fitting = Portion(max(1, rows), device)
     return torch.cat([*fitting.over(len(values), lambda part: _or_tiled(vae, values[part], work))])
 
 
