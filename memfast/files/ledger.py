@@ -99,7 +99,9 @@ class Ledger:
     def _inside(self, name: str) -> Path:
         """The path of a name, which must not lead out of the folder."""
         path = self.folder / name
-        if "\n" in name or not path.parent.resolve().is_relative_to(self.folder.resolve()):
+        with reading(self.path):  # whatever bytes make of a name
+            inside = path.parent.resolve().is_relative_to(self.folder.resolve())
+        if "\n" in name or not inside:
             raise InputError(f"{self.path}: {name[:80]!r} is not a file in its folder")
         return path
 

@@ -102,7 +102,12 @@ def test_any_header(kind: str, header: object, names: set[str], shape: list[int]
     read(kind, save(tensors, {"memfast": json.dumps(header)}))
 
 
-@fuzzed(80, content=damaged(st.just(b"memfast audit\nblocks/block-1/\nmanifest.json/")))
+LEDGERS = st.sampled_from(
+    [b"memfast audit\nblocks/block-1/\nmanifest.json/", b"memfast audit\n\0blocks/block-1/"]
+)
+
+
+@fuzzed(80, content=damaged(LEDGERS))
 def test_any_ledger(content: bytes) -> None:
     """Nothing outside the folder, and no folder, is ever deleted."""
     with tempfile.TemporaryDirectory() as folder:
