@@ -50,7 +50,7 @@ def float32_weights(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         if first.dtype in HALVES:
             own = first.dtype
-            model.float()
-            stack.callback(model.to, own)
+            nn.Module.float(model)  # diffusers' own warns of what it keeps
+            stack.callback(nn.Module.to, model, own)
             stack.enter_context(torch.autocast(first.device.type, own))
         yield

@@ -306,8 +306,8 @@ def test_the_best_device_is_chosen_and_said(
     out = tmp_path / "statistics.safetensors"
     words = ["collect", shop.model, "--prompts", shop.memorized, *SHORT, "--out", out]
     assert call(*words) == 0
-    first = capsys.readouterr().err.splitlines()[0]
-    assert first == f"on {FAR}:0 in float32 (the accelerator here)"
+    said = capsys.readouterr().err
+    assert f"on {FAR} in float32 (the accelerator here)" in said
 
 
 def test_the_accelerator_refuses_what_cuda_refuses() -> None:
@@ -327,7 +327,8 @@ def test_the_accelerator_refuses_what_cuda_refuses() -> None:
 def test_a_repaired_model_keeps_its_dtype(shops: Callable[[str], Shop]) -> None:
     folder = shops("sd-v").run("repair", FAR, "bfloat16")
     made = load_file(next((folder / "unet").glob("diff*.safetensors")))
-    assert {tensor.dtype for tensor in made.values()} == {torch.bfloat16}
+    kept = [tensor for tensor in made.values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in kept} == {torch.bfloat16}
 
 
 def test_statistics_of_a_half_locate_for_the_whole(shops: Callable[[str], Shop]) -> None:

@@ -132,7 +132,7 @@ def check(operation: Any, args: Any, flat: list[Any], there: bool) -> None:
 
 
 @cache
-def install() -> torch.library.Library:
+def install() -> list[torch.library.Library]:
     """Make the device known to torch, once a process. What is returned must live on."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
     library = torch.library.Library("aten", "IMPL")
@@ -142,7 +142,9 @@ def install() -> torch.library.Library:
     library.impl(
         "_copy_from", lambda source, target, _=False: copy_from(source, target), "PrivateUse1"
     )
-    return library
+    under_autocast = torch.library.Library("_", "IMPL")
+    under_autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    return [library, under_autocast]
 
 
 def factories() -> Iterator[tuple[str, Any]]:
