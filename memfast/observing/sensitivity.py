@@ -97,7 +97,7 @@ def collect_sensitivity(
         "quantity": QUANTITY,
         "strata": strata,
         "by": by,
-        "notes": notes,
+        "notes": [*dict.fromkeys(notes)],
     }
     return NeuronStatistics(moments, header, skipped, norms)
 
