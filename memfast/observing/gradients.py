@@ -82,7 +82,10 @@ def collect_gradients(
     check_kept(kept, skipped)
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})
-    header = header_of(driver, settings, kept) | {"quantity": "gradient", "notes": [*dict.fromkeys(notes)]}
+    header = header_of(driver, settings, kept) | {
+        "quantity": "gradient",
+        "notes": [*dict.fromkeys(notes)],
+    }
     return NeuronStatistics(moments, header, skipped)
 
 
