@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import memfast
+from memfast.cli.proving.demo import copy_lists
+from memfast.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,3 +49,23 @@ def test_the_api_page_names_every_public_name() -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     named = re.findall(r"^::: memfast\.[\w.]*?(\w+)$", page, re.MULTILINE)
     assert sorted(named) == sorted(set(memfast.__all__) - {"__version__"})
+
+
+@pytest.mark.soak
+def test_the_readme_s_python_runs(tmp_path: Path) -> None:
+    """Its snippets, one process each, in a folder that holds nothing but the demo's lists."""
+    run = [sys.executable, "-m", "memfast", "demo", "--export", "lists"]
+    subprocess.run(run, cwd=tmp_path, check=True)
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, check=True)
+
+
+def test_the_demo_s_lists_are_exported(tmp_path: Path) -> None:
+    copy_lists(tmp_path / "lists", overwrite=False)
+    prompts = list(memfast.read_prompts(tmp_path / "lists" / "memorized.jsonl"))
+    assert len(prompts) == 96
+    assert all(Path(prompt.image or "").is_file() for prompt in prompts)
+    with pytest.raises(InputError, match="is not empty"):
+        copy_lists(tmp_path / "lists", overwrite=False)

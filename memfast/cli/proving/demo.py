@@ -12,6 +12,9 @@ from memfast.errors import InputError
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("memfast-demo"),
+    export: Annotated[
+        Path | None, typer.Option(help="Only write the demo's lists and pictures, there.")
+    ] = None,
     max_damage: Annotated[
         float, typer.Option(help="Remove as many neurons as keep the held-out loss times this.")
     ] = 1.02,
@@ -37,6 +40,10 @@ def demo(
     from memfast.prompts import read_prompts
     from memfast.report.demo import arms_table, attack_table
 
+    if export is not None:
+        copy_lists(export, overwrite)
+        console.print(f"wrote {export}/memorized.jsonl, heldout.jsonl, singles.jsonl and images/")
+        return
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
     check_replaceable(out, "demo", overwrite)
@@ -75,3 +82,14 @@ def demo(
     show_table("size and time", ("figure", "value"), result.figures.items())
     console.print(f"wrote {out}/summary.json, report.html and model/", soft_wrap=True)
     tell(summary)
+
+
+def copy_lists(folder: Path, overwrite: bool) -> None:
+    """The demo's lists, pictures and licences in a folder of their own."""
+    from shutil import copytree, ignore_patterns
+
+    from memfast.demo import DATA
+    from memfast.files import replace_folder
+
+    models = ignore_patterns("pipeline", "clip")
+    replace_folder(folder, lambda new: copytree(DATA, new, ignore=models), "lists", overwrite)
