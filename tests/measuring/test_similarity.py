@@ -61,7 +61,7 @@ def test_a_file_that_is_no_torchscript_is_named(tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(b"no archive")
     tools = toolbox(("sscd_disc_mixup",), {"sscd_disc_mixup": str(file)})
-    assert f"{file} is no TorchScript file" in tools.missing["sscd_disc_mixup"]
+    assert f"{file.name} is no TorchScript file" in tools.missing["sscd_disc_mixup"]
 
 
 def test_unknown_names_list_the_legal_ones():
