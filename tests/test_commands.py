@@ -176,9 +176,10 @@ def test_collect_both_halves(bench: Bench) -> None:
         "--row-normalised", "--prompt-norms", "--steps", 1, *bench.short, out="both.safetensors",
     )  # fmt: skip
     rows, halves = load_file(bench.statistics), load_file(out)
-    for name in rows:  # Lumina 2's null caption is one token; elsewhere halves are alike
+    for name in rows:  # twice as many, or one token of Lumina 2's null caption more
         if name.endswith("/count"):
-            assert (halves[name] > rows[name][:1]).all()
+            one = rows[name][:1]  # zero at sites of Wan 2.2 that do not run at the first step
+            assert ((halves[name] > one) | (one == 0)).all()
 
 
 @pytest.mark.parametrize("rule", ["neurons", "weights", "paper", "reference", "gates"])
