@@ -83,14 +83,16 @@ class Bench:
     def both(self) -> list[Any]:
         return ["--memorized", self.lists[0], "--reference", self.lists[1]]
 
-    def run(self, name: str, command: str, *arguments: Any, out: str) -> Path:
-        """A command's output; the command is run once a kind. Fails unless it ends well."""
+    def run(
+        self, name: str, command: str, *arguments: Any, out: str, ends: tuple[int, ...] = (0,)
+    ) -> Path:
+        """A command's output; the command is run once a kind. Fails unless it ends as it may."""
         if name not in self.runs:
             path = self.root / out
             words = [command, *arguments, "--out", path, "--device", "cpu"]
             words = words[:-2] if command in ("prune",) else words
             code = call(*words)
-            assert code == 0, f"memfast {' '.join(map(str, words))}: exit code {code}"
+            assert code in ends, f"memfast {' '.join(map(str, words))}: exit code {code}"
             self.runs[name] = path
         return self.runs[name]
 
@@ -278,9 +280,22 @@ def test_attack(bench: Bench) -> None:
 
 def test_repair(bench: Bench) -> None:
     out = bench.run(
-        "repair", "repair", bench.compact, "--original", bench.model, *bench.both, "--steps", 2,
-        "--batch-size", 2, "--controls", 1, *bench.short, out="repaired",
-    )  # fmt: skip
+        "repair",
+        "repair",
+        bench.compact,
+        "--original",
+        bench.model,
+        *bench.both,
+        "--steps",
+        2,
+        "--batch-size",
+        2,
+        "--controls",
+        1,
+        *bench.short,
+        out="repaired",
+        ends=(0, 3),
+    )  # fmt: skip  3: two steps may leave a random model worse, and the command says so
     assert math.isfinite(summary(out)["damage_after"])
     driver = driver_of(load_pipeline(out))
     assert (
