@@ -63,6 +63,13 @@ def test_check_makes_a_list_to_act_on(tiny_folder: Path, tmp_path, monkeypatch, 
     assert len(compare_audits([tmp_path / "out", tmp_path / "out"])) == 2
     with pytest.raises(InputError, match="rests on is 'the list itself'"):
         compare_audits([tmp_path / "out", other])
+    prompts.write_text(prompts.read_text().replace(TEXTS[0], "of another list"))
+    others = ["--prompts", prompts, "--reference", reference, "--out", tmp_path / "others"]
+    assert run(monkeypatch, "audit", tiny_folder, *others, *again[6:12], "--quiet") == 0
+    (other / "summary.json").write_text(json.dumps(summary))
+    (other / "manifest.json").write_bytes((tmp_path / "others" / "manifest.json").read_bytes())
+    with pytest.raises(InputError, match=r"other lists than .* \(prompts\)"):
+        compare_audits([tmp_path / "out", other])
 
 
 def test_findings() -> None:

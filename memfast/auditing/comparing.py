@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from memfast.auditing.storing import manifest
 from memfast.errors import InputError
 from memfast.files import read_json
 
+LISTS = ("prompts", "reference", "memorized")
 SAME = ("rests on", "score", "probe", "fpr", "prompts", "texts")
 
 
@@ -26,8 +28,11 @@ def compare_audits(folders: Sequence[Path]) -> list[dict[str, Any]]:
                     f"{folder}: {key} is {summary[key]!r}, but {summaries[0][key]!r} in "
                     f"{folders[0]}; such audits cannot be compared"
                 )
-        if (mine := _lists(summary)) != _lists(summaries[0]):
-            raise InputError(f"{folder}: audited other lists than {folders[0]} ({', '.join(mine)})")
+        theirs, own = _lists(folders[0]), _lists(folder)
+        if other := [name for name in LISTS if own[name] != theirs[name]]:
+            raise InputError(
+                f"{folder}: audited other lists than {folders[0]} ({', '.join(other)})"
+            )
     if summaries[0]["rests on"] == "none":
         raise InputError(f"{folders[0]}: has no verdict, so nothing to compare")
     return [
@@ -41,9 +46,7 @@ def compare_audits(folders: Sequence[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def _lists(summary: dict[str, Any]) -> dict[str, Any]:
+def _lists(folder: Path) -> dict[str, Any]:
     """The digests of the lists that an audit read."""
-    found = summary.get("inputs", {})
-    return {
-        name: told.get("digest") if isinstance(told, dict) else told for name, told in found.items()
-    }
+    identity = manifest.of(folder).read()["identity"]
+    return {name: identity[name] for name in LISTS}
