@@ -13,6 +13,11 @@ HALVES = (torch.float16, torch.bfloat16)
 FIRST_SCALE = 2.0**16  # as torch.amp.GradScaler begins
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """A dtype as options and summaries call it: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def wide(values: Tensor) -> Tensor:
     """The values in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

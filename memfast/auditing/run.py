@@ -35,6 +35,7 @@ from memfast.files import Run, first_difference, try_out
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
+from memfast.precision import name_of
 from memfast.processes.stopping import keeping
 from memfast.progress import Stage, silent
 from memfast.selection import Subspace
@@ -179,7 +180,7 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
         settings,
         **schedule.as_dict(),
         walk_steps=min(settings.walk_steps, schedule.num_inference_steps),
-        dtype=str(parameter.dtype).removeprefix("torch."),
+        dtype=name_of(parameter.dtype),
         device=str(parameter.device),
         threads=settings.threads or torch.get_num_threads(),
     )

@@ -21,7 +21,7 @@ from memfast.measuring.extraction import Cliques
 from memfast.measuring.similarity import METRICS
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.pictures import picture
+from memfast.pipelines.pictures import picture, to_pil
 from memfast.prompts import Prompt
 from memfast.prompts.groups import near_duplicates
 
@@ -190,8 +190,7 @@ def pictures_of(verified: Sequence[Verified]) -> dict[str, Image.Image]:
     for item in verified:
         shots = {str(seed): image for seed, image in enumerate(item.images)}
         for name, image in (shots | ({} if item.own is None else {"training": item.own})).items():
-            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            made[f"pictures/{item.rank:06d}-{name}.png"] = Image.fromarray(pixels)
+            made[f"pictures/{item.rank:06d}-{name}.png"] = to_pil(image)
     return made
 
 

@@ -28,6 +28,11 @@ class Size:
         return self.feed_forward / self.parameters
 
 
+def parameters(model: nn.Module) -> int:
+    """How many a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def size_of(model: nn.Module) -> Size:
     """Counts of `model`, which may be on any device, meta too."""
     sites = find_sites(model).values()
@@ -35,7 +40,7 @@ def size_of(model: nn.Module) -> Size:
     return Size(
         sites=len(sites),
         neurons=sum(site.neurons for site in sites),
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters(model),
         feed_forward=sum(site.neurons * site.parameters_per_neuron for site in sites),
         bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )

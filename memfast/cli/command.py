@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -34,14 +34,22 @@ def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
             bool, typer.Option("--json", help="Print the summary as JSON on stdout, alone.")
         ],
     }
+    return with_options(run, options, False)
+
+
+def with_options(
+    command: Callable[..., Any], options: Mapping[str, Any], default: Any
+) -> Callable[..., Any]:
+    """The command with these options beside its own, in the place of its `**` where it has one."""
+    own = signature(command)
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     more = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, kind in options.items()
     ]
-    own = signature(command, eval_str=False)
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, **options}
-    return run
+    command.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
+    command.__annotations__ = {**command.__annotations__, **options}
+    return command
 
 
 class Command(TyperCommand):

@@ -1,12 +1,12 @@
 """Options that several commands share, each said once."""
 
 from collections.abc import Callable
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
+from memfast.cli.command import with_options
 from memfast.errors import InputError, reading, some
 from memfast.files import try_out
 
@@ -114,14 +114,7 @@ class Request(TypedDict):
 
 def with_request(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose `**request` are the options of Request."""
-    asked = get_type_hints(Request, include_extras=True)
-    own = [p for p in signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [
-        Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=t) for n, t in asked.items()
-    ]
-    command.__signature__ = signature(command).replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    command.__annotations__ |= asked
-    return command
+    return with_options(command, get_type_hints(Request, include_extras=True), None)
 
 
 def open_pipeline(

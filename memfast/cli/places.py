@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from memfast.errors import InputError, one_line
 from memfast.memory.free import free_memory
 from memfast.pipelines.loading import DEMO
+from memfast.precision import name_of
 
 SHARE = 1 / 3  # of free memory that weights of float32 may take
 NAMES = ("float32", "bfloat16", "float16")
@@ -42,7 +43,7 @@ def place_for(model: str | Path, device: str = "auto", dtype: str = "auto") -> P
     taken = values * chosen.itemsize
     if taken > free:
         raise InputError(
-            f"MODEL {model}: its weights take {taken / 1e9:.1f} GB in {_name(chosen)}, and "
+            f"MODEL {model}: its weights take {taken / 1e9:.1f} GB in {name_of(chosen)}, and "
             f"{free / 1e9:.1f} GB are free on {found}; {_what_fits(found, values, free)}"
         )
     reasons = []
@@ -51,7 +52,12 @@ def place_for(model: str | Path, device: str = "auto", dtype: str = "auto") -> P
     if asked is None and chosen != torch.float32:
         reasons.append(f"{4 * values / 1e9:.1f} GB of float32 would crowd {free / 1e9:.1f} GB free")
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    return Place(found, chosen, f"on {found} in {_name(chosen)}{why}")
+    return Place(found, chosen, f"on {found} in {name_of(chosen)}{why}")
+
+
+def crowds(values: int, memory: int) -> bool:
+    """Whether so many values of float32 take more of a memory than they should."""
+    return 4 * values > SHARE * memory
 
 
 def can_do(device: torch.device, dtype: torch.dtype) -> bool:
@@ -106,7 +112,7 @@ def _there(name: str) -> torch.device:
 
 
 def _fitting(device: torch.device, values: int, free: int) -> torch.dtype:
-    if device.type == "cpu" or 4 * values <= SHARE * free:
+    if device.type == "cpu" or not crowds(values, free):
         return torch.float32
     return torch.bfloat16 if can_do(device, torch.bfloat16) else torch.float16
 
@@ -117,7 +123,3 @@ def _what_fits(device: torch.device, values: int, free: int) -> str:
     if device.type != "cpu":
         return "offload it in Python (enable_model_cpu_offload), or use --device cpu"
     return "it needs a larger machine"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

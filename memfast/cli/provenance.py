@@ -112,6 +112,7 @@ def _shown(value: Any) -> str:
 def _of_models(models: "Mapping[str, tuple[str, DiffusionPipeline]]") -> dict[str, Any]:
     from memfast.pipelines.identity import fingerprint
     from memfast.pipelines.loading import denoiser_of, shown_name
+    from memfast.precision import name_of
 
     def known(pipeline: "DiffusionPipeline") -> str:
         try:
@@ -120,7 +121,7 @@ def _of_models(models: "Mapping[str, tuple[str, DiffusionPipeline]]") -> dict[st
             return f"unknown ({error})"
 
     parameter = next(denoiser_of(next(iter(models.values()))[1]).parameters())
-    device, dtype = parameter.device, str(parameter.dtype).removeprefix("torch.")
+    device, dtype = parameter.device, name_of(parameter.dtype)
     found = {
         role: {
             "name": shown_name(name),

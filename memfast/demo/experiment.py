@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from memfast.attacks.embeddings import AttackSettings
 from memfast.blocks.families import ffn_sites
+from memfast.blocks.sizes import parameters
 from memfast.choosing.locating import check_request, locate, step_masks
 from memfast.demo import DATA
 from memfast.measuring.cases import Cases, load_cases
@@ -184,8 +185,8 @@ def run(
         damage=removal.damage,
         pipeline=pipeline,
         figures={
-            "parameters_before": count(original),
-            "parameters_after": count(smaller),
+            "parameters_before": parameters(original),
+            "parameters_after": parameters(smaller),
             "neurons_before": sum(ffn_sites(original).values()),
             "neurons_after": sum(ffn_sites(smaller).values()),
             "seconds_per_image_before": seconds["before"],
@@ -249,8 +250,3 @@ def time_per_image(
             driver.generate(conditioning, few.ids, 0)
             taken[name].append((perf_counter() - start) / len(few))
     return {name: median(times) for name, times in taken.items()}
-
-
-def count(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in model.parameters())

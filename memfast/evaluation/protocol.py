@@ -17,8 +17,8 @@ from torch import Tensor
 
 from memfast.attacks.embeddings import AttackSettings
 from memfast.attacks.experiment import attack_cases
+from memfast.blocks.sizes import parameters
 from memfast.evaluation.mitigations import Mitigation, Setting, Treated
-from memfast.evaluation.mitigations.interface import parameters
 from memfast.evaluation.mitigations.pruning import at_damage, at_density
 from memfast.measuring.cases import Cases
 from memfast.measuring.distances import ssim as structural_similarity

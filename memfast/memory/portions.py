@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from memfast.errors import InputError, is_out_of_memory
+from memfast.errors import InputError, is_out_of_memory, one_line
 from memfast.memory.free import release
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ class Portion:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                result, failed = None, " ".join(str(error).split())[:200]
+                result, failed = None, one_line(error)
             else:
                 done = part.stop
                 yield result

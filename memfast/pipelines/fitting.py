@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import uncompiled
+from memfast.blocks.sizes import parameters
 from memfast.memory.counting import Count, count, without_memory
 from memfast.memory.free import free_memory
 from memfast.memory.portions import Portion
@@ -121,8 +122,3 @@ def texts_at_once(pipeline: Any) -> Portion:
     encoders = [part for name, part in pipeline.components.items() if "encoder" in name]
     sizes = [parameters(part) for part in encoders if isinstance(part, nn.Module)]
     return Portion(FEW if max(sizes, default=0) > LARGE else TEXTS, pipeline._execution_device)
-
-
-def parameters(model: nn.Module) -> int:
-    """How many a model has."""
-    return sum(parameter.numel() for parameter in model.parameters())

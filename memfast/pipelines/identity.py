@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from memfast.blocks.families import find_sites
 from memfast.blocks.families.finding import uncompiled
 from memfast.errors import InputError
+from memfast.precision import name_of
 from memfast.version import __version__
 
 WHOLE = 100_000_000  # weights that neurons feed, up to so many, are taken whole
@@ -113,7 +114,7 @@ def made_on(model: nn.Module) -> dict[str, Any]:
     first = next(model.parameters())
     return {
         "device": _named(first.device),
-        "dtype": str(first.dtype).removeprefix("torch."),
+        "dtype": name_of(first.dtype),
         "threads": torch.get_num_threads(),
         **versions(),
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from memfast.errors import InputError
@@ -20,6 +21,12 @@ def picture(source: str, size: tuple[int, int]) -> Float[Tensor, "3 height width
     Raises InputError where it cannot be read.
     """
     return torch.from_numpy(fit(read_image(source), size).copy())
+
+
+def to_pil(image: Float[Tensor, "3 height width"]) -> Image.Image:
+    """An RGB picture of an image in [0, 1]; values outside are clipped."""
+    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def clean_latents(

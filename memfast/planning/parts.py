@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.blocks.families.examples import EXAMPLES
-from memfast.errors import InputError
+from memfast.blocks.sizes import parameters
+from memfast.errors import InputError, one_line
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import DRIVERS
 from memfast.pipelines.loading import DEMO
@@ -94,7 +95,7 @@ def parts_of(model: str | Path) -> Parts:
         if kind is None or not issubclass(kind, nn.Module):
             continue
         made: Any = _made(kind, config)
-        values[part] = sum(parameter.numel() for parameter in made.parameters())
+        values[part] = parameters(made)
         if part in DENOISERS:
             denoiser = kind, {**made.config}
         if part == "vae":
@@ -144,5 +145,5 @@ def _fetched(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*/config.json"]))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InputError(f"MODEL {name}: no folder, and not found on the hub ({reason})") from error

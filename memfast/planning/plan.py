@@ -12,6 +12,7 @@ from memfast.errors import InputError
 from memfast.memory.counting import Count, count, without_memory
 from memfast.pipelines.fitting import COUNTED, SHARE, count_call, hollow, made_from
 from memfast.planning.parts import Parts
+from memfast.precision import name_of
 
 GB = 10**9
 GPUS: Mapping[str, tuple[float, float]] = {  # dense half-precision TFLOP/s, GB: vendors' figures
@@ -108,7 +109,7 @@ def plan(parts: Parts, command: str, dtype: torch.dtype, memory: int) -> Plan:
     factor = 3 if work.gradients else 1
     return Plan(
         command,
-        str(dtype).removeprefix("torch."),
+        name_of(dtype),
         weights,
         int(row),
         picture,

@@ -46,6 +46,8 @@ class Album:
 
 def keep_pictures(folder: Path, albums: Iterable[Album]) -> list[str]:
     """Write pictures.json and pictures/; returns the names of the files, relative to `folder`."""
+    from memfast.pipelines.pictures import to_pil
+
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     kept, names = [], [INDEX]
     for number, album in enumerate(albums, 1):
@@ -133,14 +135,6 @@ def data_uri(image: "Image") -> str:
     kind, buffer = ("png" if small else "jpeg"), BytesIO()
     image.save(buffer, kind, optimize=True)
     return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
-
-
-def to_pil(image: "Tensor") -> "Image":
-    """An RGB picture of a tensor [3, height, width] in [0, 1]; values outside are clipped."""
-    from PIL import Image
-
-    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _save(image: "Image", path: Path, kind: str) -> None:

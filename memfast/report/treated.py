@@ -3,6 +3,7 @@
 from typing import Any
 
 from memfast.report import charts
+from memfast.report.evaluation import missing
 from memfast.report.figures import estimate, percent, spread
 from memfast.report.report import Report
 from memfast.report.stored import Stored
@@ -19,8 +20,7 @@ def page(stored: Stored) -> Report:
     page.facts("Summary", [(k.replace("_", " "), v) for k, v in plain.items()])
     if settings := summary.get("settings"):
         page.facts("Settings", [(k.replace("_", " "), _plain(v)) for k, v in settings.items()])
-    if notes := summary.get("notes"):
-        page.table("Notes", ("note",), [(note,) for note in notes[:200]])
+    missing(page, {}, summary.get("notes", ()))
     stored.sources(page)
     return page
 

@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from memfast.auditing.outcome import Outcome
 
 
+Prompts = Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")]
+Reference = Annotated[
+    Path | None,
+    typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
+]
+FalsePositives = Annotated[float, typer.Option(help="False-positive rate of the threshold.")]
+
+
 @options.with_request
 def audit(
     model: options.Model,
-    prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")],
+    prompts: Prompts,
     out: Annotated[Path, typer.Option("--out", help="Folder; an unfinished audit in it resumes.")],
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
-    ] = None,
+    reference: Reference = None,
     memorized: Annotated[
         Path | None, typer.Option(help="Memorized examples, for a discriminant.")
     ] = None,
@@ -38,7 +43,7 @@ def audit(
         ),
     ] = "relative",
     noises: Annotated[int, typer.Option(min=1, help="Noises a prompt is looked at with.")] = 1,
-    fpr: Annotated[float, typer.Option(help="False-positive rate of the threshold.")] = 0.01,
+    fpr: FalsePositives = 0.01,
     path: Annotated[
         str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
     ] = "0.05",
@@ -78,6 +83,7 @@ def audit(
     from memfast.auditing.looking.settings import Settings
     from memfast.auditing.run import audit as run
     from memfast.cli.console import console, progress
+    from memfast.precision import name_of
     from memfast.selection import Subspace
 
     place = options.where(model, device, dtype)
@@ -90,7 +96,7 @@ def audit(
         block_size=block_size,
         unit=unit,
         threads=threads,
-        dtype=str(place.dtype).removeprefix("torch."),
+        dtype=name_of(place.dtype),
         device=str(place.device),
         **request,
     )

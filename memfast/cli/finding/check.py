@@ -7,7 +7,7 @@ import typer
 from typing_extensions import Unpack
 
 from memfast.cli import options
-from memfast.cli.finding.audit import check_share, show
+from memfast.cli.finding.audit import FalsePositives, Prompts, Reference, check_share, show
 from memfast.cli.lists import Limits, MaxRejected
 from memfast.prompts import BORNE
 
@@ -23,13 +23,10 @@ FINDINGS = (COPIES, AGREES, SCORES, UNSEEN)
 @options.with_request
 def check(
     model: options.Model,
-    prompts: Annotated[Path, typer.Option(help="Prompt list: txt, csv, jsonl, parquet, .gz, …")],
+    prompts: Prompts,
     out: Annotated[Path, typer.Option("--out", help="Folder; an unfinished check in it resumes.")],
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Prompts like these, not memorized: the threshold rests on them."),
-    ] = None,
-    fpr: Annotated[float, typer.Option(help="False-positive rate of the threshold.")] = 0.01,
+    reference: Reference = None,
+    fpr: FalsePositives = 0.01,
     most: Annotated[int, typer.Option(min=1, help="Flagged texts to look at again.")] = 100,
     seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,
     fail_over: Annotated[

@@ -70,11 +70,11 @@ def _dtype(name: str, values: int, memory: int) -> "torch.dtype":
     """As `places` chooses on an accelerator with so much memory."""
     import torch
 
-    from memfast.cli.places import SHARE
+    from memfast.cli.places import crowds
 
     if name != "auto":
         return getattr(torch, name)
-    return torch.float32 if 4 * values <= SHARE * memory else torch.bfloat16
+    return torch.bfloat16 if crowds(values, memory) else torch.float32
 
 
 def _gb(size: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typing_extensions import Unpack
@@ -15,6 +15,9 @@ from memfast.cli.treating.compact import compact
 from memfast.cli.treating.reached import missed_damage
 from memfast.cli.treating.repair import repair
 from memfast.errors import InputError
+
+if TYPE_CHECKING:
+    from memfast.prompts import PromptSet
 
 
 @options.with_request
@@ -46,6 +49,7 @@ def make_safe(
     """Remove what reference captions do not need, repair, evaluate and attack: one folder."""
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import console, finish, missed
+    from memfast.files import atomic_write_json, read_json
     from memfast.pipelines.identity import fingerprint
     from memfast.pipelines.loading import denoiser_of
     from memfast.prompts import open_list
@@ -53,14 +57,13 @@ def make_safe(
     if max_damage <= 1:
         raise InputError(f"--max-damage {max_damage}: must be above 1")
     attacked = attack_steps > 0 and memorized is not None
-    if attacked and not any(prompt.image for prompt in open_list(reference)):
+    lists = {"reference": open_list(reference)}
+    if memorized is not None:
+        lists["memorized"] = open_list(memorized)
+    if attacked and not any(prompt.image for prompt in lists["reference"]):
         attacked = False
         console.print("No attack: the reference captions have no images to attack beside it.")
-    digests = {
-        name: open_list(path).digest
-        for name, path in (("reference", reference), ("memorized", memorized))
-        if path is not None
-    }
+    digests = {name: prompts.digest for name, prompts in lists.items()}
     dense = denoiser_of(options.open_pipeline(model, device=device, dtype=dtype))
     size = size_of(dense)
     console.print(f"{size.share:.1%} of the model are feed-forwards: no more can go.")
@@ -76,7 +79,8 @@ def make_safe(
         | {name: value for name, value in request.items() if value is not None},
     )
     del dense
-    located = None if memorized is None else _half(memorized, out / "located.jsonl", seed)
+    known = lists.get("memorized")
+    located = None if known is None else _half(known, out / "located.jsonl", seed)
     on: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype, "attention": attention}
     on |= request
     subspace, smaller, repaired = (
@@ -94,7 +98,8 @@ def make_safe(
         how = {"memorized": located, "steps": repair_steps, "reference": reference}
         with suppress(typer.Exit):  # a bound that is missed: judged below
             repair(str(smaller), original=model, out=repaired, **how, **on)
-    made = [_told(folder) for folder in (smaller, repaired) if (folder / "summary.json").exists()]
+    summaries = [folder / "summary.json" for folder in (smaller, repaired)]
+    made = [read_json(path) for path in summaries if path.exists()]
     chosen, figures = repaired if len(made) == 2 else smaller, made[-1]
     damage = figures["damage_after"] if len(made) == 2 else figures["damage"]
     if len(made) == 2 and damage > figures["damage_before"]:
@@ -113,7 +118,7 @@ def make_safe(
     unmet = missed_damage(damage, max_damage)
     if target_size is not None and left > target_size:
         unmet.append(f"--target-size {target_size}: {left:.3f} of the parameters are left")
-    _write(out, summary | {"failed": unmet})
+    atomic_write_json(out / "summary.json", summary | {"failed": unmet})
     finish(out, "made safer, short of what was asked" if unmet else "made safer", summary)
     if unmet:
         missed(*unmet)
@@ -139,26 +144,13 @@ def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
     write_record(path, "make-safe run", 1, settings)
 
 
-def _half(memorized: Path, path: Path, seed: int) -> Path:
+def _half(memorized: "PromptSet", path: Path, seed: int) -> Path:
     """Half of the memorized captions, whole groups, as a list: the other half only judges."""
     from memfast.files import atomic_write_text, to_json
-    from memfast.prompts import open_list
     from memfast.prompts.groups import deal, prompt_groups
 
-    prompts = list(open_list(memorized))
+    prompts = list(memorized)
     first, _ = deal(prompt_groups(prompts), 2, seed)
     rows = [{"id": p.id, "prompt": p.text, "image": p.image, "seed": p.seed} for p in prompts]
     atomic_write_text(path, "".join(to_json(rows[place]) + "\n" for place in first))
     return path
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    from memfast.files import read_json
-
-    return read_json(folder / "summary.json")
-
-
-def _write(out: Path, summary: Mapping[str, Any]) -> None:
-    from memfast.files import atomic_write_json
-
-    atomic_write_json(out / "summary.json", dict(summary))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memfast.measuring.cases import Cases
 from memfast.pipelines.drivers.driver import Driver
@@ -63,11 +63,6 @@ class Mitigation:
     apply: Callable[[Setting], Treated]
     control: Literal["neurons", "weights"] | None = None
     needs_clip_attention: bool = False
-
-
-def parameters(model: nn.Module) -> int:
-    """How many parameters a model has."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def in_batches(texts: Sequence[str], ids: Sequence[str], size: int = 48) -> Any:
