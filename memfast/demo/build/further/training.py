@@ -220,7 +220,7 @@ class Training:
             "noise": torch.randn(
                 steps, *self.buffers["noise"].shape[1:], generator=source, device=self.device
             ),
-            "times": self.driver.path.at_share(shares),
+            "times": self.driver.path.at_share(shares.flatten()).view_as(shares),
             "captions": self.moved(torch.from_numpy(captions)),
             "rates": self.moved(torch.tensor([rate(i) for i in numbers])),
             "lags": self.moved(torch.tensor([1 - min(DECAY, (1 + i) / (10 + i)) for i in numbers])),
