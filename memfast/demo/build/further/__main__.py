@@ -10,8 +10,10 @@ import traceback
 from pathlib import Path
 from time import perf_counter
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 
 from memfast.demo.build.data.glyphs import Glyph, choose, read_glyphs
@@ -139,6 +141,8 @@ def main() -> None:
         part.add_argument("--captions", type=int, default=64, help="of a set, that the card judges")
         part.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     if options.part == "prepare":
         prepare(options.prepared)
     elif options.part == "train":

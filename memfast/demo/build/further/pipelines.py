@@ -97,7 +97,7 @@ def stable_diffusion_3(denoiser: Config, scheduler: Config) -> DiffusionPipeline
         "patch_size": 2,
         "in_channels": 4,
         "out_channels": 4,
-        "num_layers": 8,
+        "num_layers": 6,
         "attention_head_dim": 32,
         "num_attention_heads": 4,
         "caption_projection_dim": 128,
