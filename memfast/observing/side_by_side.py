@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from memfast_kernels import Moments
 from memfast_kernels.moments import join
 from torch import Tensor
@@ -31,6 +31,11 @@ class Row:
         """The same on another device."""
         return Row(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    @property
+    def l2_norm(self) -> Float64[Tensor, "images neurons"]:
+        """Square root of each neuron's sum of squares, by image."""
+        return (self.m2 + self.count.double()[:, self.site] * self.mean.square()).sqrt()
+
     def images(self, part: slice) -> "Row":
         """Some of the images."""
         return replace(self, **{name: getattr(self, name)[part] for name in _FIELDS})
@@ -43,15 +48,30 @@ class Row:
 
     def with_norms(self) -> "Row":
         """As many neurons again: of each image its root mean square, as a sample of one."""
-        count = self.count.double()[:, self.site]
-        squares = self.m2 + count * self.mean.square()
-        norms = sample(squares.sqrt() / count.clamp(min=1).sqrt())
+        norms = sample(self.l2_norm / self.count.double()[:, self.site].clamp(min=1).sqrt())
         ones, sites = torch.ones_like(self.count), self.count.shape[1]
         rest = {n: torch.cat([getattr(self, n), getattr(norms, n)], 1) for n in _FIELDS[1:]}
         return Row(
             torch.cat([self.count, ones], 1),
             **rest,
             site=torch.cat([self.site, self.site + sites]),
+        )
+
+    def pooled(self, kept: Bool[Tensor, " images"]) -> "Row":
+        """The images that are kept as one; what the others hold, finite or not, does not matter."""
+        count = self.count * kept[:, None]
+        rows = count.double()
+        share = (rows / count.sum(0).clamp(min=1))[:, self.site]
+        of_kept = {n: getattr(self, n).where(kept[:, None], 0) for n in _FIELDS[1:]}
+        mean = (share * of_kept["mean"]).sum(0, keepdim=True)
+        apart = (of_kept["mean"] - mean).square() * rows[:, self.site]
+        return Row(
+            count.sum(0, keepdim=True),
+            mean,
+            (of_kept["m2"] + apart).sum(0, keepdim=True),
+            of_kept["max_abs"].amax(0, keepdim=True),
+            of_kept["nonzero"].sum(0, keepdim=True),
+            self.site,
         )
 
     def first_not_finite(self) -> Int64[Tensor, " images"]:
@@ -95,6 +115,13 @@ class Places:
         count = torch.stack([part.count for part in parts], 1)
         rest = {n: torch.cat([getattr(part, n) for part in parts], 1) for n in _FIELDS[1:]}
         return Row(count, **rest, site=self._on(device))
+
+    def moments(self, row: Row) -> dict[str, Moments]:
+        """Each site's own of a Row."""
+        widths = list(self.sites.values())
+        columns = [getattr(row, name).split(widths, 1) for name in _FIELDS[1:]]
+        parts = zip(row.count.unbind(1), *columns, strict=True)
+        return {path: Moments(*part) for path, part in zip(self.sites, parts, strict=True)}
 
     def name(self, site: int) -> str:
         """The path of a site that a Row numbers."""

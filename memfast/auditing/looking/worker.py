@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Bool, Float64
 from memfast_kernels import Moments
+from memfast_kernels.shapes import statistics_device
 from torch import Tensor
 
 from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
@@ -75,15 +76,21 @@ class Worker:
     ) -> Block:
         """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
         scores = torch.empty(len(prompts), self.settings.noises, len(names), dtype=torch.float64)
+        found: list[tuple[list[int], int, Tensor]] = []  # on the device, until all are under way
+        here = statistics_device(self.driver.device)
+        baselines = [baseline.to(here) for baseline in baselines]
         seen: list[dict[str, Moments]] = [{}]
         for rows, looks_by_noise in self.looks(prompts):
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
-                scores[rows, noise] = score_looks(looks, names, baseline)[: len(rows)]
+                found.append((rows, noise, score_looks(looks, names, baseline)[: len(rows)]))
                 seen.append(looks[0].moments or {})
             if len(seen) >= POOLED_AT_ONCE:
                 seen = [pooled(seen)]
+        for rows, noise, values in found:
+            scores[rows, noise] = values.cpu()
+        moments = {site: m.to("cpu") for site, m in pooled(seen).items()}
         truncated = self.driver.truncated([prompt.text for prompt in prompts])
-        return Block(scores, truncated, pooled(seen), made_on(self.driver.model))
+        return Block(scores, truncated, moments, made_on(self.driver.model))
 
     def looks(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[list[Look]]]]:
         """(places in `prompts`, looks by noise) for every unit of the prompts: first of those that
@@ -172,5 +179,5 @@ def score_looks(
         elif score.of_norms and baseline:
             columns.append(score.of_norms(norms, baseline))
         else:
-            columns.append(torch.full((len(norms),), torch.nan, dtype=torch.float64))
+            columns.append(norms.new_full((len(norms),), torch.nan))
     return torch.stack(columns, 1)
