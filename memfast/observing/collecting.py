@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import groupby, islice
@@ -13,6 +14,7 @@ from typing_extensions import Unpack
 
 from memfast.blocks.families import ffn_sites, find_sites
 from memfast.errors import InputError
+from memfast.memory.captured import captured
 from memfast.observing.listening import Call, Listener
 from memfast.observing.side_by_side import Places, Row, by_site, merge_in_order
 from memfast.observing.tracing import trace
@@ -76,6 +78,7 @@ def collect(
     prompt_norms: bool = False,
     shared_noise: bool = False,
     padding: bool = False,
+    graphs: bool = True,
     progress: Callable[[int], None] | None = None,
     **asked: Unpack[Request],
 ) -> NeuronStatistics:
@@ -92,7 +95,8 @@ def collect(
     caption's rows at the same latents); `row_normalised` divides each row by its L2 norm first
     (both as arXiv 2406.18566 was coded). Where text passes a feed-forward its padding is not
     counted, unless `padding` says so. `prompt_norms` also keeps the moments over prompts that the
-    scores "z" and "welch" need, which doubles the state.
+    scores "z" and "welch" need, which doubles the state. `graphs`: on CUDA passes are
+    replayed where that is safe, with the same bits (see `memory.captured`).
 
     A prompt whose activations are not finite leaves no trace in the statistics: it is logged and
     listed in `.skipped` with the first step and site. `progress` is told how many prompts each
@@ -132,12 +136,19 @@ def collect(
             batch = [prompt for place, prompt in enumerate(batch) if place not in bad]
         return state, batch, left_out
 
-    with trace(driver.model, row_normalised=row_normalised, driver=driver) as traced:
+    with ExitStack() as stack:
+        traced = stack.enter_context(
+            trace(driver.model, row_normalised=row_normalised, driver=driver)
+        )
         listener = Listener(
             driver, traced, schedule, without_prompt=rows == "both", padding=padding
         )
         together = 1 + (driver.guided(schedule) and driver.together)
         fitting = driver.portion(batch_size or PROMPTS, rows=together)
+        seen = list(traced.seen.values())
+        stack.enter_context(
+            captured(driver.models.values(), seen, wanted=graphs and traced.replayable)
+        )
         for batch in batched(prompts, batch_size or fitting.rows, driver):
             parts = fitting.over(len(batch), lambda part, all=batch: (all[part], heard(all[part])))
             for whole, (after, good, bad) in parts:

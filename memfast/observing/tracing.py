@@ -140,6 +140,11 @@ class Trace:
         self.text_rows: Tensor | None = None
         self.seen: dict[str, list[Moments]] = {path: [] for path in sites}
 
+    @property
+    def replayable(self) -> bool:
+        """Whether a pass is the same whatever it is told: where no row may be padding."""
+        return not any(map(self.padded, self.sites))
+
     def padded(self, path: str) -> bool:
         """Whether rows at a site may be padding."""
         return self.driver is not None and self.driver.padded(path)

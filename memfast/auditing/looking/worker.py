@@ -12,11 +12,13 @@ from memfast_kernels import Moments
 from memfast_kernels.shapes import statistics_device
 from torch import Tensor
 
+from memfast.auditing.looking.gate_taps import GateTaps
 from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
 from memfast.auditing.looking.scores import SCORES, Baseline
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError, is_out_of_memory
+from memfast.memory.captured import captured
 from memfast.memory.free import release
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import made_on
@@ -52,6 +54,9 @@ class Worker:
         self._stack = ExitStack()
         self.driver = driver_of(pipeline, **settings.request)
         self._taps = self._stack.enter_context(tap(self.driver))
+        if isinstance(self._taps, GateTaps):
+            seen, models = self._taps.traced.seen.values(), self.driver.models.values()
+            self._stack.enter_context(captured(models, list(seen), wanted=settings.graphs))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
@@ -130,15 +135,16 @@ class Worker:
             self._taps.clear()
             release(self.driver.device)
 
-    @torch.no_grad()
     def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:
         """The looks of each unit; those of `seeded` prompts under noises of their own."""
         size = self.settings.unit
         starts = range(0, len(prepared), size)
         units = [self._unit(prepared[start : start + size]) for start in starts]
         for start, unit in zip(starts, units, strict=True):
-            scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
-            yield [self.probe.looks(scene, unit) for scene in scenes]
+            with torch.no_grad():
+                scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
+                looks = [self.probe.looks(scene, unit) for scene in scenes]
+            yield looks
 
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
