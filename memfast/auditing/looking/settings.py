@@ -7,7 +7,7 @@ from typing import Any
 from memfast.errors import InputError
 from memfast.pipelines.schedule import SIZE, Request, Schedule
 
-OF_THE_MACHINE = ("threads", "dtype", "device")
+OF_THE_MACHINE = ("threads", "dtype", "device", "graphs")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Settings:
     unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
     padded, because kernels choose their order of summation by shape.
     threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:
-    another run of an audit may have others.
+    another run of an audit may have others. graphs: replay passes on CUDA, with the same bits.
     """
 
     probe: str = "jump"
@@ -41,6 +41,7 @@ class Settings:
     threads: int = 0
     dtype: str = "float32"
     device: str = "cpu"
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("noises", "walk_steps", "num_inference_steps", "block_size", "unit"):
