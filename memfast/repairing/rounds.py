@@ -129,6 +129,21 @@ def brought_back(
     stage: Stage = silent,
 ) -> Interval:
     """The share of images that the attack brings back from any start, by both metrics at once."""
+    passed = came_back(driver, cases, library, schedule, attack, starts, stage)
+    return mean_interval(passed, cases.groups, rate=True)
+
+
+def came_back(
+    driver: Driver,
+    cases: Cases,
+    library: torch.Tensor,
+    schedule: Schedule,
+    attack: AttackSettings | None,
+    starts: Sequence[str],
+    stage: Stage = silent,
+) -> torch.Tensor:
+    """1 for each image that the attack brings back, see `brought_back`; as `mean_interval` takes
+    it."""
     attack = attack or AttackSettings()
     total = len(cases) * attack.steps[-1] * len(starts)
     result = attack_cases(
@@ -143,8 +158,7 @@ def brought_back(
         progress=stage("attacking", total),
     )
     together = result.together(attack.steps[-1])
-    passed = torch.stack([together.replicated(name) for name in METRICS]).amin(0)
-    return mean_interval(passed, cases.groups, rate=True)
+    return torch.stack([together.replicated(name) for name in METRICS]).amin(0)
 
 
 def _smaller(

@@ -52,7 +52,7 @@ class Settings:
         if not self.path or not all(b < a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")
         steps = self.num_inference_steps
-        if steps is not None and self.walk_steps > steps:
+        if self.probe == "walk" and steps is not None and self.walk_steps > steps:
             raise InputError(
                 f"walk_steps: {self.walk_steps} of {self.num_inference_steps} inference steps"
             )
