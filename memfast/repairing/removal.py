@@ -43,6 +43,8 @@ def remove_to_damage(
     max_damage: float,
     *,
     rule: str = "reference",
+    memorized: NeuronStatistics | None = None,
+    beta: float | None = None,
     trials: int = 6,
 ) -> Removal:
     """The largest share of neurons, by `rule`, that keeps `harm` at or below `max_damage`.
@@ -56,7 +58,7 @@ def remove_to_damage(
     best: Removal | None = None
     for _ in range(trials):
         share = (low + high) / 2
-        subspace = locate(None, statistics, driver.model, rule=rule, fraction=share)
+        subspace = locate(memorized, statistics, driver.model, rule=rule, fraction=share, beta=beta)
         damage = harm(compact(driver.model, subspace, multiple_of=1))
         tried.append((share, damage))
         if damage <= max_damage:
