@@ -259,7 +259,10 @@ def test_no_prompts(tiny_pipeline) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"rule": "reference", "beta": 1.0}, "takes none"), ({"rule": "selective", "beta": -1.0}, "0")],
+    [
+        ({"rule": "reference", "beta": 1.0}, "takes none"),
+        ({"rule": "selective", "beta": -1.0}, "0"),
+    ],
 )
 def test_a_beta_that_a_rule_does_not_take(options, words) -> None:
     with pytest.raises(InputError, match=f"beta.*{words}"):
