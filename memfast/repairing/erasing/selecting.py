@@ -16,7 +16,7 @@ from memfast.memory.replaying import Replayed
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.fitting import SMALL
 from memfast.pipelines.noise import generator
-from memfast.precision import Gradients
+from memfast.precision import Gradients, wide
 from memfast.repairing.erasing.perturbing import matrices
 from memfast.repairing.samples import Samples
 
@@ -57,13 +57,13 @@ def fisher(
     gradients = Gradients(driver.model)
     told = samples.conditioning[:1]
 
-    def slopes(clean: Tensor, noise: Tensor, time: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    def slopes(noisy: Tensor, exact: Tensor, time: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
         given = told.told(dict(zip(told.leaves, leaves, strict=True)))
         with torch.enable_grad():
-            loss = driver.loss(clean, given, noise, time).sum()
+            loss = (wide(driver.predict(noisy, time, given)) - exact).square().mean()
             return gradients.of(loss, [*weights.values()], materialize_grads=True)
 
-    plain = told.text_rows is None and gradients.scale == 1
+    plain = told.text_rows is None and gradients.scale == 1  # the same calls for every caption
     replayed = Replayed(slopes, on=plain and parameters(driver.model) < SMALL)
     count = min(MOST, len(samples))
     for row in range(count):
@@ -73,9 +73,11 @@ def fisher(
             share = (level + torch.rand(1, generator=source)) / LEVELS
             noise = driver.noise_of([source])
             times = driver.path.at_share(share).to(driver.device)
-            found = replayed(clean, noise, times, *told.leaves.values())
-            wide = [each.float() for each in found]
-            torch._foreach_addcmul_(sums, wide, wide, 1 / (count * LEVELS))
+            noisy = driver.path.add(clean, noise, times)
+            exact = wide(driver.path.target(clean, noise, times))
+            found = replayed(noisy, exact, times, *told.leaves.values())
+            slope = [each.float() for each in found]
+            torch._foreach_addcmul_(sums, slope, slope, 1 / (count * LEVELS))
         if progress:
             progress(1)
     return dict(zip(weights, sums, strict=True))
