@@ -33,7 +33,7 @@ class Replayed:
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the function returns."""
-        if not self.on or inputs[0].device.type != "cuda":
+        if not self.on or not has_graphs(inputs[0].device):
             return self.run(*inputs)
         key = tuple((each.shape, each.dtype) for each in inputs)
         if key in self.graphs:
@@ -48,6 +48,11 @@ class Replayed:
             _log.warning("no CUDA graph, every kernel is launched: %s", one_line(error))
             return self.run(*inputs)
         return self.graphs[key](*inputs)
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether a device can replay what it did."""
+    return device.type == "cuda"
 
 
 class _Graph:
