@@ -3,13 +3,13 @@
     python benchmarks/forgetting.py --out arms.jsonl --device cuda --jobs 8 --minutes 4
     python benchmarks/forgetting.py --out arms.jsonl --only demo/uniform --set steps=600
 
-Arms run side by side as processes, the first of `ARMS` first; after the minutes those that still
-run are ended. A line is written as its arm ends, and an arm that has one is not run again. A first
-line compares replayed with launched steps on a GPU. Captions are dealt by duplicate group:
-memorized ones (seen 25 times or more) into located, validation and test; all others into those that
-rank and teach, validation and test. Choices are made by "validation" alone: every figure of "test"
-is of captions that neither taught nor chose. `--models` holds a folder a model, laid out as the
-demo's data; `--tiny` runs everything at sizes that mean nothing.
+Arms run side by side as processes; after the minutes those that still run are ended. A line is
+written as its arm ends, and an arm that has one is not run again. The first compares replayed with
+launched steps. Captions are dealt by duplicate group: memorized ones (seen 25 times or more) into
+located, validation and test; all others into those that rank and teach, validation and test. The
+`CANDIDATES` run on the models of `CHOSEN_ON`; the best two by "validation" there then run on those
+of `TESTED_ON`: every figure of "test" is of captions that neither taught nor chose. `--models`
+holds a folder a model, laid out as the demo's data; `--tiny` runs all at sizes that mean nothing.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -25,27 +25,45 @@ from typing import IO, Any
 TEACH = {"learning_rate": 1e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0, "adversarial": 0.0}
 UNIFORM = {**TEACH, "steps": 1500, "perturb": 0.6}
 SELECT = {**UNIFORM, "selected": 0.3, "perturb_high": 0.95, "perturb_low": 0.4}
+GENTLE = {**SELECT, "perturb_low": 0.2}
 FEATURES = {"features": 0.1}
-PRESSED = {"adversarial": 0.1, "every": 5}
-GENTLE = {"perturb_low": 0.2}
+PRESSED = {"adversarial": 0.3, "every": 4, "ema": 0.99}
 TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "original": None,
     "removed": None,
     "uniform": UNIFORM,
     "selective": SELECT,
+    "gentle": GENTLE,
     "selective+features": {**SELECT, **FEATURES},
-    "selective+features+pressed": {**SELECT, **FEATURES, **PRESSED, "ema": 0.99},
-    "gentle+features+pressed": {**SELECT, **GENTLE, **FEATURES, **PRESSED, "ema": 0.99},
-    "uniform+features": {**UNIFORM, **FEATURES},
-    "uniform+features+pressed": {**UNIFORM, **FEATURES, **PRESSED, "ema": 0.99},
-    "thorough": {**SELECT, **FEATURES, **PRESSED, "ema": 0.99, "steps": 4000},
+    "gentle+features": {**GENTLE, **FEATURES},
+    "selective+features+pressed": {**SELECT, **FEATURES, **PRESSED},
+    "gentle+features+pressed": {**GENTLE, **FEATURES, **PRESSED},
+    "uniform+features+pressed": {**UNIFORM, **FEATURES, **PRESSED},
+    "selective+pressed": {**SELECT, **PRESSED},
+    "long": {**SELECT, **FEATURES, **PRESSED, "steps": 3000},
 }
+CANDIDATES = (
+    "uniform",
+    "selective+features",
+    "gentle+features+pressed",
+    "selective+features+pressed",
+    "long",
+)
+ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
 CHOSEN_ON, TESTED_ON = ("demo", "soft"), ("epsilon", "flow", "double", "wide")
-ARMS = [
-    *(f"{model}/{name}" for name in TREATMENTS for model in CHOSEN_ON),
+FIRST = ["check"] + [
+    f"{model}/{name}"
+    for names, models in (
+        (CANDIDATES, CHOSEN_ON),
+        (("original", "removed"), CHOSEN_ON),
+        (("uniform", "original"), TESTED_ON),
+    )
+    for name in names
+    for model in models
 ]
 REPEATED = 25  # times a memorized caption was seen, at least
-SIZES = {"rank": 24, "copies": 24, "attacked": 16, "singles": 24, "loss": 48, "clip": 96}
+ATTACKED = 16
+SIZES = {"rank": 24, "copies": 24, "attacked": ATTACKED, "singles": 24, "loss": 48, "clip": 96}
 TINY = {"rank": 4, "copies": 2, "attacked": 2, "singles": 2, "loss": 2, "clip": 3}
 SHORT = {"steps": 2, "batch": 2, "controls": 2, "run_up": 1, "stride": 1, "draws": 1}
 CAPTIONS = 400  # among which the right one is to be found
@@ -65,6 +83,7 @@ class Arm:
     tiny: bool = False
     eager: bool = False
     at_most: dict[str, int] = field(default_factory=dict)
+    attack: list[int] = field(default_factory=lambda: [50])
 
     @property
     def data(self) -> Path:
@@ -269,8 +288,9 @@ class Bench:
         }
 
     def attacked(self, treated: Any, library: Any) -> dict[str, dict[str, Any]]:
-        """{part: what 50 steps from the prompt bring back, and of singles as the control}: one
-        search for all images, which does not change what it finds."""
+        """{part: what the attack brings back from the prompt, and of singles as the control, after
+        the first number of steps and the others}: one search for all images, which does not change
+        what it finds."""
         from memfast.attacks.embeddings import AttackSettings, find_embeddings
 
         count = self.arm.sizes["attacked"]
@@ -285,16 +305,18 @@ class Bench:
         ids = [i for cases, _ in lots.values() for i in cases.ids]
         texts = [t for cases, _ in lots.values() for t in cases.texts]
         clean = treated.encode_images(torch.cat([images for _, images in lots.values()]))
-        settings = AttackSettings((2 if self.arm.tiny else 50,), draws=4, batch=len(ids))
+        steps = (2,) if self.arm.tiny else tuple(self.arm.attack)
+        settings = AttackSettings(steps, draws=4, batch=len(ids))
         told = find_embeddings(treated, clean, treated.encode_all(texts), ids, settings)
-        (reached,) = told.values()
-        images = [treated.generate(reached, ids, seed).float().cpu() for seed in (1, 2)]
         rates: dict[str, dict[str, Any]] = {"validation": {}, "test": {}}
-        first = 0
-        for (part, kind), (cases, _) in lots.items():
-            rows = slice(first, first + len(cases))
-            rates[part][kind] = self.judged([each[rows] for each in images], cases, library)
-            first = rows.stop
+        for count, reached in told.items():
+            images = [treated.generate(reached, ids, seed).float().cpu() for seed in (1, 2)]
+            first = 0
+            for (part, kind), (cases, _) in lots.items():
+                rows = slice(first, first + len(cases))
+                name = kind if count == steps[0] else f"{kind}_{count}"
+                rates[part][name] = self.judged([each[rows] for each in images], cases, library)
+                first = rows.stop
         return rates
 
     def agreement(self, treated: Any, part: str) -> dict[str, Any]:
@@ -386,6 +408,7 @@ def arm_of(name: str, arguments: argparse.Namespace) -> Arm:
         models=str(arguments.models),
         tiny=arguments.tiny,
         at_most={k: int(v) for k, v in (pair.split("=") for pair in arguments.sizes)},
+        attack=arguments.attack,
     )
 
 
@@ -398,43 +421,104 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--only", default="")
     parser.add_argument("--rule", default="reference")
+    parser.add_argument("--attack", nargs="*", type=int, default=[50])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=N")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    names = arguments.only.split(",") if arguments.only else ["check", *ARMS]
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    done = {json.loads(line)["arm"] for line in lines}
-    waiting = [arm_of(name, arguments) for name in names if name not in done]
-    waiting = [arm for arm in waiting if arm.name == "check" or arm.data.is_dir()]
-    end = time.monotonic() + 60 * arguments.minutes
     with arguments.out.with_suffix(".log").open("a") as log:
-        run_all(waiting, arguments.jobs, end, arguments.out, log)
+        Queue(arguments, log).run(time.monotonic() + 60 * arguments.minutes)
 
 
-def run_all(waiting: list[Arm], jobs: int, end: float, out: Path, log: IO[str]) -> None:
-    """Run arms as processes, so many at once, until they are done or it is the end."""
-    running: dict[subprocess.Popen[str], Arm] = {}
-    while (waiting or running) and time.monotonic() < end:
-        while waiting and len(running) < jobs:
-            arm = waiting.pop(0)
-            told = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
-            running[subprocess.Popen(told, stdout=subprocess.PIPE, stderr=log, text=True)] = arm
-        time.sleep(0.2)
-        for child in [each for each in running if each.poll() is not None]:
-            arm, found = running.pop(child), child.stdout.read()  # type: ignore[union-attr]
-            if child.returncode == 0:
-                line = found.splitlines()[-1]
-                with out.open("a") as file:
-                    file.write(line + "\n")
-                print(shown(json.loads(line)), flush=True)
-            elif not arm.eager and arm.device != "cpu":
-                waiting.insert(0, replace(arm, eager=True))
-            else:
-                print(f"{arm.name}: failed, see the log", flush=True)
-    for child in running:
-        child.kill()
+class Queue:
+    """Arms as processes, so many at once."""
+
+    def __init__(self, arguments: argparse.Namespace, log: IO[str]):
+        self.arguments, self.out, self.log = arguments, arguments.out, log
+        lines = self.out.read_text().splitlines() if self.out.exists() else []
+        self.lines = {line["arm"]: line for line in map(json.loads, lines)}
+        self.asked: set[str] = set(self.lines)
+        self.waiting: list[Arm] = []
+        self.running: dict[subprocess.Popen[str], Arm] = {}
+        self.ask(arguments.only.split(",") if arguments.only else FIRST)
+
+    def ask(self, names: Sequence[str]) -> None:
+        """Queue arms, each once, of models that are there."""
+        for name in names:
+            arm = arm_of(name, self.arguments)
+            if name not in self.asked and (name == "check" or arm.data.is_dir()):
+                self.asked.add(name)
+                self.waiting.append(arm)
+
+    def run(self, end: float) -> None:
+        """Until all is done, or the end."""
+        while time.monotonic() < end:
+            if not self.waiting and not self.arguments.only:
+                self.ask(following(self.lines, self.open))
+            if not self.waiting and not self.running:
+                break
+            while self.waiting and len(self.running) < self.arguments.jobs:
+                arm = self.waiting.pop(0)
+                told = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
+                child = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=self.log, text=True)
+                self.running[child] = arm
+            time.sleep(0.2)
+            for child in [each for each in self.running if each.poll() is not None]:
+                self.ended(child)
+        for child in self.running:
+            child.kill()
+
+    @property
+    def open(self) -> set[str]:
+        """Arms that have no line yet and may get one."""
+        return {arm.name for arm in (*self.waiting, *self.running.values())}
+
+    def ended(self, child: "subprocess.Popen[str]") -> None:
+        """Keep the line of a process, or try once more without replaying."""
+        arm, found = self.running.pop(child), child.stdout.read()  # type: ignore[union-attr]
+        if child.returncode == 0:
+            text = found.splitlines()[-1]
+            with self.out.open("a") as file:
+                file.write(text + "\n")
+            self.lines[arm.name] = json.loads(text)
+            print(shown(self.lines[arm.name]), flush=True)
+        elif not arm.eager and arm.device != "cpu":
+            self.waiting.insert(0, replace(arm, eager=True))
+        else:
+            print(f"{arm.name}: failed, see the log", flush=True)
+
+
+def following(lines: Mapping[str, dict[str, Any]], still: set[str]) -> list[str]:
+    """What to run once the candidates have run: the best two on other models, ablations, seeds."""
+    if any(f"{model}/{name}" in still for model in CHOSEN_ON for name in CANDIDATES):
+        return []
+    best = ranked(lines)[:2]
+    names = [f"{model}/{name}" for name in best for model in TESTED_ON]
+    names += [f"{model}/{name}" for name in ABLATIONS for model in CHOSEN_ON]
+    every = (*CHOSEN_ON, *TESTED_ON)
+    names += [f"{model}/{name}@{seed}" for seed in (1, 2) for name in best[:1] for model in every]
+    return names + [f"{model}/removed" for model in TESTED_ON]
+
+
+def ranked(lines: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The candidates, the best first: a treatment that holds on validation captions (no more comes
+    back, attacked or not, than of its control, but for one image) before one that does not; among
+    equals by the similarity of ordinary images."""
+    found = []
+    for name in CANDIDATES:
+        ours = [lines[f"{m}/{name}"]["validation"] for m in CHOSEN_ON if f"{m}/{name}" in lines]
+        if ours:
+            over = [
+                max(each["copies"]["both"]["value"], _over(each)) > 1.5 / ATTACKED for each in ours
+            ]
+            similar = sum(each["singles_ssim"]["value"] for each in ours) / len(ours)
+            found.append((sum(over), -similar, name))
+    return [name for _, _, name in sorted(found)]
+
+
+def _over(part: Mapping[str, Any]) -> float:
+    return part["attacked"]["both"]["value"] - part["control"]["both"]["value"]
 
 
 def shown(line: dict[str, Any]) -> str:
@@ -443,7 +527,9 @@ def shown(line: dict[str, Any]) -> str:
         return json.dumps(line)
     both = [line[part] for part in ("validation", "test")]
     words = [f"{line['arm']:40s} gone {line['gone']:.2f}"]
-    for name in ("copies", "attacked", "control"):
+    for name in ("copies", "attacked", "control", "attacked_200", "control_200"):
+        if name not in both[0]:
+            continue
         words.append(f"{name} " + "/".join(f"{b[name]['both']['value']:.2f}" for b in both))
     words.append("loss " + "/".join(f"{b['loss']:.3f}" for b in both))
     words.append("ssim " + "/".join(f"{b['singles_ssim']['value']:.3f}" for b in both))
