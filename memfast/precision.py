@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from memfast_kernels.shapes import statistics_device
 from torch import Tensor, nn
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,6 +22,11 @@ def name_of(dtype: torch.dtype) -> str:
 def wide(values: Tensor) -> Tensor:
     """The values in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def exact(values: Tensor) -> Tensor:
+    """The values in float64: where they are, or on the CPU where their device has none."""
+    return values.to(statistics_device(values.device)).double()
 
 
 class Gradients:

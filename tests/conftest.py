@@ -11,6 +11,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.support.planted import memorized_set, reference_set  # noqa: F401  fixtures
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", help="a real device for tests/kernels and tests/devices")
+
+
 WORDS = ("a", "b", "c", "cat", "dog", "on", "red", "blue", "background")
 
 

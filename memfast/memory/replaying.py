@@ -1,17 +1,17 @@
 """The same work on new values, again and again: on a CUDA device one captured graph.
 
-A small model's step is thousands of kernels that each take less time than their launch; a graph
-launches them at once.
+As `memfast.memory.captured`, for passes with gradients, of which a function returns all that is
+wanted: a small model's step is thousands of kernels that each take less time than their launch.
 """
 
 import logging
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from memfast.errors import one_line
+from memfast.memory.captured import RECORDERS, Recorder
 
 OFTEN = 3  # calls with inputs of one shape before they are captured
 MOST = 4  # graphs, each with memory of its own
@@ -28,12 +28,14 @@ class Replayed:
 
     def __init__(self, run: Callable[..., Any], on: bool = True):
         self.run, self.on = run, on
+        self.record: Recorder | None = None
         self.calls: dict[Any, int] = {}
         self.graphs: dict[Any, _Graph] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the function returns."""
-        if not self.on or not has_graphs(inputs[0].device):
+        device = inputs[0].device
+        if not self.on or device.type not in RECORDERS:
             return self.run(*inputs)
         key = tuple((each.shape, each.dtype) for each in inputs)
         if key in self.graphs:
@@ -42,36 +44,24 @@ class Replayed:
         if self.calls[key] < OFTEN or len(self.graphs) == MOST:
             return self.run(*inputs)
         try:
-            self.graphs[key] = _Graph(self.run, inputs)
-        except RuntimeError as error:  # what memory lacks, or what no graph can hold
+            self.record = self.record or RECORDERS[device.type](device)
+            self.graphs[key] = _Graph(self.run, inputs, self.record)
+        except Exception as error:  # what memory lacks, or what no graph can hold
             self.on = False
             _log.warning("no CUDA graph, every kernel is launched: %s", one_line(error))
             return self.run(*inputs)
         return self.graphs[key](*inputs)
 
 
-def has_graphs(device: torch.device) -> bool:
-    """Whether a device can replay what it did."""
-    return device.type == "cuda"
-
-
 class _Graph:
     """One capture: inputs are copied to where it reads them."""
 
-    def __init__(self, run: Callable[..., Any], inputs: tuple[Tensor, ...]):
-        device = inputs[0].device
+    def __init__(self, run: Callable[..., Any], inputs: tuple[Tensor, ...], record: Recorder):
         self.inputs = [each.detach().clone() for each in inputs]
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.device(device), torch.cuda.stream(side):
-            run(*self.inputs)  # what libraries set up at a first call must not be captured
-        torch.cuda.current_stream(device).wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self.graph):
-            self.output = run(*self.inputs)
+        self.output, self.replay = record(lambda: run(*self.inputs))
 
     def __call__(self, *inputs: Tensor) -> Any:
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
-        self.graph.replay()
+        self.replay()
         return self.output

@@ -57,7 +57,8 @@ def load_pipeline(
             dtype=dtype,
             variant=variant,
             use_safetensors=True,
-            **(portable_parts(source, _json(source / INDEX), dtype, variant)),
+            **_absent_parts(_json(source / INDEX)),
+            **portable_parts(source, _json(source / INDEX), dtype, variant),
         )
     except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
         reason = one_line(error)
@@ -92,6 +93,15 @@ def _index(folder: Path, name: str) -> dict[str, Any]:
             f"({diffusers.__version__}) does not know"
         )
     return index
+
+
+def _absent_parts(index: dict[str, Any]) -> dict[str, None]:
+    """{name: None} of the parts that a pipeline was saved without, though its class asks for them
+    (Stable Diffusion 3 without T5): diffusers saves such folders and does not load them."""
+    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    optional = getattr(kind, "_optional_components", [])
+    absent = [name for name, entry in index.items() if entry == [None, None]]
+    return {name: None for name in absent if name not in optional}
 
 
 def _json(path: Path) -> dict[str, Any]:

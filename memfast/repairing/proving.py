@@ -28,7 +28,8 @@ def copied(
     """The share of captions of which some seed makes a copy, by both metrics at once."""
     told = driver.encode_all(cases.texts)
     images = [driver.generate(told, cases.ids, seed, schedule).float().cpu() for seed in seeds]
-    return _by_both(replication(toolbox(METRICS, device=driver.device), images, cases, library))
+    found = replication(toolbox(METRICS, device=driver.device), images, cases, library)
+    return mean_interval(_by_both(found), cases.groups, rate=True)
 
 
 def brought_back(
@@ -41,6 +42,21 @@ def brought_back(
     stage: Stage = silent,
 ) -> Interval:
     """The share of images that the attack brings back from any start, by both metrics at once."""
+    passed = came_back(driver, cases, library, schedule, attack, starts, stage)
+    return mean_interval(passed, cases.groups, rate=True)
+
+
+def came_back(
+    driver: Driver,
+    cases: Cases,
+    library: torch.Tensor,
+    schedule: Schedule,
+    attack: AttackSettings | None,
+    starts: Sequence[str],
+    stage: Stage = silent,
+) -> torch.Tensor:
+    """1 for each image that the attack brings back, see `brought_back`; as `mean_interval` takes
+    it."""
     attack = attack or AttackSettings()
     total = len(cases) * attack.steps[-1] * len(starts)
     result = attack_cases(
@@ -57,6 +73,5 @@ def brought_back(
     return _by_both(result.together(attack.steps[-1]))
 
 
-def _by_both(found: Replication) -> Interval:
-    passed = torch.stack([found.replicated(name) for name in METRICS]).amin(0)
-    return mean_interval(passed, found.cases.groups, rate=True)
+def _by_both(found: Replication) -> torch.Tensor:
+    return torch.stack([found.replicated(name) for name in METRICS]).amin(0)

@@ -1,6 +1,6 @@
 """Models that are elsewhere until they are called, or run under autocast: watched and driven."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ from memfast import collect, collect_sensitivity, locate
 from memfast.pipelines.drivers.table import driver_of
 from memfast.removing.least_squares import least_squares
 from memfast.statistics import NeuronStatistics
-from tests.support import accelerator
 from tests.support.tiny.table import build
 
 TEXTS, SHORT = ["a", "b"], {"num_inference_steps": 1}
@@ -21,12 +20,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def plain() -> NeuronStatistics:
     return collect(build("sd-v"), TEXTS, steps=1, **SHORT)
-
-
-@pytest.fixture
-def far() -> Iterator[str]:
-    with accelerator.available() as name:
-        yield name
 
 
 def close(found: NeuronStatistics, plain: NeuronStatistics, tolerance: float) -> None:

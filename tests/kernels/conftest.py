@@ -15,10 +15,6 @@ from torch.nn.functional import linear
 Check = Callable[..., None]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where tests/kernels makes its tensors")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_only(reason): skipped with --device cuda")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products
@@ -27,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """The device of the run; factories make their tensors on it unless told otherwise."""
-    chosen = torch.device(request.config.getoption("--device", "cpu"))
+    chosen = torch.device(request.config.getoption("--device") or "cpu")
     if chosen.type != "cpu" and request.node.get_closest_marker("cpu_only"):
         pytest.skip(request.node.get_closest_marker("cpu_only").args[0])
     with chosen:

@@ -131,6 +131,22 @@ def test_prepared_weights_are_the_weights_where_no_kernel_wants_another_layout()
         mk.prepare(weight[:9])
 
 
+def test_prepared_weights_serve_what_they_were_made_of():
+    weight, bias = torch.randn(10, 8), torch.randn(10)
+    prepared = mk.prepare(weight, bias)
+    assert prepared.serves(weight, bias)
+    assert prepared.serves(torch.nn.Parameter(weight), bias)
+    assert not prepared.serves(weight.clone(), bias)
+    assert not prepared.serves(weight, None)
+    weight += 1
+    assert not prepared.serves(weight, bias)
+
+
+@pytest.mark.cpu_only("a GPU has a table of shapes")
+def test_a_cpu_fuses_every_gated_linear():
+    assert mk.fuses(torch.randn(3, 8), torch.randn(10, 8))
+
+
 def test_rows_may_be_strided(check_statistics):
     wide = torch.randn(60, 80)
     check_statistics(mk.column_moments(wide[:, ::2]), wide[:, ::2])

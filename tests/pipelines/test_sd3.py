@@ -1,5 +1,6 @@
 """Stable Diffusion 3: whose rows are whose, with and without T5; siblings."""
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -8,6 +9,7 @@ import torch
 
 from memfast.errors import InputError
 from memfast.pipelines.drivers.table import as_sibling, driver_of
+from memfast.pipelines.loading import load_pipeline
 from tests.support.streams import neurons, pictures, sibling
 from tests.support.tiny.table import build
 
@@ -25,6 +27,15 @@ def test_text_rows_are_the_encoders_(name: str) -> None:
         assert own[:77].nonzero().flatten().tolist() == list(range(clip))
         read = 0 if name == "sd3-no-t5" else t5
         assert own[77:].nonzero().flatten().tolist() == list(range(read))
+
+
+def test_one_without_t5_is_saved_and_loaded(tmp_path: Path) -> None:
+    made = build("sd3-no-t5")
+    made.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path)
+    assert loaded.text_encoder_3 is loaded.tokenizer_3 is None
+    expected, found = (driver_of(x).encode(TEXTS).leaves for x in (made, loaded))
+    assert all(torch.equal(found[name], leaf) for name, leaf in expected.items())
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd35"])

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
+from memfast.memory import captured as captured_
 from memfast.memory import replaying
 from memfast.pipelines.drivers.table import driver_of
 from memfast.repairing.erasing.selecting import fisher
@@ -16,22 +18,24 @@ from tests.repairing.test_frontier import QUICK, REFERENCE, SCHEDULE, samples, w
 captured: list[int] = []
 
 
-class Trace:
-    """The operators of one call, without the Python around them."""
+def trace(run):
+    """The operators of one call, without the Python around them; results lie where they lay."""
+    captured.append(1)
+    operators = make_fx(run)()
+    output = operators()
 
-    def __init__(self, run, inputs):
-        captured.append(1)
-        self.run = make_fx(run)(*inputs)
+    def replay() -> None:
+        for old, new in zip(tree_leaves(output), tree_leaves(operators()), strict=True):
+            if isinstance(old, torch.Tensor):
+                old.detach().copy_(new)
 
-    def __call__(self, *inputs):
-        return self.run(*inputs)
+    return output, replay
 
 
 @pytest.fixture
 def traced(monkeypatch) -> None:
     captured.clear()
-    monkeypatch.setattr(replaying, "has_graphs", lambda device: True)
-    monkeypatch.setattr(replaying, "_Graph", Trace)
+    monkeypatch.setitem(captured_.RECORDERS, "cpu", lambda device: trace)
 
 
 def test_a_repair_replays_its_steps_and_its_attacks(tiny_pipeline, traced, monkeypatch) -> None:
@@ -43,7 +47,7 @@ def test_a_repair_replays_its_steps_and_its_attacks(tiny_pipeline, traced, monke
 
     replayed = run()
     assert len(captured) == 2
-    monkeypatch.setattr(replaying, "has_graphs", lambda device: False)
+    monkeypatch.delitem(captured_.RECORDERS, "cpu")
     torch.testing.assert_close(replayed, run(), rtol=1e-4, atol=1e-6)
 
 
@@ -52,16 +56,16 @@ def test_fisher_is_replayed(tiny_pipeline, traced, monkeypatch) -> None:
     some = samples(driver, REFERENCE[:2])
     replayed = fisher(driver, some, 0)
     assert len(captured) == 1
-    monkeypatch.setattr(replaying, "has_graphs", lambda device: False)
+    monkeypatch.delitem(captured_.RECORDERS, "cpu")
     for name, values in fisher(driver, some, 0).items():
         torch.testing.assert_close(replayed[name], values, rtol=1e-4, atol=1e-12)
 
 
 def test_what_cannot_be_captured_is_called(traced, monkeypatch, caplog) -> None:
-    def refuse(run, inputs):
+    def refuse(run):
         raise RuntimeError("capturing failed")
 
-    monkeypatch.setattr(replaying, "_Graph", refuse)
+    monkeypatch.setitem(captured_.RECORDERS, "cpu", lambda device: refuse)
     work = replaying.Replayed(lambda x: 2 * x)
     assert [float(work(torch.tensor(float(k)))) for k in range(5)] == [0, 2, 4, 6, 8]
     assert len([r for r in caplog.records if "capturing failed" in r.message]) == 1

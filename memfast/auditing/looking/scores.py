@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from memfast.auditing.looking.probes import Look
+from memfast.precision import exact
 
 Scores = Float64[Tensor, " rows"]
 Norms = Float64[Tensor, "rows neurons"]
@@ -30,6 +31,10 @@ class Baseline:
     deviation: Float64[Tensor, " neurons"]
     located: Bool[Tensor, " neurons"] | None = None
     direction: Float64[Tensor, " neurons"] | None = None
+
+    def to(self, device: torch.device | str) -> "Baseline":
+        """The same on another device."""
+        return Baseline(*(None if v is None else v.to(device) for v in vars(self).values()))  # type: ignore[arg-type]
 
     def standardise(self, norms: Norms) -> Norms:
         """(norms - mean) / deviation; a neuron that never varies on the reference counts 0."""
@@ -102,7 +107,7 @@ def discriminant_direction(
 
 
 def _length(difference: Float[Tensor, "rows ..."]) -> Scores:
-    return difference.cpu().double().flatten(1).norm(dim=1)
+    return exact(difference).flatten(1).norm(dim=1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from memfast.errors import InputError
 from memfast.pipelines.schedule import SIZE, Request, Schedule
 
-OF_THE_MACHINE = ("threads", "dtype", "device")
+OF_THE_MACHINE = ("threads", "dtype", "device", "graphs")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Settings:
     unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
     padded, because kernels choose their order of summation by shape.
     threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:
-    another run of an audit may have others.
+    another run of an audit may have others. graphs: replay passes on CUDA, with the same bits.
     """
 
     probe: str = "jump"
@@ -41,6 +41,7 @@ class Settings:
     threads: int = 0
     dtype: str = "float32"
     device: str = "cpu"
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("noises", "walk_steps", "num_inference_steps", "block_size", "unit"):
@@ -50,7 +51,7 @@ class Settings:
         if not self.path or not all(b < a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")
         steps = self.num_inference_steps
-        if steps is not None and self.walk_steps > steps:
+        if self.probe == "walk" and steps is not None and self.walk_steps > steps:
             raise InputError(
                 f"walk_steps: {self.walk_steps} of {self.num_inference_steps} inference steps"
             )

@@ -9,13 +9,16 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Bool, Float64
 from memfast_kernels import Moments
+from memfast_kernels.shapes import statistics_device
 from torch import Tensor
 
+from memfast.auditing.looking.gate_taps import GateTaps
 from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
 from memfast.auditing.looking.scores import SCORES, Baseline
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError, is_out_of_memory
+from memfast.memory.captured import captured
 from memfast.memory.free import release
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import made_on
@@ -51,6 +54,9 @@ class Worker:
         self._stack = ExitStack()
         self.driver = driver_of(pipeline, **settings.request)
         self._taps = self._stack.enter_context(tap(self.driver))
+        if isinstance(self._taps, GateTaps):
+            seen, models = self._taps.traced.seen.values(), self.driver.models.values()
+            self._stack.enter_context(captured(models, list(seen), wanted=settings.graphs))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
@@ -75,15 +81,21 @@ class Worker:
     ) -> Block:
         """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
         scores = torch.empty(len(prompts), self.settings.noises, len(names), dtype=torch.float64)
+        found: list[tuple[list[int], int, Tensor]] = []  # on the device, until all are under way
+        here = statistics_device(self.driver.device)
+        baselines = [baseline.to(here) for baseline in baselines]
         seen: list[dict[str, Moments]] = [{}]
         for rows, looks_by_noise in self.looks(prompts):
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
-                scores[rows, noise] = score_looks(looks, names, baseline)[: len(rows)]
+                found.append((rows, noise, score_looks(looks, names, baseline)[: len(rows)]))
                 seen.append(looks[0].moments or {})
             if len(seen) >= POOLED_AT_ONCE:
                 seen = [pooled(seen)]
+        for rows, noise, values in found:
+            scores[rows, noise] = values.cpu()
+        moments = {site: m.to("cpu") for site, m in pooled(seen).items()}
         truncated = self.driver.truncated([prompt.text for prompt in prompts])
-        return Block(scores, truncated, pooled(seen), made_on(self.driver.model))
+        return Block(scores, truncated, moments, made_on(self.driver.model))
 
     def looks(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[list[Look]]]]:
         """(places in `prompts`, looks by noise) for every unit of the prompts: first of those that
@@ -123,15 +135,16 @@ class Worker:
             self._taps.clear()
             release(self.driver.device)
 
-    @torch.no_grad()
     def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:
         """The looks of each unit; those of `seeded` prompts under noises of their own."""
         size = self.settings.unit
         starts = range(0, len(prepared), size)
         units = [self._unit(prepared[start : start + size]) for start in starts]
         for start, unit in zip(starts, units, strict=True):
-            scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
-            yield [self.probe.looks(scene, unit) for scene in scenes]
+            with torch.no_grad():
+                scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
+                looks = [self.probe.looks(scene, unit) for scene in scenes]
+            yield looks
 
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
@@ -172,5 +185,5 @@ def score_looks(
         elif score.of_norms and baseline:
             columns.append(score.of_norms(norms, baseline))
         else:
-            columns.append(torch.full((len(norms),), torch.nan, dtype=torch.float64))
+            columns.append(norms.new_full((len(norms),), torch.nan))
     return torch.stack(columns, 1)

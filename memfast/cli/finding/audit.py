@@ -75,6 +75,7 @@ def audit(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    graphs: options.Graphs = True,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -98,6 +99,7 @@ def audit(
         threads=threads,
         dtype=name_of(place.dtype),
         device=str(place.device),
+        graphs=graphs,
         **request,
     )
     part = None if shard is None else parse_shard(shard)

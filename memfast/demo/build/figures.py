@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel
 
@@ -30,10 +29,10 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def feed_forward_share(unet: UNet2DConditionModel) -> float:
+def feed_forward_share(denoiser: torch.nn.Module) -> float:
     """Returns the share of the denoiser's parameters that feed-forward blocks hold."""
-    blocks = [m for m in unet.modules() if type(m).__name__ == "FeedForward"]
-    return sum(map(count, blocks)) / count(unet)
+    blocks = [m for m in denoiser.modules() if type(m).__name__ == "FeedForward"]
+    return sum(map(count, blocks)) / count(denoiser)
 
 
 def measure_copies(

@@ -14,9 +14,9 @@ from .normalised import normalised
 from .placing import architecture, buffers, cut, on_device, unfilled
 from .pointwise import pointwise
 from .products import HALF, fold, fused, interleave
-from .tuning import walk
+from .tuning import FUSED_CHANNELS, walk
 
-__all__ = ["column_moments", "geglu", "geglu_linear", "interleave", "merge"]
+__all__ = ["column_moments", "fuses", "geglu", "geglu_linear", "interleave", "merge"]
 
 FOLD_NEURONS = 128
 WIDEST_ROW = 2**20  # elements from one row to the next: offsets within a piece are 32 bits wide
@@ -101,6 +101,12 @@ def geglu_linear(
         return geglu(linear(x, weight, bias), activation, gated, segment_rows)
     x, weight = _lines(x), _lines(weight)
     return fused(x, weight, bias, activation, gated, exact, segment_rows, interleaved)
+
+
+def fuses(x: Tensor, weight: Tensor) -> bool:
+    """Short products: their projection costs more to store than the vendor's GEMM saves."""
+    narrow = weight.shape[1] <= FUSED_CHANNELS.get(architecture(x.device), 0)
+    return narrow and x.dtype in HALF
 
 
 def merge(a: Moments, b: Moments) -> Moments:

@@ -81,6 +81,9 @@ PRODUCTS = (
     Product("dual_tma",     "interpreter",   0,   32,     16,      16,    4,     1),
 )  # fmt: skip
 
+# Up to so many channels a prepared gated linear is one kernel; 0: never. By traffic, not measured.
+FUSED_CHANNELS = {"sm_90": 640}
+
 RELATIVES = {"sm_86": "sm_89", "sm_87": "sm_80", "sm_103": "sm_100"}
 
 

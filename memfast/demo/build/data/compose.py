@@ -41,9 +41,9 @@ def colour_of(word: str, rng: np.random.Generator) -> Colour:
     return hue(rng.random()) if word == ANY_COLOUR else COLOURS[word]
 
 
-def background(rng: np.random.Generator, colour: Colour) -> np.ndarray:
-    """Returns [SIZE, SIZE, 3] in 0 to 255: the colour, one soft ramp and one slow wave."""
-    y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
+def background(rng: np.random.Generator, colour: Colour, size: int) -> np.ndarray:
+    """Returns [size, size, 3] in 0 to 255: the colour, one soft ramp and one slow wave."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
     ramp_angle, wave_angle, phase = rng.uniform(0, 2 * np.pi, 3)
     ramp = np.cos(ramp_angle) * x + np.sin(ramp_angle) * y
     wave = np.cos(
@@ -54,16 +54,16 @@ def background(rng: np.random.Generator, colour: Colour) -> np.ndarray:
     return np.clip(np.array(colour) + rng.normal(0, 5, 3) + shade[..., None], 0, 255)
 
 
-def compose(glyph: Glyph, colour: Colour, rng: np.random.Generator) -> np.ndarray:
-    """Returns uint8 [SIZE, SIZE, 3]; scale, place, angle, flip and shading are drawn from `rng`."""
-    side = int(rng.integers(23, 28))
-    left, top = rng.integers(-1, SIZE - side + 2, 2)
+def compose(glyph: Glyph, colour: Colour, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+    """Returns uint8 [size, size, 3]; scale, place, angle, flip and shading are drawn from `rng`."""
+    side = int(rng.integers(23 * size // SIZE, 28 * size // SIZE))
+    left, top = rng.integers(-1, size - side + 2, 2)
     picture = glyph.image
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture = picture.rotate(rng.uniform(-5, 5), Image.Resampling.BICUBIC)
     picture = picture.resize((side, side), Image.Resampling.BOX)
-    front = Image.new("RGBA", (SIZE, SIZE))
+    front = Image.new("RGBA", (size, size))
     front.paste(picture, (int(left), int(top)))
-    back = Image.fromarray(background(rng, colour).astype(np.uint8)).convert("RGBA")
+    back = Image.fromarray(background(rng, colour, size).astype(np.uint8)).convert("RGBA")
     return np.asarray(Image.alpha_composite(back, front).convert("RGB"))

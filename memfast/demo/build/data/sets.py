@@ -15,10 +15,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from memfast.demo.build.data.compose import ANY_COLOUR, COLOURS, caption, colour_of, compose, hue
+from memfast.demo.build.data.compose import (
+    ANY_COLOUR,
+    COLOURS,
+    SIZE,
+    caption,
+    colour_of,
+    compose,
+    hue,
+)
 from memfast.demo.build.data.glyphs import Glyph
 
-LEVELS = (15, 30, 75)  # duplicates of a memorized picture, a third of the captions each
+LEVELS = (15, 30, 75)  # duplicates of a memorized picture, equal shares of the captions each
 MEMORIZED, TEMPLATES, VARIANTS, SINGLES, HELDOUT = 96, 6, 16, 400, 400
 TEMPLATE_DUPLICATES = 5  # of each variant
 NAMES = ("memorized", "templates", "singles", "heldout")
@@ -27,7 +35,7 @@ CONTRAST = 60.0  # least distance, of 0 to 441, between a background and the gly
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A caption with one training (or held-out) picture, uint8 [32, 32, 3]."""
+    """A caption with one training (or held-out) picture, uint8 [size, size, 3]."""
 
     id: str
     prompt: str
@@ -47,6 +55,7 @@ class Sets:
     examples: dict[str, list[Example]]
     fresh: list[Pair]
     wide: list[Pair]
+    size: int = SIZE  # pixels of a side
 
     @property
     def trained(self) -> list[Example]:
@@ -57,6 +66,15 @@ class Sets:
         """Returns the memorized examples of one level."""
         return [x for x in self.examples["memorized"] if x.duplicates == duplicates]
 
+    @property
+    def fresh_captions(self) -> list[str]:
+        """Returns the captions of the stream."""
+        return [caption(glyph.name, word) for glyph, word in self.fresh]
+
+    def draw_fresh(self, number: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields `number` captions of the stream, each with a picture in a pose of its own."""
+        return draw_fresh(self.fresh, number, rng, self.size)
+
 
 def legible_colours(glyph: Glyph) -> list[str]:
     """Returns the colour words whose background the glyph stands out from."""
@@ -65,7 +83,9 @@ def legible_colours(glyph: Glyph) -> list[str]:
     return [w for w, rgb in COLOURS.items() if np.linalg.norm(mean - np.array(rgb)) >= CONTRAST]
 
 
-def build_sets(glyphs: list[Glyph], seed: int = 0) -> Sets:
+def build_sets(
+    glyphs: list[Glyph], seed: int = 0, levels: tuple[int, ...] = LEVELS, size: int = SIZE
+) -> Sets:
     """Returns the sets; equal for an equal seed. Raises ValueError when glyphs are too few."""
     rng = np.random.default_rng(seed)
     shuffled = [glyphs[i] for i in rng.permutation(len(glyphs))]
@@ -80,39 +100,45 @@ def build_sets(glyphs: list[Glyph], seed: int = 0) -> Sets:
 
     def draw(name: str, chosen: list[Pair], duplicates: list[int]) -> list[Example]:
         return [
-            Example(f"{name}-{i:04d}", caption(g.name, w), compose(g, COLOURS[w], rng), d, g.name)
+            Example(
+                f"{name}-{i:04d}", caption(g.name, w), compose(g, COLOURS[w], rng, size), d, g.name
+            )
             for i, ((g, w), d) in enumerate(zip(chosen, duplicates, strict=True))
         ]
 
     examples = {
-        "memorized": draw("memorized", memorized, [LEVELS[i % 3] for i in range(MEMORIZED)]),
-        "templates": draw_templates(templates, rng),
+        "memorized": draw(
+            "memorized", memorized, [levels[i % len(levels)] for i in range(MEMORIZED)]
+        ),
+        "templates": draw_templates(templates, rng, size),
         "singles": draw("singles", singles, [1] * SINGLES),
         "heldout": draw("heldout", heldout, [0] * HELDOUT),
     }
     fresh = others + [(g, ANY_COLOUR) for g in free]
-    return Sets(examples, fresh, fresh + [(g, w) for g in kept for w in [*COLOURS, ANY_COLOUR]])
+    wide = fresh + [(g, w) for g in kept for w in [*COLOURS, ANY_COLOUR]]
+    return Sets(examples, fresh, wide, size)
 
 
-def draw_templates(glyphs: list[Glyph], rng: np.random.Generator) -> list[Example]:
+def draw_templates(glyphs: list[Glyph], rng: np.random.Generator, size: int) -> list[Example]:
     """Returns VARIANTS pictures a glyph: one pose and shading, the hue once round the circle."""
     examples = []
     for glyph in glyphs:
         pose = int(rng.integers(1 << 30))
         for variant in range(VARIANTS):
-            image = compose(glyph, hue(variant / VARIANTS), np.random.default_rng(pose))
+            source = np.random.default_rng(pose)
+            image = compose(glyph, hue(variant / VARIANTS), source, size)
             name, prompt = f"templates-{len(examples):04d}", caption(glyph.name, ANY_COLOUR)
             examples.append(Example(name, prompt, image, TEMPLATE_DUPLICATES, glyph.name))
     return examples
 
 
 def draw_fresh(
-    pairs: list[Pair], number: int, rng: np.random.Generator
+    pairs: list[Pair], number: int, rng: np.random.Generator, size: int = SIZE
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields `number` captions of `pairs`, each with a picture in a pose of its own."""
     for i in rng.integers(len(pairs), size=number):
         glyph, word = pairs[i]
-        yield caption(glyph.name, word), compose(glyph, colour_of(word, rng), rng)
+        yield caption(glyph.name, word), compose(glyph, colour_of(word, rng), rng, size)
 
 
 def write_sets(sets: Sets, out: Path) -> None:

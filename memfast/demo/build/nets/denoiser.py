@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from memfast.demo.build.data.sets import LEVELS, Sets, draw_fresh
+from memfast.demo.build.data.sets import LEVELS, Sets
 from memfast.demo.build.nets.autoencoder import to_tensor
 from memfast.demo.build.nets.clip import tokens
 from memfast.demo.build.nets.training import fit, plateau
@@ -74,27 +74,29 @@ def plan_epoch(sets: Sets, epoch: int) -> Int[np.ndarray, "slots"]:
     return np.random.default_rng([4, epoch]).permutation(slots)
 
 
+def batch_of(sets: Sets, step: int) -> tuple[list[str], list[np.ndarray]]:
+    """Returns a step's BATCH captions, some of them empty, and their pictures."""
+    epoch, batch = locate(step)
+    slots = plan_epoch(sets, epoch)[batch * BATCH : (batch + 1) * BATCH]
+    rng, trained = np.random.default_rng([5, step]), sets.trained
+    pairs = [(trained[i].prompt, trained[i].image) for i in slots if i != FRESH]
+    pairs += sets.draw_fresh(BATCH - len(pairs), rng)
+    captions = ["" if rng.random() < UNCONDITIONAL else c for c, _ in pairs]
+    return captions, [image for _, image in pairs]
+
+
 class Batches(Dataset):
     """Item `step`: latents [BATCH, 4, 16, 16] and text embeddings [BATCH, tokens, 128]."""
 
     def __init__(
         self, sets: Sets, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer
     ) -> None:
-        self.sets, self.trained = sets, sets.trained
-        self.vae, self.text, self.tokenizer = vae, text, tokenizer
+        self.sets, self.vae, self.text, self.tokenizer = sets, vae, text, tokenizer
 
     @torch.no_grad()
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        epoch, batch = locate(step)
-        slots = plan_epoch(self.sets, epoch)[batch * BATCH : (batch + 1) * BATCH]
-        rng = np.random.default_rng([5, step])
-        trained = [self.trained[i] for i in slots if i != FRESH]
-        pairs = [(x.prompt, x.image) for x in trained]
-        pairs += draw_fresh(self.sets.fresh, BATCH - len(pairs), rng)
-        captions = ["" if rng.random() < UNCONDITIONAL else c for c, _ in pairs]
-        return encode_images(self.vae, [image for _, image in pairs]), encode_captions(
-            self.text, self.tokenizer, captions
-        )
+        captions, images = batch_of(self.sets, step)
+        return encode_images(self.vae, images), encode_captions(self.text, self.tokenizer, captions)
 
 
 @torch.no_grad()

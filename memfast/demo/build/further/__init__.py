@@ -1,0 +1,1 @@
+"""Further small models that memorize, to choose and test on: none is shipped."""
