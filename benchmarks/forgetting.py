@@ -5,10 +5,10 @@
 
 Arms run side by side as processes; after the minutes those that still run are ended. A line is
 written as its arm ends, and an arm that has one is not run again. The first compares replayed with
-launched steps. Captions are dealt by duplicate group: memorized ones (seen 25 times or more) into
+launched steps. Captions are dealt by duplicate group: memorized ones that the original copies into
 located, validation and test; all others into those that rank and teach, validation and test. The
-`CANDIDATES` run on the models of `CHOSEN_ON`; the best two by "validation" there then run on those
-of `TESTED_ON`: every figure of "test" is of captions that neither taught nor chose. `--models`
+`CANDIDATES` run on the models of `--choose`; the best two by "validation" there then run on those
+of `--test`: every figure of "test" is of captions that neither taught nor chose. `--models`
 holds a folder a model, laid out as the demo's data; `--tiny` runs all at sizes that mean nothing.
 """
 
@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -50,18 +50,7 @@ CANDIDATES = (
     "long",
 )
 ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
-CHOSEN_ON, TESTED_ON = ("demo", "soft"), ("epsilon", "flow", "double", "wide")
-FIRST = ["check"] + [
-    f"{model}/{name}"
-    for names, models in (
-        (CANDIDATES, CHOSEN_ON),
-        (("original", "removed"), CHOSEN_ON),
-        (("uniform", "original"), TESTED_ON),
-    )
-    for name in names
-    for model in models
-]
-REPEATED = 25  # times a memorized caption was seen, at least
+COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
 ATTACKED = 16
 SIZES = {"rank": 24, "copies": 24, "attacked": ATTACKED, "singles": 24, "loss": 48, "clip": 96}
 TINY = {"rank": 4, "copies": 2, "attacked": 2, "singles": 2, "loss": 2, "clip": 3}
@@ -110,8 +99,8 @@ class Parts:
     unseen: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def deal_captions(data: Path) -> Parts:
-    """The same for every arm and seed."""
+def deal_captions(data: Path, copied: Callable[[list[Any]], list[bool]]) -> Parts:
+    """The same for every arm and seed; copied: which memorized captions the original copies."""
     from memfast.prompts import read_prompts
     from memfast.prompts.groups import deal, prompt_groups
 
@@ -119,7 +108,9 @@ def deal_captions(data: Path) -> Parts:
         name: list(read_prompts(data / f"{name}.jsonl"))
         for name in ("memorized", "singles", "heldout")
     }
-    memorized = [p for p in known["memorized"] if int((p.label or "x0")[1:]) >= REPEATED]
+    often = sorted(known["memorized"], key=lambda p: -int((p.label or "x0")[1:]))
+    order = sorted(zip(copied(often), often, strict=True), key=lambda pair: not pair[0])
+    memorized = [p for place, (is_copy, p) in enumerate(order) if is_copy or place < COPIED]
     others = known["singles"] + known["heldout"]
     ours = [
         [memorized[place] for place in part] for part in deal(prompt_groups(memorized), 8, seed=0)
@@ -141,18 +132,32 @@ class Bench:
     """One arm at work."""
 
     def __init__(self, arm: Arm):
+        import torch
+
         from memfast.pipelines.drivers.table import driver_of
         from memfast.pipelines.loading import load_pipeline
 
-        self.arm, self.parts = arm, deal_captions(arm.data)
-        kwargs: dict[str, Any] = {"device": arm.device}
-        import torch
-
-        self.pipeline = load_pipeline(str(arm.data / "pipeline"), dtype=torch.float32, **kwargs)
+        folder = str(arm.data / "pipeline")
+        self.arm = arm
+        self.pipeline = load_pipeline(folder, dtype=torch.float32, device=arm.device)
         self.driver = driver_of(self.pipeline)
-        self.schedule = self.driver.schedule()
         self.seconds: dict[str, float] = {}
         self.found: dict[str, Any] = {}
+        self.parts = self.timed("dealing", lambda: deal_captions(arm.data, self.copied))
+
+    def copied(self, prompts: list[Any]) -> list[bool]:
+        """Which captions the original makes a copy of, at either of two seeds."""
+        from memfast.memory.captured import captured
+
+        if self.arm.tiny:
+            return [True] * len(prompts)
+        cases = self.cases(prompts)
+        with captured([self.driver.model]):
+            images = [made(self.driver, cases, seed) for seed in (3, 4)]
+        passed = self.passed(images, cases, cases.training_images())["both"]
+        which = dict(zip(cases.texts, passed.tolist(), strict=True))
+        self.found["copied"] = sum(which.values())
+        return [bool(which[prompt.text]) for prompt in prompts]
 
     def cases(self, prompts: list[Any], most: int | None = None) -> Any:
         from memfast.measuring.cases import load_cases
@@ -163,11 +168,13 @@ class Bench:
     def run(self) -> dict[str, Any]:
         """The arm's line."""
         from memfast.blocks.families import ffn_sites
+        from memfast.memory.captured import captured
 
         treated = self.timed("removing", self.removed)
         neurons = [sum(ffn_sites(d.model).values()) for d in (self.driver, treated)]
         treated = self.timed("teaching", lambda: self.repaired(treated))
-        self.timed("measuring", lambda: self.measure(treated))
+        with captured([self.driver.model, treated.model]):
+            self.timed("measuring", lambda: self.measure(treated))
         return {
             "arm": self.arm.name,
             "device": self.arm.device,
@@ -272,20 +279,24 @@ class Bench:
 
     def judged(self, images: list[Any], cases: Any, library: Any) -> dict[str, Any]:
         """Shares of captions that make a copy: by each criterion, and by both."""
+        from memfast.measuring.rates import mean_interval
+
+        return {
+            name: mean_interval(each, cases.groups, rate=True).as_dict()
+            for name, each in self.passed(images, cases, library).items()
+        }
+
+    def passed(self, images: list[Any], cases: Any, library: Any) -> dict[str, Any]:
+        """1 for each caption of which some image is a copy: by each criterion, and by both."""
         import torch
 
-        from memfast.measuring.rates import mean_interval
         from memfast.measuring.replication import replication
         from memfast.measuring.similarity import toolbox
         from memfast.repairing.proving import METRICS
 
         found = replication(toolbox(METRICS, device=self.driver.device), images, cases, library)
         passed = {name: found.replicated(name) for name in METRICS}
-        passed["both"] = torch.stack([*passed.values()]).amin(0)
-        return {
-            name: mean_interval(each, cases.groups, rate=True).as_dict()
-            for name, each in passed.items()
-        }
+        return passed | {"both": torch.stack([*passed.values()]).amin(0)}
 
     def attacked(self, treated: Any, library: Any) -> dict[str, dict[str, Any]]:
         """{part: what the attack brings back from the prompt, and of singles as the control, after
@@ -323,11 +334,11 @@ class Bench:
         """CLIP score, and how often the right caption is the nearest of many."""
         import torch
 
+        from memfast.demo import DATA
         from memfast.measuring.networks.clip import ClipScorer
 
-        if not (self.arm.data / "clip").is_dir():
-            return {}
-        clip = ClipScorer(str(self.arm.data / "clip"), self.driver.device)
+        own = self.arm.data / "clip"
+        clip = ClipScorer(str(own if own.is_dir() else DATA / "clip"), self.driver.device)
         listed = [*self.parts.singles[part], *self.parts.unseen[part]]
         cases = self.cases(listed, self.arm.sizes["clip"])
         more = [p.text for p in self.parts.teach if p.text not in set(cases.texts)]
@@ -420,6 +431,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--only", default="")
+    parser.add_argument("--choose", default="demo,double")
+    parser.add_argument("--test", default="soft,flow,epsilon,wide")
     parser.add_argument("--rule", default="reference")
     parser.add_argument("--attack", nargs="*", type=int, default=[50])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
@@ -441,73 +454,26 @@ class Queue:
         self.asked: set[str] = set(self.lines)
         self.waiting: list[Arm] = []
         self.running: dict[subprocess.Popen[str], Arm] = {}
-        self.ask(arguments.only.split(",") if arguments.only else FIRST)
+        self.choose, self.test = arguments.choose.split(","), arguments.test.split(",")
+        self.ask(arguments.only.split(",") if arguments.only else self.first())
 
-    def ask(self, names: Sequence[str]) -> None:
-        """Queue arms, each once, of models that are there."""
-        for name in names:
-            arm = arm_of(name, self.arguments)
-            if name not in self.asked and (name == "check" or arm.data.is_dir()):
-                self.asked.add(name)
-                self.waiting.append(arm)
+    def first(self) -> list[str]:
+        """What does not wait for anything."""
+        lots = (
+            (CANDIDATES, self.choose),
+            (("original", "removed"), self.choose),
+            (("uniform", "original"), self.test),
+        )
+        names = [f"{model}/{name}" for names, models in lots for name in names for model in models]
+        return ["check", *names]
 
-    def run(self, end: float) -> None:
-        """Until all is done, or the end."""
-        while time.monotonic() < end:
-            if not self.waiting and not self.arguments.only:
-                self.ask(following(self.lines, self.open))
-            if not self.waiting and not self.running:
-                break
-            while self.waiting and len(self.running) < self.arguments.jobs:
-                arm = self.waiting.pop(0)
-                told = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
-                child = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=self.log, text=True)
-                self.running[child] = arm
-            time.sleep(0.2)
-            for child in [each for each in self.running if each.poll() is not None]:
-                self.ended(child)
-        for child in self.running:
-            child.kill()
-
-    @property
-    def open(self) -> set[str]:
-        """Arms that have no line yet and may get one."""
-        return {arm.name for arm in (*self.waiting, *self.running.values())}
-
-    def ended(self, child: "subprocess.Popen[str]") -> None:
-        """Keep the line of a process, or try once more without replaying."""
-        arm, found = self.running.pop(child), child.stdout.read()  # type: ignore[union-attr]
-        if child.returncode == 0:
-            text = found.splitlines()[-1]
-            with self.out.open("a") as file:
-                file.write(text + "\n")
-            self.lines[arm.name] = json.loads(text)
-            print(shown(self.lines[arm.name]), flush=True)
-        elif not arm.eager and arm.device != "cpu":
-            self.waiting.insert(0, replace(arm, eager=True))
-        else:
-            print(f"{arm.name}: failed, see the log", flush=True)
-
-
-def following(lines: Mapping[str, dict[str, Any]], still: set[str]) -> list[str]:
-    """What to run once the candidates have run: the best two on other models, ablations, seeds."""
-    if any(f"{model}/{name}" in still for model in CHOSEN_ON for name in CANDIDATES):
-        return []
-    best = ranked(lines)[:2]
-    names = [f"{model}/{name}" for name in best for model in TESTED_ON]
-    names += [f"{model}/{name}" for name in ABLATIONS for model in CHOSEN_ON]
-    every = (*CHOSEN_ON, *TESTED_ON)
-    names += [f"{model}/{name}@{seed}" for seed in (1, 2) for name in best[:1] for model in every]
-    return names + [f"{model}/removed" for model in TESTED_ON]
-
-
-def ranked(lines: Mapping[str, dict[str, Any]]) -> list[str]:
+    def ranked(lines: Mapping[str, dict[str, Any]], models: Sequence[str]) -> list[str]:
     """The candidates, the best first: a treatment that holds on validation captions (no more comes
     back, attacked or not, than of its control, but for one image) before one that does not; among
     equals by the similarity of ordinary images."""
     found = []
     for name in CANDIDATES:
-        ours = [lines[f"{m}/{name}"]["validation"] for m in CHOSEN_ON if f"{m}/{name}" in lines]
+        ours = [lines[f"{m}/{name}"]["validation"] for m in models if f"{m}/{name}" in lines]
         if ours:
             over = [
                 max(each["copies"]["both"]["value"], _over(each)) > 1.5 / ATTACKED for each in ours
