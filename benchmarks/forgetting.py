@@ -467,7 +467,63 @@ class Queue:
         names = [f"{model}/{name}" for names, models in lots for name in names for model in models]
         return ["check", *names]
 
-    def ranked(lines: Mapping[str, dict[str, Any]], models: Sequence[str]) -> list[str]:
+    def following(self) -> list[str]:
+        """What to run once the candidates have: the best two on other models, ablations, seeds."""
+        if any(f"{model}/{name}" in self.open for model in self.choose for name in CANDIDATES):
+            return []
+        best, every = ranked(self.lines, self.choose)[:2], (*self.choose, *self.test)
+        names = [f"{model}/{name}" for name in best for model in self.test]
+        names += [f"{model}/{name}" for name in ABLATIONS for model in self.choose]
+        names += [f"{m}/{name}@{seed}" for seed in (1, 2) for name in best[:1] for m in every]
+        return names + [f"{model}/removed" for model in self.test]
+
+    def ask(self, names: Sequence[str]) -> None:
+        """Queue arms, each once, of models that are there."""
+        for name in names:
+            arm = arm_of(name, self.arguments)
+            if name not in self.asked and (name == "check" or arm.data.is_dir()):
+                self.asked.add(name)
+                self.waiting.append(arm)
+
+    def run(self, end: float) -> None:
+        """Until all is done, or the end."""
+        while time.monotonic() < end:
+            if not self.waiting and not self.arguments.only:
+                self.ask(self.following())
+            if not self.waiting and not self.running:
+                break
+            while self.waiting and len(self.running) < self.arguments.jobs:
+                arm = self.waiting.pop(0)
+                told = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
+                child = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=self.log, text=True)
+                self.running[child] = arm
+            time.sleep(0.2)
+            for child in [each for each in self.running if each.poll() is not None]:
+                self.ended(child)
+        for child in self.running:
+            child.kill()
+
+    @property
+    def open(self) -> set[str]:
+        """Arms that have no line yet and may get one."""
+        return {arm.name for arm in (*self.waiting, *self.running.values())}
+
+    def ended(self, child: "subprocess.Popen[str]") -> None:
+        """Keep the line of a process, or try once more without replaying."""
+        arm, found = self.running.pop(child), child.stdout.read()  # type: ignore[union-attr]
+        if child.returncode == 0:
+            text = found.splitlines()[-1]
+            with self.out.open("a") as file:
+                file.write(text + "\n")
+            self.lines[arm.name] = json.loads(text)
+            print(shown(self.lines[arm.name]), flush=True)
+        elif not arm.eager and arm.device != "cpu":
+            self.waiting.insert(0, replace(arm, eager=True))
+        else:
+            print(f"{arm.name}: failed, see the log", flush=True)
+
+
+def ranked(lines: Mapping[str, dict[str, Any]], models: Sequence[str]) -> list[str]:
     """The candidates, the best first: a treatment that holds on validation captions (no more comes
     back, attacked or not, than of its control, but for one image) before one that does not; among
     equals by the similarity of ordinary images."""
