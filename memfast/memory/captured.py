@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import update_wrapper
 from operator import attrgetter, is_
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ Recorder = Callable[[Run], tuple[Any, Run]]  # what a run returns, and a replay 
 EAGER = 2  # passes of a shape before it is captured: kernels are compiled, and reads are found out
 MOST = 32  # graphs of a model
 _log = logging.getLogger("memfast")
+_LIVING: "WeakSet[Captured]" = WeakSet()
 
 
 @contextmanager
@@ -50,6 +52,13 @@ def captured(
             stack.callback(_restore, model, vars(model).get("forward"))
             model.forward = Captured(model, left, RECORDERS[device.type])
         yield
+
+
+def give_back() -> None:
+    """Drop all graphs, since memory has run out."""
+    for each in list(_LIVING):
+        if any(isinstance(done, Recorded) for done in each.passes.values()):
+            each.refuse("memory has run out")
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -135,6 +144,7 @@ class Captured:
         self.state = State(model)
         self.record = recorder(self.device)
         self.passes: dict[Any, int | Recorded] = {}
+        _LIVING.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.refused or not self._may():
@@ -162,10 +172,15 @@ class Captured:
         except Exception as error:
             if done < EAGER and is_out_of_memory(error):
                 raise
+            self.refuse(str(error).partition("\n")[0])
+        return self.eager(*args, **kwargs)
+
+    def refuse(self, reason: str) -> None:
+        """Run passes one by one from now on, and give back what graphs hold."""
+        if not self.refused:
             self.refused = True
             self.passes.clear()
-            _tell(self.model, str(error).partition("\n")[0])
-        return self.eager(*args, **kwargs)
+            _tell(self.model, reason)
 
     def _may(self) -> bool:
         """Whether this call may be replayed: no gradients, no hooks within, no compiler."""
