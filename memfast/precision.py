@@ -56,12 +56,15 @@ def _computes_in(model: nn.Module) -> torch.dtype:
 @contextmanager
 def float32_weights(model: nn.Module) -> Iterator[None]:
     """Within the context a model of half precision has weights of float32 and computes as before,
-    under autocast; afterwards its weights are of its own dtype again. Others stay as they are."""
+    under autocast; afterwards its weights are of its own dtype again. Others stay as they are.
+
+    Autocast's cache is off: until the context ends it would answer with the weights' first values.
+    """
     first = next(model.parameters())
     with ExitStack() as stack:
         if first.dtype in HALVES:
             own = first.dtype
             nn.Module.float(model)  # diffusers' own warns of what it keeps
             stack.callback(nn.Module.to, model, own)
-            stack.enter_context(torch.autocast(first.device.type, own))
+            stack.enter_context(torch.autocast(first.device.type, own, cache_enabled=False))
         yield

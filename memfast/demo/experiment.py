@@ -32,8 +32,8 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.progress import Stage
 from memfast.prompts import PromptSet, read_prompts
 from memfast.removing.compact import compact
+from memfast.repairing.proving import came_back
 from memfast.repairing.removal import harm_of, largest, remove_to_damage
-from memfast.repairing.rounds import came_back
 from memfast.repairing.run import repair
 from memfast.repairing.settings import RepairSettings
 from memfast.selection import Subspace, random_like

@@ -43,13 +43,15 @@ def remove_to_damage(
     max_damage: float,
     *,
     rule: str = "reference",
+    memorized: NeuronStatistics | None = None,
+    beta: float | None = None,
     trials: int = 6,
 ) -> Removal:
     """The largest share of neurons, by `rule`, that keeps `harm` at or below `max_damage`; see
     `largest`."""
 
     def choose(share: float) -> Subspace:
-        return locate(None, statistics, driver.model, rule=rule, fraction=share)
+        return locate(memorized, statistics, driver.model, rule=rule, fraction=share, beta=beta)
 
     return largest(driver, choose, harm, max_damage, trials)
 
