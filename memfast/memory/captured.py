@@ -4,9 +4,8 @@ A small model's eager pass waits for Python most of its time; a replay takes the
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import update_wrapper
 from operator import attrgetter, is_
@@ -18,9 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from memfast.errors import is_out_of_memory
-
-Run = Callable[[], Any]
-Recorder = Callable[[Run], tuple[Any, Run]]  # what a run returns, and a replay of it
+from memfast.memory.recording import RECORDERS, Recorder, Run, reading_nothing
 
 EAGER = 2  # passes of a shape before it is captured: kernels are compiled, and reads are found out
 MOST = 32  # graphs of a model
@@ -163,7 +160,7 @@ class Captured:
             return self.eager(*args, **kwargs)
         try:
             if done < EAGER:
-                with _no_reading(self.device):
+                with reading_nothing(self.device):
                     output = self._leaving(lambda: self._run(given, leaves, spec))[0]
                 self.passes[key] = EAGER
                 return output
@@ -183,10 +180,13 @@ class Captured:
             _tell(self.model, reason)
 
     def _may(self) -> bool:
-        """Whether this call may be replayed: no gradients, no hooks within, no compiler."""
+        """Whether this call may be replayed: no gradients, no hooks within, no compiler, no
+        capture that is under way."""
         if torch.is_grad_enabled() or torch.is_autocast_enabled(self.device.type):
             return False
         if self.model.training or torch.compiler.is_compiling():
+            return False
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False
         return not any(self.state.hooks)
 
@@ -239,54 +239,6 @@ class Captured:
         for each, left in zip(self.left, recorded.left, strict=True):
             each.extend(left)
         return tree_map_only(Tensor, Tensor.clone, recorded.output)
-
-
-class CudaRecorder:
-    """Captures runs on one device. All its graphs share memory: none is replayed before another's
-    results are read."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.stream = device, torch.cuda.Stream(device)
-        self.pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Run) -> tuple[Any, Run]:
-        """Raises what stopped the capture."""
-        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
-        how: Any = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
-        output, failed = None, None
-        try:
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, **how):
-                try:
-                    output = run()
-                except Exception as error:
-                    failed = error
-        except Exception as error:  # a capture that was broken off cannot be ended either
-            torch.cuda.set_stream(before)
-            with suppress(Exception):
-                torch._C._cuda_endAllocateToPool(self.device.index, self.pool)  # type: ignore[attr-defined]
-            raise failed or error from error
-        if failed is not None:
-            raise failed
-        return output, graph.replay
-
-
-RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaRecorder}
-
-
-@contextmanager
-def _no_reading(device: torch.device) -> Iterator[None]:
-    """Within the context it is an error to wait for a CUDA device, which no capture allows."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 def _is_tensor(leaf: Any) -> bool:
