@@ -31,6 +31,7 @@ PRESSED = {"adversarial": 0.3, "every": 4, "ema": 0.99}
 TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "original": None,
     "removed": None,
+    "removed-selectively": None,
     "uniform": UNIFORM,
     "selective": SELECT,
     "gentle": GENTLE,
@@ -50,6 +51,7 @@ CANDIDATES = (
     "long",
 )
 ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
+REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
 COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
 ATTACKED = 16
 SIZES = {"rank": 24, "copies": 24, "attacked": ATTACKED, "singles": 24, "loss": 48, "clip": 96}
@@ -413,7 +415,7 @@ def arm_of(name: str, arguments: argparse.Namespace) -> Arm:
     return Arm(
         name,
         settings,
-        None if treatment in ("original", "check") else arguments.rule,
+        REMOVALS.get(treatment, "reference"),
         seed=int(seed or 0),
         device=arguments.device,
         models=str(arguments.models),
@@ -433,7 +435,6 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--choose", default="demo,double")
     parser.add_argument("--test", default="soft,flow,epsilon,wide")
-    parser.add_argument("--rule", default="reference")
     parser.add_argument("--attack", nargs="*", type=int, default=[50])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=N")
@@ -461,7 +462,7 @@ class Queue:
         """What does not wait for anything."""
         lots = (
             (CANDIDATES, self.choose),
-            (("original", "removed"), self.choose),
+            (("original", "removed", "removed-selectively"), self.choose),
             (("uniform", "original"), self.test),
         )
         names = [f"{model}/{name}" for names, models in lots for name in names for model in models]
@@ -475,7 +476,9 @@ class Queue:
         names = [f"{model}/{name}" for name in best for model in self.test]
         names += [f"{model}/{name}" for name in ABLATIONS for model in self.choose]
         names += [f"{m}/{name}@{seed}" for seed in (1, 2) for name in best[:1] for m in every]
-        return names + [f"{model}/removed" for model in self.test]
+        return names + [
+            f"{m}/{way}" for way in ("removed", "removed-selectively") for m in self.test
+        ]
 
     def ask(self, names: Sequence[str]) -> None:
         """Queue arms, each once, of models that are there."""
