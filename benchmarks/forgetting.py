@@ -52,6 +52,7 @@ CANDIDATES = (
 )
 ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
 REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
+REMOVED = ("removed", "removed-selectively")
 COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
 ATTACKED = 16
 SIZES = {"rank": 24, "copies": 24, "attacked": ATTACKED, "singles": 24, "loss": 48, "clip": 96}
@@ -462,7 +463,7 @@ class Queue:
         """What does not wait for anything."""
         lots = (
             (CANDIDATES, self.choose),
-            (("original", "removed", "removed-selectively"), self.choose),
+            (("original", *REMOVED), self.choose),
             (("uniform", "original"), self.test),
         )
         names = [f"{model}/{name}" for names, models in lots for name in names for model in models]
