@@ -21,13 +21,14 @@ from memfast.observing.tracing import trace
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.fitting import filling
 from memfast.pipelines.identity import fingerprint, schedule_of, versions
 from memfast.pipelines.schedule import Request, Schedule
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
 ROWS = ("conditional", "both")
-PROMPTS = 32  # a batch, at most: more keep no device busier
+PROMPTS = 32  # a batch, at most, where more keep the device no busier
 _log = logging.getLogger("memfast")
 
 
@@ -144,7 +145,8 @@ def collect(
             driver, traced, schedule, without_prompt=rows == "both", padding=padding
         )
         together = 1 + (driver.guided(schedule) and driver.together)
-        fitting = driver.portion(batch_size or PROMPTS, rows=together)
+        useful = batch_size or max(PROMPTS, filling(driver) // together)
+        fitting = driver.portion(useful, rows=together)
         seen = list(traced.seen.values())
         stack.enter_context(
             captured(driver.models.values(), seen, wanted=graphs and traced.replayable)

@@ -19,8 +19,9 @@ class Settings:
     shares of the training timesteps. walk_steps, num_inference_steps, guidance_scale and
     true_guidance_scale: the schedule of `walk` and of the pictures of the second look; they, and
     the pictures' height, width and num_frames, are the pipeline's own where None.
-    unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
-    padded, because kernels choose their order of summation by shape.
+    unit: prompts of one call of the denoiser; None: what keeps the device busy (8 on a CPU), of
+    that what fits. Every call has exactly that many rows, the last one padded, because kernels
+    choose their order of summation by shape.
     threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:
     another run of an audit may have others. graphs: replay passes on CUDA, with the same bits.
     """
@@ -37,7 +38,7 @@ class Settings:
     width: int | None = None
     num_frames: int | None = None
     block_size: int = 256
-    unit: int = 8
+    unit: int | None = None
     threads: int = 0
     dtype: str = "float32"
     device: str = "cpu"

@@ -20,7 +20,9 @@ from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError, is_out_of_memory
 from memfast.memory.captured import captured
 from memfast.memory.free import release
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.fitting import FEWEST, filling
 from memfast.pipelines.identity import made_on
 from memfast.prompts import Prompt
 
@@ -48,11 +50,12 @@ class Worker:
     def __init__(
         self, pipeline: DiffusionPipeline, settings: Settings, batch_size: int | None = None
     ) -> None:
-        self.settings = settings
-        self.probe = PROBES[settings.probe]
-        self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
-        self._stack = ExitStack()
         self.driver = driver_of(pipeline, **settings.request)
+        self.settings = settings
+        self.unit = settings.unit or usual_unit(self.driver)
+        self.probe = PROBES[settings.probe]
+        self._units_at_once = max(1, (batch_size or 8 * self.unit) // self.unit)
+        self._stack = ExitStack()
         self._taps = self._stack.enter_context(tap(self.driver))
         if isinstance(self._taps, GateTaps):
             seen, models = self._taps.traced.seen.values(), self.driver.models.values()
@@ -115,7 +118,7 @@ class Worker:
         if not prompts:
             return
         prepared = self.driver.prepare([prompt.text for prompt in prompts])
-        done, total, size = 0, len(prompts), self.settings.unit
+        done, total, size = 0, len(prompts), self.unit
         while done < total:
             part = slice(done, min(done + self._units_at_once * size, total))
             try:
@@ -137,7 +140,7 @@ class Worker:
 
     def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:
         """The looks of each unit; those of `seeded` prompts under noises of their own."""
-        size = self.settings.unit
+        size = self.unit
         starts = range(0, len(prepared), size)
         units = [self._unit(prepared[start : start + size]) for start in starts]
         for start, unit in zip(starts, units, strict=True):
@@ -149,12 +152,12 @@ class Worker:
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
         rows = len(prepared)
-        kept = torch.arange(self.settings.unit).clamp(max=rows - 1)
+        kept = torch.arange(self.unit).clamp(max=rows - 1)
         return Unit(self.driver.embed(prepared[kept]), rows)
 
     def _own_scenes(self, prompts: list[Prompt]) -> Iterator[Scene]:
         """The scenes of one unit's prompts, padded as the unit is, with each one's own noises."""
-        padded = prompts + prompts[-1:] * (self.settings.unit - len(prompts))
+        padded = prompts + prompts[-1:] * (self.unit - len(prompts))
         for number in range(self.settings.noises):
             seeds = [prompt.noise_seed(self.settings.seed, number) for prompt in padded]
             noise = self.driver.noise_of([torch.Generator().manual_seed(seed) for seed in seeds])
@@ -162,6 +165,15 @@ class Worker:
 
     def _noise(self, number: int) -> Tensor:
         return self.driver.initial_noise([f"audit noise {number}"], self.settings.seed)
+
+
+def usual_unit(driver: Driver) -> int:
+    """Prompts of a call where nobody says: what fills the device, halved until it fits."""
+    unit = filling(driver)
+    fits = unit if unit == FEWEST else driver.portion(unit).rows
+    while unit > max(1, fits):
+        unit //= 2
+    return unit
 
 
 def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:

@@ -47,7 +47,7 @@ def geglu(
                 projected.stride(0), pieces.segment_rows, pieces.pieces, pieces.chunks, neurons,
                 ACTIVATION=activation, GATED=gated,
                 MOMENTS=out is not None, MASKED=pieces.masked,
-                DEEP=chosen.deep, SLOTS=chosen.slots, NEURONS=chosen.neurons,
+                ROWS=chosen.rows, NEURONS=chosen.neurons,
                 num_warps=chosen.warps,
             )  # fmt: skip
             fold(pieces, chosen.rows, parts, out)
@@ -71,7 +71,7 @@ def column_moments(
             width = min(chosen.neurons, max(16, next_power_of_2(neurons)))
             normalised[(pieces.parts * cdiv(neurons, width),)](
                 activation, *parts, *sizes,
-                WHOLE=neurons <= width, DEEP=chosen.deep, NEURONS=width,
+                WHOLE=neurons <= width, ROWS=chosen.rows, NEURONS=width,
                 num_warps=max(1, chosen.warps * width // chosen.neurons),
             )  # fmt: skip
         else:
@@ -79,7 +79,7 @@ def column_moments(
                 activation, activation if row_weight is None else row_weight.contiguous(),
                 *parts, *sizes,
                 WEIGHTED=row_weight is not None, MASKED=pieces.masked,
-                DEEP=chosen.deep, SLOTS=chosen.slots, NEURONS=chosen.neurons,
+                ROWS=chosen.rows, NEURONS=chosen.neurons,
                 num_warps=chosen.warps,
             )  # fmt: skip
         fold(pieces, chosen.rows, parts, out)
