@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 
 TEACH = {"learning_rate": 1e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0, "adversarial": 0.0}
-UNIFORM = {**TEACH, "steps": 1500, "perturb": 0.6}
+UNIFORM = {**TEACH, "steps": 1000, "perturb": 0.6}
 SELECT = {**UNIFORM, "selected": 0.3, "perturb_high": 0.95, "perturb_low": 0.4}
 GENTLE = {**SELECT, "perturb_low": 0.2}
-FEATURES = {"features": 0.1}
-PRESSED = {"adversarial": 0.3, "every": 4, "ema": 0.99}
+FEATURES = {"features": 1.0}
+PRESSED = {"adversarial": 0.3, "every": 5, "stride": 2, "ema": 0.99}
 TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "original": None,
     "removed": None,
@@ -36,21 +36,15 @@ TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "selective": SELECT,
     "gentle": GENTLE,
     "selective+features": {**SELECT, **FEATURES},
-    "gentle+features": {**GENTLE, **FEATURES},
-    "selective+features+pressed": {**SELECT, **FEATURES, **PRESSED},
-    "gentle+features+pressed": {**GENTLE, **FEATURES, **PRESSED},
-    "uniform+features+pressed": {**UNIFORM, **FEATURES, **PRESSED},
+    "uniform+pressed": {**UNIFORM, **PRESSED},
     "selective+pressed": {**SELECT, **PRESSED},
-    "long": {**SELECT, **FEATURES, **PRESSED, "steps": 3000},
+    "gentle+pressed": {**GENTLE, **PRESSED},
+    "long": {**SELECT, **PRESSED, "steps": 2500},
+    "long-gentle": {**GENTLE, **PRESSED, "steps": 2500},
+    "faster": {**SELECT, **PRESSED, "learning_rate": 2e-3},
 }
-CANDIDATES = (
-    "uniform",
-    "selective+features",
-    "gentle+features+pressed",
-    "selective+features+pressed",
-    "long",
-)
-ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
+CANDIDATES = ("uniform", "gentle+pressed", "selective+pressed", "long", "selective")
+ABLATIONS = ("uniform+pressed", "selective+features", "long-gentle", "faster", "gentle")
 REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
 REMOVED = ("removed", "removed-selectively")
 COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
