@@ -23,33 +23,30 @@ from pathlib import Path
 from typing import IO, Any
 
 TEACH = {"learning_rate": 1e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0, "adversarial": 0.0}
-UNIFORM = {**TEACH, "steps": 1500, "perturb": 0.6}
+UNIFORM = {**TEACH, "steps": 1000, "perturb": 0.6}
 SELECT = {**UNIFORM, "selected": 0.3, "perturb_high": 0.95, "perturb_low": 0.4}
 GENTLE = {**SELECT, "perturb_low": 0.2}
-FEATURES = {"features": 0.1}
-PRESSED = {"adversarial": 0.3, "every": 4, "ema": 0.99}
+FEATURES = {"features": 1.0}
+PRESSED = {"adversarial": 0.3, "every": 5, "stride": 2, "ema": 0.99}
 TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "original": None,
     "removed": None,
+    "removed-selectively": None,
     "uniform": UNIFORM,
     "selective": SELECT,
     "gentle": GENTLE,
     "selective+features": {**SELECT, **FEATURES},
-    "gentle+features": {**GENTLE, **FEATURES},
-    "selective+features+pressed": {**SELECT, **FEATURES, **PRESSED},
-    "gentle+features+pressed": {**GENTLE, **FEATURES, **PRESSED},
-    "uniform+features+pressed": {**UNIFORM, **FEATURES, **PRESSED},
+    "uniform+pressed": {**UNIFORM, **PRESSED},
     "selective+pressed": {**SELECT, **PRESSED},
-    "long": {**SELECT, **FEATURES, **PRESSED, "steps": 3000},
+    "gentle+pressed": {**GENTLE, **PRESSED},
+    "long": {**SELECT, **PRESSED, "steps": 2500},
+    "long-gentle": {**GENTLE, **PRESSED, "steps": 2500},
+    "faster": {**SELECT, **PRESSED, "learning_rate": 2e-3},
 }
-CANDIDATES = (
-    "uniform",
-    "selective+features",
-    "gentle+features+pressed",
-    "selective+features+pressed",
-    "long",
-)
-ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
+CANDIDATES = ("uniform", "gentle+pressed", "selective+pressed", "long", "selective")
+ABLATIONS = ("uniform+pressed", "selective+features", "long-gentle", "faster", "gentle")
+REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
+REMOVED = ("removed", "removed-selectively")
 COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
 ATTACKED = 16
 SIZES = {"rank": 24, "copies": 24, "attacked": ATTACKED, "singles": 24, "loss": 48, "clip": 96}
@@ -413,7 +410,7 @@ def arm_of(name: str, arguments: argparse.Namespace) -> Arm:
     return Arm(
         name,
         settings,
-        None if treatment in ("original", "check") else arguments.rule,
+        REMOVALS.get(treatment, "reference"),
         seed=int(seed or 0),
         device=arguments.device,
         models=str(arguments.models),
@@ -433,7 +430,6 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--choose", default="demo,double")
     parser.add_argument("--test", default="soft,flow,epsilon,wide")
-    parser.add_argument("--rule", default="reference")
     parser.add_argument("--attack", nargs="*", type=int, default=[50])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=N")
@@ -461,7 +457,7 @@ class Queue:
         """What does not wait for anything."""
         lots = (
             (CANDIDATES, self.choose),
-            (("original", "removed"), self.choose),
+            (("original", *REMOVED), self.choose),
             (("uniform", "original"), self.test),
         )
         names = [f"{model}/{name}" for names, models in lots for name in names for model in models]
@@ -475,7 +471,9 @@ class Queue:
         names = [f"{model}/{name}" for name in best for model in self.test]
         names += [f"{model}/{name}" for name in ABLATIONS for model in self.choose]
         names += [f"{m}/{name}@{seed}" for seed in (1, 2) for name in best[:1] for m in every]
-        return names + [f"{model}/removed" for model in self.test]
+        return names + [
+            f"{m}/{way}" for way in ("removed", "removed-selectively") for m in self.test
+        ]
 
     def ask(self, names: Sequence[str]) -> None:
         """Queue arms, each once, of models that are there."""
