@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from memfast.auditing.inputs import Examples
-from memfast.auditing.looking.scores import COMBINED, SCORES, Baseline, discriminant_direction
+from memfast.auditing.looking.combining import COMBINATIONS, combinations, exceeded
+from memfast.auditing.looking.scores import Baseline, discriminant_direction, score_of
 from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.errors import InputError, reading
 from memfast.files import load_tensors, save_tensors
@@ -26,7 +27,7 @@ KIND, FORMAT = "audit calibration", 2
 @dataclass(frozen=True)
 class Calibration:
     """What reference prompts taught: `baselines`, one a noise; `reference`: the scores of the
-    reference prompts, mean over noises, that thresholds and `combined` follow from. seen: ids of
+    reference prompts, mean over noises, that thresholds and combinations follow from. seen: ids of
     all texts that were learnt from, by text alone."""
 
     names: list[str]
@@ -36,17 +37,17 @@ class Calibration:
 
     def columns(self) -> list[str]:
         """The names of `table`'s columns."""
-        return [*self.names, COMBINED]
+        return [*self.names, *combinations(self.names)]
 
     def table(
         self, scores: Float64[Tensor, "rows noises scores"]
     ) -> Float64[Tensor, "rows columns"]:
-        """Mean over noises; and last, the largest of all scores in units of their thresholds."""
+        """Mean over noises; and last, the combinations."""
         return self._columns(scores.mean(1))
 
     def threshold(self, column: str, rate: float) -> float:
         """The least value that at most a share `rate` of the reference prompts exceeds."""
-        return float(_exceeded(self.column(column), rate))
+        return float(exceeded(self.column(column), rate))
 
     def column(self, column: str) -> Float64[Tensor, " prompts"]:
         """A column of `table` for the reference prompts."""
@@ -54,13 +55,15 @@ class Calibration:
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
         shown, known = self._sided(means), self._sided(self.reference)
-        centre, edge = known.median(0).values, _exceeded(known, 0.01)
-        units = (shown - centre) / (edge - centre).clamp(min=1e-300)
-        return torch.cat([shown, units.amax(1, keepdim=True)], 1)
+        combined = [
+            COMBINATIONS[name].of(shown[:, taken], known[:, taken])
+            for name, taken in combinations(self.names).items()
+        ]
+        return torch.cat([shown, torch.stack(combined, 1)], 1)
 
     def _sided(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows scores"]:
         """Two-sided scores as squared distances from the reference's mean, in its deviations."""
-        two_sided = torch.tensor([SCORES[name].two_sided for name in self.names])
+        two_sided = torch.tensor([score_of(name).two_sided for name in self.names])
         centre, spread = self.reference.mean(0), self.reference.std(0).clamp(min=1e-300)
         return torch.where(two_sided, ((means - centre) / spread).square(), means)
 
@@ -98,11 +101,6 @@ class Calibration:
         return total.hexdigest()[:32]
 
 
-def _exceeded(values: Float64[Tensor, "prompts *columns"], rate: float) -> Tensor:
-    """By column, the least value that at most a share `rate` of all exceeds."""
-    return values.sort(0, descending=True).values[int(rate * len(values))]
-
-
 Norms = Float64[Tensor, "prompts noises neurons"]
 
 
@@ -127,7 +125,7 @@ def calibrate(
     for own in halves:
         crossed = _baselines(norms[~own], positive, located)
         for column, name in enumerate(names):
-            if of_norms := SCORES[name].of_norms:
+            if of_norms := score_of(name).of_norms:
                 for noise, baseline in enumerate(crossed):
                     scores[own, noise, column] = of_norms(norms[own, noise], baseline)
     means = scores.mean(1)

@@ -22,8 +22,9 @@ from memfast.auditing.inputs import (
 )
 from memfast.auditing.job import Job, open_model
 from memfast.auditing.judging.references import COMPARED, Likeness
+from memfast.auditing.looking.combining import combinations
 from memfast.auditing.looking.probes import PROBES
-from memfast.auditing.looking.scores import COMBINED, available
+from memfast.auditing.looking.scores import available
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block
 from memfast.auditing.outcome import Outcome, finish, second_look
@@ -164,10 +165,16 @@ def _check(
         raise InputError(f"fpr {fpr}: must lie between 0 and 1")
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard {shard[0]}/{shard[1]}: is I/N with I from 0 to N-1")
-    looks = PROBES[settings.probe].looks_made(settings)
-    names = available(looks, subspace is not None, memorized is not None)
-    if score not in (*names, COMBINED):
-        raise InputError(f"score {score!r}: must be one of {', '.join((*names, COMBINED))} here")
+    probe = PROBES[settings.probe]
+    names = available(
+        probe.looks_made(settings),
+        subspace is not None,
+        memorized is not None,
+        probe.parts(settings),
+    )
+    every = (*names, *combinations(names))
+    if score not in every:
+        raise InputError(f"score {score!r}: must be one of {', '.join(every)} here")
     return names
 
 

@@ -296,6 +296,28 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
     assert outcome.result.score == "discriminant"
 
 
+def test_levels_have_parts_and_combinations(tiny_pipeline, settings, tmp_path) -> None:
+    settings = replace(settings, probe="levels", path=(0.4, 0.05))
+    outcome = audit(
+        tiny_pipeline,
+        TEXTS[:12],
+        tmp_path / "out",
+        reference=REFERENCE,
+        settings=settings,
+        score="mean",
+    )
+    assert outcome is not None
+    names = ["norm", "relative", "change", "energy", "relative@0.4", "relative@0.05"]
+    combined = ["combined", "mean", "whitened", "likelihood"]
+    assert outcome.result.columns == [*names, *combined]
+    parts = [outcome.result.values[:, names.index(name)] for name in names]
+    np.testing.assert_allclose(parts[1], (parts[4] + parts[5]) / 2)
+    alone = replace(settings, probe="jump", path=(0.05,))
+    single = audit(tiny_pipeline, TEXTS[:12], tmp_path / "one", reference=REFERENCE, settings=alone)
+    assert single is not None
+    np.testing.assert_array_equal(single.result.deciding, parts[5])
+
+
 def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, tmp_path) -> None:
     outcome = audit(tiny_pipeline, TEXTS[:30], tmp_path / "out", settings=settings, fpr=0.1)
     assert outcome is not None
@@ -316,7 +338,7 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
         ({"memorized": [REFERENCE[0], "b b b"]}, "memorized and reference share 1 prompts"),
         ({"prompts": []}, "holds no prompt"),
         ({"prompts": "nowhere.txt"}, "no such file"),
-        ({"settings": Settings(probe="leap")}, "must be one of first, settle, jump, walk"),
+        ({"settings": Settings(probe="leap")}, "must be one of first, settle, jump, levels, walk"),
     ],
 )
 def test_bad_input_writes_nothing(

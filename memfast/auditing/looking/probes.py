@@ -158,6 +158,13 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
     return [*looks, scene.both(scene.step(looks[-1].prediction, level), level, unit.conditioning)]
 
 
+def levels(scene: Scene, unit: Unit) -> list[Look]:
+    """Pure noise, then from there one step to each noise level, with and without the prompts."""
+    start = scene.first(unit)
+    steps = ((scene.step(start.prediction, level), level) for level in scene.levels)
+    return [start, *(scene.both(latents, level, unit.conditioning) for latents, level in steps)]
+
+
 def walk(scene: Scene, unit: Unit) -> list[Look]:
     """The first steps of the schedule, guided as the pipeline is."""
     looks = [scene.first(unit)]
@@ -169,16 +176,23 @@ def walk(scene: Scene, unit: Unit) -> list[Look]:
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost."""
+    """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost.
+
+    parts: the noise levels of its looks, where they start anew from pure noise and so are apart.
+    """
 
     looks: Callable[[Scene, Unit], list[Look]]
     looks_made: Callable[[Settings], int]
     rows: Callable[[Settings], int]
+    parts: Callable[[Settings], tuple[float, ...]] = lambda settings: ()
 
 
 PROBES: dict[str, Probe] = {
     "first": Probe(first, lambda settings: 1, lambda settings: 1),
     "settle": Probe(settle, lambda s: 1 + len(s.path), lambda s: 1 + len(s.path)),
     "jump": Probe(jump, lambda s: 1 + len(s.path), lambda s: 2 + len(s.path)),
+    "levels": Probe(
+        levels, lambda s: 1 + len(s.path), lambda s: 1 + 2 * len(s.path), lambda s: s.path
+    ),
     "walk": Probe(walk, lambda s: s.walk_steps, lambda s: 2 * s.walk_steps - 1),
 }

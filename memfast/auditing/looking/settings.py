@@ -15,10 +15,10 @@ class Settings:
     """The settings that a block's result depends on.
 
     probe: an entry of PROBES. noises: how many noises each prompt is looked at with, the same for
-    all prompts. path: the noise levels that `settle` and `jump` go to from pure noise, falling
-    shares of the training timesteps. walk_steps, num_inference_steps, guidance_scale and
-    true_guidance_scale: the schedule of `walk` and of the pictures of the second look; they, and
-    the pictures' height, width and num_frames, are the pipeline's own where None.
+    all prompts. path: the noise levels that `settle` and `jump` go through from pure noise, and
+    `levels` to each, falling shares of the training timesteps. walk_steps, num_inference_steps,
+    guidance_scale and true_guidance_scale: the schedule of `walk` and of the pictures of the second
+    look; they, and the pictures' height, width and num_frames, are the pipeline's own where None.
     unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
     padded, because kernels choose their order of summation by shape.
     threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float64
 from memfast_kernels import Moments
 from torch import Tensor
 
+from memfast.auditing.looking.combining import PART
 from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
-from memfast.auditing.looking.scores import SCORES, Baseline
+from memfast.auditing.looking.scores import Baseline, score_of
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError, is_out_of_memory
@@ -162,13 +163,15 @@ def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:
 def score_looks(
     looks: Sequence[Look], names: Sequence[str], baseline: Baseline | None
 ) -> Float64[Tensor, "rows scores"]:
-    """The named scores of the looks of one noise; those of norms are NaN without a baseline."""
+    """The named scores of the looks of one noise; those of norms are NaN without a baseline. Parts
+    of a score are of a look each, in their order, from the second look on."""
     norms = looks[-1].norms
+    parts = iter(looks[1:])
     columns = []
     for name in names:
-        score = SCORES[name]
+        score = score_of(name)
         if score.of_looks:
-            columns.append(score.of_looks(looks))
+            columns.append(score.of_looks([looks[0], next(parts)] if PART in name else looks))
         elif score.of_norms and baseline:
             columns.append(score.of_norms(norms, baseline))
         else:

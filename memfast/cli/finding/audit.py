@@ -35,17 +35,21 @@ def audit(
     subspace: Annotated[
         Path | None, typer.Option(help="From `memfast locate`: neurons with a score of their own.")
     ] = None,
-    probe: Annotated[str, typer.Option(help="first, settle, jump or walk.")] = "jump",
+    probe: Annotated[str, typer.Option(help="first, settle, jump, levels or walk.")] = "jump",
     score: Annotated[
         str,
         typer.Option(
-            help="Which flags; also norm, change, energy, located, discriminant, combined."
+            help="Which flags; also norm, change, energy, located, discriminant, combined; with "
+            "probe levels also mean, whitened, likelihood."
         ),
     ] = "relative",
     noises: Annotated[int, typer.Option(min=1, help="Noises a prompt is looked at with.")] = 1,
     fpr: FalsePositives = 0.01,
     path: Annotated[
-        str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
+        str,
+        typer.Option(
+            help="Noise levels of settle, jump and levels, falling from 1, such as 0.6,0.3."
+        ),
     ] = "0.05",
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
     fail_over: Annotated[
