@@ -116,6 +116,8 @@ def finish(
         "detection": {column: labelled.figures(result, column) for column in result.columns},
         **(speed or {}),
     }
+    if labelled.lacking:
+        summary["labels"] = labelled.lacking
     atomic_write_json(out / "summary.json", summary)
     return Outcome(out, found, summary, rests, result, labelled, flagged)
 

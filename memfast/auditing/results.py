@@ -13,6 +13,7 @@ from memfast.auditing.calibration import Calibration
 from memfast.auditing.detection import figures
 from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.storing.index import Index
+from memfast.errors import some
 from memfast.files import atomic_write, write_csv
 from memfast.prompts import Prompt
 
@@ -167,6 +168,18 @@ class Labelled:
         found = {label: rows for label, rows in self.rows.items() if not is_negative(label)}
         every = {"all": sorted(n for rows in found.values() for n in rows)}
         return every | found if len(found) > 1 else found
+
+    @property
+    def lacking(self) -> str | None:
+        """Why labels give no detection figures, in a sentence; None where they do, and where there
+        are none."""
+        if not self.rows or (self.negative and self.positive.keys() - {"all"}):
+            return None
+        kind, other = ("not memorized", "memorized")
+        if not self.negative:
+            kind, other = other, kind
+        names = some([repr(label) for label in sorted(self.rows)])
+        return f"No detection figures: all labels ({names}) say {kind}, none {other}."
 
     def figures(self, result: Result, column: str) -> dict[str, dict[str, Any]]:
         """Detection figures of one score, by label, against all negatives; {} without both."""

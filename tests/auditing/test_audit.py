@@ -296,6 +296,21 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
     assert outcome.result.score == "discriminant"
 
 
+@pytest.mark.parametrize(
+    ("label", "says"), [("x75", "say memorized, none not"), ("x1", "say not memorized, none mem")]
+)
+def test_labels_of_one_class_are_told(
+    tiny_pipeline, settings, tmp_path, label: str, says: str
+) -> None:
+    prompts = PromptSet.of(Prompt(text, text, label=label) for text in TEXTS[:12])
+    outcome = audit(
+        tiny_pipeline, prompts, tmp_path / "out", reference=REFERENCE, settings=settings
+    )
+    assert outcome is not None
+    assert f"all labels ('{label}') {says}" in outcome.summary["labels"]
+    assert not outcome.summary["detection"]["relative"]
+
+
 def test_levels_have_parts_and_combinations(tiny_pipeline, settings, tmp_path) -> None:
     settings = replace(settings, probe="levels", path=(0.4, 0.05))
     outcome = audit(
@@ -334,6 +349,7 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
         ({"fpr": 1.0}, "between 0 and 1"),
         ({"shard": (3, 3)}, "I from 0 to N-1"),
         ({"reference": REFERENCE[:5]}, "5 prompts are too few"),
+        ({"reference": REFERENCE, "prompts": REFERENCE[::-1]}, "reference: is the audited list"),
         ({"memorized": ["cat cat cat"]}, "one example is too few"),
         ({"memorized": [REFERENCE[0], "b b b"]}, "memorized and reference share 1 prompts"),
         ({"prompts": []}, "holds no prompt"),

@@ -183,6 +183,8 @@ def show(outcome: "Outcome") -> None:
     console.print(f"Verdict: {outcome.footing.verdict}", style="bold")
     for sentence in outcome.footing.says:
         console.print(sentence, highlight=False, markup=False)
+    if told := outcome.summary.get("labels"):
+        console.print(told, highlight=False, markup=False)
     if notes := outcome.summary.get("notes"):
         told = f"note: {len(notes)} training images could not be read; {notes[0]}"
         console.print(told, highlight=False, markup=False)
