@@ -138,6 +138,14 @@ def look_at(scene: Scene, unit: Unit, walk: int, peers: bool) -> dict[str, tuple
         look = scene.both(scene.step(first.prediction, time), time, unit.conditioning)
         named = of_look(look, first, size).items()
         found |= {f"{name}@{level}": (value, 3) for name, value in named}
+        latents = scene.step(scene.empty, time)[:1].expand(
+            len(unit.conditioning), *latents_of(scene)
+        )
+        look = replace(
+            scene.look(latents, time, unit.conditioning), empty=shared(scene, latents, time)
+        )
+        named = of_look(look, first, size).items()
+        found |= {f"shared {name}@{level}": (value, 1) for name, value in named if name != "norms"}
     if walk:
         looks = PROBES["walk"].looks(scene, unit)
         for steps in range(2, walk + 1):
@@ -153,6 +161,16 @@ def look_at(scene: Scene, unit: Unit, walk: int, peers: bool) -> dict[str, tuple
         if entropy is not None:
             found["entropy"] = entropy, 1
     return found
+
+
+def latents_of(scene: Scene) -> tuple[int, ...]:
+    """The shape of one image's latents."""
+    return tuple(scene.noise.shape[1:])
+
+
+def shared(scene: Scene, latents: Tensor, time: float) -> Prediction:
+    """The prediction without a prompt at latents that all prompts share: no prompt's row."""
+    return scene.look(latents[:1], time, scene.no_prompt.expand(1)).prediction
 
 
 def of_look(look: Look, first: Look, size: int) -> Found:
@@ -181,9 +199,15 @@ def columns_of(
     """One number a prompt: neurons' norms are compared with those of the references, crossed over
     halves of these as an audit does."""
     result = {
-        name: x.numpy().astype(float) for name, x in found.items() if not name.startswith("norms@")
+        name: x.numpy().astype(float)
+        for name, x in found.items()
+        if not name.startswith(("norms@", "updates@"))
     }
     reference = np.flatnonzero(columns.reference)
+    for name in (name for name in found if name.startswith("updates@")):
+        lengths = found[name].log()
+        seen = lengths[reference]
+        result[name] = ((lengths - seen.mean(0)) / seen.std(0)).abs().amax(1).numpy()
     for name in (name for name in found if name.startswith("norms@")):
         norms = found[name].double()
         where = name.removeprefix("norms@")

@@ -28,12 +28,26 @@ KIND, FORMAT = "audit calibration", 2
 class Calibration:
     """What reference prompts taught: `baselines`, one a noise; `reference`: the scores of the
     reference prompts, mean over noises, that thresholds and combinations follow from. seen: ids of
-    all texts that were learnt from, by text alone."""
+    all texts that were learnt from, by text alone. adaptive: see Settings; the last score is then
+    the one that every prompt has, and the others are NaN where it does not exceed `gate`."""
 
     names: list[str]
     baselines: list[Baseline]
     reference: Float64[Tensor, "prompts scores"]
     seen: list[str]
+    adaptive: float | None = None
+
+    @property
+    def gate(self) -> float | None:
+        """What a prompt's last score must exceed to get the others."""
+        if self.adaptive is None:
+            return None
+        return float(exceeded(self.reference[:, -1], self.adaptive))
+
+    @property
+    def partial(self) -> list[str]:
+        """The scores that some prompts do not get."""
+        return [] if self.adaptive is None else self.names[:-1]
 
     def columns(self) -> list[str]:
         """The names of `table`'s columns."""
@@ -51,15 +65,28 @@ class Calibration:
 
     def column(self, column: str) -> Float64[Tensor, " prompts"]:
         """A column of `table` for the reference prompts."""
-        return self._columns(self.reference)[:, self.columns().index(column)]
+        known = self.reference
+        if self.gate is not None:  # as if the references had been audited
+            known = known.clone()
+            known[known[:, -1] <= self.gate, :-1] = torch.nan
+        return self._columns(known)[:, self.columns().index(column)]
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
         shown, known = self._sided(means), self._sided(self.reference)
         combined = [
-            COMBINATIONS[name].of(shown[:, taken], known[:, taken])
+            self._combined(name, shown[:, taken], known[:, taken])
             for name, taken in combinations(self.names).items()
         ]
         return torch.cat([shown, torch.stack(combined, 1)], 1)
+
+    def _combined(self, name: str, shown: Tensor, known: Tensor) -> Tensor:
+        """A combination of the scores that a prompt has: all, or the last alone."""
+        of = COMBINATIONS[name].of
+        found = of(shown, known)
+        if self.adaptive is None:
+            return found
+        lacking = shown[:, :-1].isnan().all(1)
+        return torch.where(lacking, of(shown[:, -1:], known[:, -1:]), found)
 
     def _sided(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows scores"]:
         """Two-sided scores as squared distances from the reference's mean, in its deviations."""
@@ -76,6 +103,8 @@ class Calibration:
                 tensors[field] = torch.stack(values)
         header = {"kind": KIND, "format": FORMAT, "run": run}
         header |= {"names": self.names, "seen": self.seen}
+        if self.adaptive is not None:
+            header["adaptive"] = self.adaptive
         save_tensors(path, tensors, header, new=True)
 
     @classmethod
@@ -89,7 +118,9 @@ class Calibration:
             baselines = [
                 Baseline(**{name: t[noise] for name, t in tensors.items()}) for noise in noises
             ]
-            return cls(header["names"], baselines, reference, header["seen"])
+            return cls(
+                header["names"], baselines, reference, header["seen"], header.get("adaptive")
+            )
 
     @property
     def digest(self) -> str:
@@ -133,7 +164,13 @@ def calibrate(
         finite = means.isfinite().all(1)
         bad = next(each for each, fine in zip(reference, finite, strict=True) if not fine)
         raise InputError(f"reference: the model's output is not finite for {bad.text!r}")
-    return Calibration(names, _baselines(norms, positive, located), means, examples.seen)
+    return Calibration(
+        names,
+        _baselines(norms, positive, located),
+        means,
+        examples.seen,
+        worker.settings.adaptive,
+    )
 
 
 def _observe(

@@ -49,7 +49,10 @@ class Job:
         """The block of these prompts."""
         if self.calibration is None:
             raise ValueError("calibration: the job has none yet")
-        return worker.block(prompts, self.calibration.names, self.calibration.baselines)
+        learnt = self.calibration
+        if learnt.gate is not None:
+            return worker.gated_block(prompts, learnt.names, learnt.gate)
+        return worker.block(prompts, learnt.names, learnt.baselines)
 
 
 def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:

@@ -39,13 +39,17 @@ class Result:
     score: str
     threshold: float
 
+    def column(self, name: str) -> np.ndarray:
+        """A column's value of every prompt."""
+        return self.values[:, self.columns.index(name)]
+
     @property
     def deciding(self) -> np.ndarray:
-        return self.values[:, self.columns.index(self.score)]
+        return self.column(self.score)
 
     def of_texts(self, column: str, index: Index) -> np.ndarray:
         """A column's value of every different text."""
-        return self.values[index.first, self.columns.index(column)]
+        return self.column(column)[index.first]
 
     @property
     def flagged(self) -> np.ndarray:
@@ -183,7 +187,7 @@ class Labelled:
 
     def figures(self, result: Result, column: str) -> dict[str, dict[str, Any]]:
         """Detection figures of one score, by label, against all negatives; {} without both."""
-        values = result.values[:, result.columns.index(column)]
+        values = result.column(column)
         negative = self.negative
         return {
             label: {"positives": len(rows), "negatives": len(negative)}

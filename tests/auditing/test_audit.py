@@ -296,6 +296,51 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
     assert outcome.result.score == "discriminant"
 
 
+def test_rows_are_spent_where_the_first_look_is_high(tiny_pipeline, settings, tmp_path) -> None:
+    """Adaptive scores are those of looking at all levels, for the prompts that earn them; the same
+    bits after an interruption."""
+    plain = replace(settings, probe="levels", path=(0.6, 0.3, 0.05), noises=1)
+    adaptive = replace(plain, adaptive=0.3)
+    given = {"reference": REFERENCE, "score": "mean"}
+    every = audit(tiny_pipeline, TEXTS[:30], tmp_path / "every", settings=plain, **given)
+    some = audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", settings=adaptive, **given)
+    assert every is not None
+    assert some is not None
+    parts = ["relative@0.6", "relative@0.3", "relative@0.05"]
+    assert some.result.columns == [*parts, "combined", "mean", "whitened", "likelihood"]
+    full = every.result.values[:, [every.result.columns.index(n) for n in parts]]
+    seen = some.result.values[:, :3]
+    earned = np.isfinite(seen[:, 0])
+    assert 0 < earned.sum() < 30
+    assert some.summary["looked_at_all_levels"] == earned.sum()
+    np.testing.assert_array_equal(seen[:, 2], full[:, 2])
+    np.testing.assert_array_equal(seen[earned], full[earned])
+    assert full[~earned, 2].max() < full[earned, 2].min()
+    means = [x.result.values[earned, x.result.columns.index("mean")] for x in (every, some)]
+    np.testing.assert_array_equal(*means)
+    assert some.summary["not_finite"] == 0
+    assert np.isfinite(some.result.deciding).all()
+    before = bits(tmp_path / "some")
+    (tmp_path / "some" / "blocks" / "block-000001.safetensors").unlink()
+    (tmp_path / "some" / "scores.parquet").unlink()
+    audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", settings=adaptive, batch_size=4, **given)
+    assert bits(tmp_path / "some") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"adaptive": 0.0},
+        {"adaptive": 0.1, "probe": "jump"},
+        {"adaptive": 0.1, "probe": "levels", "path": (0.05,)},
+        {"adaptive": 0.1, "probe": "levels", "path": (0.3, 0.05), "noises": 2},
+    ],
+)
+def test_adaptive_needs_levels_and_one_noise(change: dict) -> None:
+    with pytest.raises(InputError, match="adaptive"):
+        Settings(**change)
+
+
 @pytest.mark.parametrize(
     ("label", "says"), [("x75", "say memorized, none not"), ("x1", "say not memorized, none mem")]
 )

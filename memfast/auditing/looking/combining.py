@@ -34,7 +34,7 @@ def mean(values: Table, known: Known) -> Scores:
 def whitened(values: Table, known: Known) -> Scores:
     """The sum of the standardised logarithms by the inverse of their correlations on references,
     in its deviations there: the best linear score where all are shifted alike."""
-    correlations = torch.corrcoef(_standardised(known, known).T)
+    correlations = torch.atleast_2d(torch.corrcoef(_standardised(known, known).T))
     ones = torch.ones(len(correlations), dtype=torch.float64)
     shrunk = (1 - SHRINKAGE) * correlations + SHRINKAGE * torch.eye(len(ones)).double()
     weights = torch.linalg.solve(shrunk, ones)

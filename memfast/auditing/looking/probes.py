@@ -4,7 +4,7 @@ All prompts share their noises: differences between prompts are due to the promp
 prompt has touched is computed once a run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -39,6 +39,16 @@ class Prediction:
 
     clean: Latents
     noise: Latents
+
+    def __getitem__(self, row: int) -> "Prediction":
+        """One row's, kept apart from the others."""
+        return Prediction(self.clean[row].clone(), self.noise[row].clone())
+
+    @staticmethod
+    def stack(rows: "Sequence[Prediction]") -> "Prediction":
+        """Several rows' as one."""
+        cleans, noises = ([getattr(row, name) for row in rows] for name in ("clean", "noise"))
+        return Prediction(torch.stack(cleans), torch.stack(noises))
 
     def guided(self, empty: "Prediction", scale: float) -> "Prediction":
         """Classifier-free guidance: away from the prediction without a prompt."""
@@ -161,8 +171,20 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
 def levels(scene: Scene, unit: Unit) -> list[Look]:
     """Pure noise, then from there one step to each noise level, with and without the prompts."""
     start = scene.first(unit)
-    steps = ((scene.step(start.prediction, level), level) for level in scene.levels)
-    return [start, *(scene.both(latents, level, unit.conditioning) for latents, level in steps)]
+    return [start, *apart(scene, start.prediction, unit.conditioning, scene.levels)]
+
+
+def at_last_level(scene: Scene, unit: Unit) -> list[Look]:
+    """As `levels`, with the last of them alone."""
+    start = scene.first(unit)
+    return [start, *apart(scene, start.prediction, unit.conditioning, scene.levels[-1:])]
+
+
+def apart(
+    scene: Scene, start: Prediction, conditioning: Conditioning, times: Sequence[Time]
+) -> list[Look]:
+    """The looks one step from `start` at each time."""
+    return [scene.both(scene.step(start, time), time, conditioning) for time in times]
 
 
 def walk(scene: Scene, unit: Unit) -> list[Look]:
@@ -174,6 +196,9 @@ def walk(scene: Scene, unit: Unit) -> list[Look]:
     return looks
 
 
+Looks = Callable[[Scene, Unit], list[Look]]
+
+
 @dataclass(frozen=True)
 class Probe:
     """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost.
@@ -181,7 +206,7 @@ class Probe:
     parts: the noise levels of its looks, where they start anew from pure noise and so are apart.
     """
 
-    looks: Callable[[Scene, Unit], list[Look]]
+    looks: Looks
     looks_made: Callable[[Settings], int]
     rows: Callable[[Settings], int]
     parts: Callable[[Settings], tuple[float, ...]] = lambda settings: ()

@@ -147,4 +147,9 @@ def available(
         "memorized prompts": memorized,
     }
     names = [name for name, score in SCORES.items() if have[score.needs]]
-    return names + [f"{PARTED}{PART}{level:g}" for level in levels if len(levels) > 1]
+    return names + parts(levels)
+
+
+def parts(levels: Sequence[float]) -> list[str]:
+    """The names of the parts at these noise levels, where they are several."""
+    return [f"{PARTED}{PART}{level:g}" for level in levels if len(levels) > 1]

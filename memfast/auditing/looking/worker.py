@@ -12,7 +12,16 @@ from memfast_kernels import Moments
 from torch import Tensor
 
 from memfast.auditing.looking.combining import PART
-from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
+from memfast.auditing.looking.probes import (
+    PROBES,
+    Look,
+    Looks,
+    Prediction,
+    Scene,
+    Unit,
+    apart,
+    at_last_level,
+)
 from memfast.auditing.looking.scores import Baseline, score_of
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
@@ -86,20 +95,54 @@ class Worker:
         truncated = self.driver.truncated([prompt.text for prompt in prompts])
         return Block(scores, truncated, pooled(seen), made_on(self.driver.model))
 
-    def looks(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[list[Look]]]]:
+    def gated_block(self, prompts: Sequence[Prompt], names: Sequence[str], gate: float) -> Block:
+        """The same of the parts of a score: the last of all prompts, and where it exceeds `gate`
+        the others too, NaN elsewhere."""
+        scores = torch.full((len(prompts), 1, len(names)), torch.nan, dtype=torch.float64)
+        seen: list[dict[str, Moments]] = [{}]
+        starts: dict[int, Prediction] = {}
+        for rows, (looks,) in self.looks(prompts, at_last_level):
+            found = score_looks(looks, names[-1:], None)[: len(rows), 0]
+            scores[rows, 0, -1] = found
+            for row in (found > gate).nonzero().flatten().tolist():
+                starts[rows[row]] = looks[0].prediction[row]
+            seen = [pooled([*seen, looks[0].moments or {}])]
+        places = sorted(starts)
+        for part in (
+            places[n : n + self.settings.unit] for n in range(0, len(places), self.settings.unit)
+        ):
+            looks = self._others([prompts[n] for n in part], [starts[n] for n in part])
+            scores[part, 0, :-1] = score_looks(looks, names[:-1], None)[: len(part)]
+        truncated = self.driver.truncated([prompt.text for prompt in prompts])
+        return Block(scores, truncated, seen[0], made_on(self.driver.model))
+
+    @torch.no_grad()
+    def _others(self, prompts: list[Prompt], starts: list[Prediction]) -> list[Look]:
+        """The looks of a unit at all levels but the last, after one look that is not counted."""
+        unit = self._unit(self.driver.prepare([prompt.text for prompt in prompts]))
+        start = Prediction.stack(starts + starts[-1:] * (self.settings.unit - len(starts)))
+        scene = self.scenes[0]
+        looks = apart(scene, start, unit.conditioning, scene.levels[:-1])
+        return [looks[0], *looks]
+
+    def looks(
+        self, prompts: Sequence[Prompt], how: Looks | None = None
+    ) -> Iterator[tuple[list[int], list[list[Look]]]]:
         """(places in `prompts`, looks by noise) for every unit of the prompts: first of those that
         share the audit's noises, then of those that bring a seed.
 
         The looks have `unit` rows, of which those past the places are padding. When memory runs
         out, fewer prompts are held at once and the unit is computed again: units, and so bits,
-        stay. Raises InputError when one unit alone does not fit.
+        stay. how: in place of the probe's looks. Raises InputError when one unit alone does not
+        fit.
         """
+        how = how or self.probe.looks
         for own in (False, True):
             places = [n for n, prompt in enumerate(prompts) if (prompt.seed is not None) == own]
-            yield from self._looks([prompts[place] for place in places], places, own)
+            yield from self._looks([prompts[place] for place in places], places, own, how)
 
     def _looks(
-        self, prompts: list[Prompt], places: list[int], own: bool
+        self, prompts: list[Prompt], places: list[int], own: bool, how: Looks
     ) -> Iterator[tuple[list[int], list[list[Look]]]]:
         if not prompts:
             return
@@ -108,7 +151,7 @@ class Worker:
         while done < total:
             part = slice(done, min(done + self._units_at_once * size, total))
             try:
-                for looks in self._units(prepared[part], prompts[part] if own else None):
+                for looks in self._units(prepared[part], prompts[part] if own else None, how):
                     yield places[done : done + size], looks
                     done = min(done + size, total)
                 continue
@@ -125,14 +168,16 @@ class Worker:
             release(self.driver.device)
 
     @torch.no_grad()
-    def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:
+    def _units(
+        self, prepared: Any, seeded: list[Prompt] | None, how: Looks
+    ) -> Iterator[list[list[Look]]]:
         """The looks of each unit; those of `seeded` prompts under noises of their own."""
         size = self.settings.unit
         starts = range(0, len(prepared), size)
         units = [self._unit(prepared[start : start + size]) for start in starts]
         for start, unit in zip(starts, units, strict=True):
             scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
-            yield [self.probe.looks(scene, unit) for scene in scenes]
+            yield [how(scene, unit) for scene in scenes]
 
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""

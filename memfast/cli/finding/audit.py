@@ -51,6 +51,13 @@ def audit(
             help="Noise levels of settle, jump and levels, falling from 1, such as 0.6,0.3."
         ),
     ] = "0.05",
+    adaptive: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of references whose look at the last level earns the others of probe "
+            "levels, such as 0.05; a prompt gets them where it exceeds theirs."
+        ),
+    ] = None,
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
     fail_over: Annotated[
         float | None, typer.Option(help="Exit with 3 where more than this share is flagged.")
@@ -96,6 +103,7 @@ def audit(
         noises=noises,
         seed=seed,
         path=parse_path(path),
+        adaptive=adaptive,
         walk_steps=walk_steps,
         block_size=block_size,
         unit=unit,
