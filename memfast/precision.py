@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from memfast_kernels.shapes import statistics_device
 from torch import Tensor, nn
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,6 +22,11 @@ def name_of(dtype: torch.dtype) -> str:
 def wide(values: Tensor) -> Tensor:
     """The values in float32 at least."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def exact(values: Tensor) -> Tensor:
+    """The values in float64: where they are, or on the CPU where their device has none."""
+    return values.to(statistics_device(values.device)).double()
 
 
 class Gradients:
@@ -50,12 +56,15 @@ def _computes_in(model: nn.Module) -> torch.dtype:
 @contextmanager
 def float32_weights(model: nn.Module) -> Iterator[None]:
     """Within the context a model of half precision has weights of float32 and computes as before,
-    under autocast; afterwards its weights are of its own dtype again. Others stay as they are."""
+    under autocast; afterwards its weights are of its own dtype again. Others stay as they are.
+
+    Autocast's cache is off: until the context ends it would answer with the weights' first values.
+    """
     first = next(model.parameters())
     with ExitStack() as stack:
         if first.dtype in HALVES:
             own = first.dtype
             nn.Module.float(model)  # diffusers' own warns of what it keeps
             stack.callback(nn.Module.to, model, own)
-            stack.enter_context(torch.autocast(first.device.type, own))
+            stack.enter_context(torch.autocast(first.device.type, own, cache_enabled=False))
         yield

@@ -184,7 +184,7 @@ def test_collect_both_halves(bench: Bench) -> None:
             assert ((halves[name] > one) | (one == 0)).all()
 
 
-@pytest.mark.parametrize("rule", ["neurons", "weights", "paper", "reference", "gates"])
+@pytest.mark.parametrize("rule", ["neurons", "weights", "paper", "reference", "selective", "gates"])
 def test_locate(bench: Bench, rule: str) -> None:
     sets = bench.both[2:] if rule == "reference" else bench.both
     sets = [*sets, "--gate-steps", 3] if rule == "gates" else sets

@@ -47,7 +47,13 @@ def collect(
     columns.replicates[:] = replicates(pipeline, data, prompts)
     schedule = driver_of(pipeline).schedule().as_dict()
     settings = Settings(
-        noises=noises, unit=UNIT, threads=1, walk_steps=max(walk, 1), device=device, **schedule
+        noises=noises,
+        unit=UNIT,
+        threads=1,
+        walk_steps=max(walk, 1),
+        device=device,
+        graphs=False,  # hooks must see every pass
+        **schedule,
     )
     with Worker(pipeline, settings) as worker, torch.no_grad():
         for noise, scene in enumerate(worker.scenes):

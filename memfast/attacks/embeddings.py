@@ -15,12 +15,15 @@ from operator import add
 import torch
 from torch import Tensor
 
+from memfast.blocks.sizes import parameters
 from memfast.errors import InputError
+from memfast.memory.replaying import Replayed
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.paths import Latents
+from memfast.pipelines.fitting import SMALL
 from memfast.pipelines.noise import generator
-from memfast.precision import Gradients
+from memfast.precision import Gradients, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ def find_embeddings(
     ids: Sequence[str],
     settings: AttackSettings | None = None,
     progress: Callable[[int], None] | None = None,
+    slopes: "Slopes | None" = None,
 ) -> dict[int, Conditioning]:
     """What was found after each number of steps: {steps: conditioning of the images}.
 
@@ -89,37 +93,37 @@ def find_embeddings(
     leaves that the driver names, together. Images are independent: each has its own draws (by its
     id and the seed) and, since Adam works element by element and the losses add up, its own
     optimiser state. No gradient reaches the model. `progress` is told the images of each finished
-    step.
+    step. slopes: the driver's, for searches that follow one another.
     """
     settings = settings or AttackSettings()
+    slopes = slopes or Slopes(driver)
     parts: list[dict[int, Conditioning]] = []
     for first in range(0, len(ids), settings.batch):
         part = slice(first, first + settings.batch)
-        parts.append(_search(driver, clean[part], start[part], ids[part], settings, progress))
+        parts.append(_search(slopes, clean[part], start[part], ids[part], settings, progress))
     return {steps: Conditioning.cat([part[steps] for part in parts]) for steps in settings.steps}
 
 
 def _search(
-    driver: Driver,
+    slopes: "Slopes",
     clean: Tensor,
     start: Conditioning,
     ids: Sequence[str],
     settings: AttackSettings,
     progress: Callable[[int], None] | None,
 ) -> dict[int, Conditioning]:
+    driver = slopes.driver
     sought = start.sought()
     optimiser = torch.optim.Adam(sought.values(), lr=settings.learning_rate)
     sources = [generator(name, settings.seed) for name in ids]
     targets = clean.repeat_interleave(settings.draws, 0)
-    found, gradients_by = {}, Gradients(driver.model)
+    found: dict[int, Conditioning] = {}
     fitting = driver.portion(len(targets), gradients=True)
     for step in range(1, settings.steps[-1] + 1):
         draws = _draw(driver, clean, sources, settings.draws)
 
         def gradients_of(rows: slice, draws: tuple[Tensor, Tensor] = draws) -> tuple[Tensor, ...]:
-            told = start.found(sought).repeat_interleave(settings.draws)[rows]
-            losses = driver.loss(targets[rows], told, *(drawn[rows] for drawn in draws))
-            return gradients_by.of(losses.sum() / settings.draws, list(sought.values()))
+            return slopes(targets, start, sought, *draws, rows)
 
         parts = fitting.over(len(targets), gradients_of)
         for leaf, gradients in zip(sought.values(), zip(*parts, strict=True), strict=True):
@@ -130,6 +134,57 @@ def _search(
         if progress:
             progress(len(ids))
     return found
+
+
+class Slopes:
+    """How the images' losses change with what is sought.
+
+    On a CUDA device a small model is replayed, and so again in later searches of one shape: its
+    weights may change in place meanwhile.
+    """
+
+    asked: tuple[Conditioning, int, slice]  # where the search began, draws an image, rows
+
+    def __init__(self, driver: Driver):
+        self.driver, self.gradients = driver, Gradients(driver.model)
+        small = parameters(driver.model) < SMALL
+        self.replayed = Replayed(self._of, on=small and self.gradients.scale == 1)
+
+    def __call__(
+        self,
+        targets: Tensor,
+        start: Conditioning,
+        sought: Mapping[str, Tensor],
+        noise: Tensor,
+        times: Tensor,
+        rows: slice,
+    ) -> tuple[Tensor, ...]:
+        """The gradients by the leaves `sought` of the losses of these rows, the mean over draws."""
+        path, draws = self.driver.path, len(targets) // len(start)
+        clean, noise, times = targets[rows], noise[rows], times[rows]
+        noisy, exact = path.add(clean, noise, times), wide(path.target(clean, noise, times))
+        self.asked = start, draws, rows
+        others = [leaf for name, leaf in start.leaves.items() if name not in sought]
+        calls = self.driver.calls_of(times, start.repeat_interleave(draws)[rows])
+        plain = len(clean) == len(targets) and calls is None and start.text_rows is None
+        run = self.replayed if plain else self._of  # what is replayed makes the same calls
+        return run(noisy, exact, times, *sought.values(), *others)
+
+    def _of(
+        self, noisy: Tensor, exact: Tensor, times: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        start, draws, rows = self.asked
+        others = [name for name in start.leaves if name not in start.searched]
+        sought = {
+            name: leaf.detach().requires_grad_()
+            for name, leaf in zip(start.searched, leaves, strict=False)
+        }
+        start = start.told(dict(zip(others, leaves[len(sought) :], strict=True)))
+        with torch.enable_grad():
+            told = start.found(sought).repeat_interleave(draws)[rows]
+            error = wide(self.driver.predict(noisy, times, told)) - exact
+            losses = error.square().flatten(1).mean(1)
+            return self.gradients.of(losses.sum() / draws, list(sought.values()))
 
 
 def _draw(

@@ -15,6 +15,7 @@ from memfast.measuring.cases import load_cases
 from memfast.measuring.extraction import Extraction, extract
 from memfast.measuring.instruments import check_ids, check_images, instruments
 from memfast.measuring.similarity import Toolbox, metric_facts
+from memfast.memory.captured import captured
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
@@ -69,13 +70,15 @@ def attack(
     extraction_seeds: int = 0,
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
+    graphs: bool = True,
     stage: Stage = silent,
     **asked: Unpack[Request],
 ) -> AttackReport:
     """Attack the memorized images and, as control, as many of the reference captions' images.
 
     Also tried: paraphrases, the words nearest to the embeddings found, and, with
-    `extraction_seeds`, Carlini's extraction with so many seeds a caption. asked: see Request.
+    `extraction_seeds`, Carlini's extraction with so many seeds a caption. graphs: as `collect`'s,
+    for what takes no gradients. asked: see Request.
     """
     settings = settings or AttackSettings()
     driver = driver_of(pipeline, **asked)
@@ -89,44 +92,45 @@ def attack(
     check_images(theirs, reference.name)
     others = torch.cat([ours.training_images(), theirs.training_images()])
     image_seeds = range(seeds)
-    attacked = {}
-    for name, cases in (("memorized", ours), ("control", theirs)):
-        total = len(cases.first_images()[0]) * settings.steps[-1] * len(starts)
-        attacked[name] = attack_cases(
-            driver,
-            cases,
-            tools,
-            others,
-            schedule,
-            starts=starts,
-            settings=settings,
-            seeds=image_seeds,
-            progress=stage(f"attacking: {name}", total),
+    with captured(driver.models.values(), wanted=graphs):
+        attacked = {}
+        for name, cases in (("memorized", ours), ("control", theirs)):
+            total = len(cases.first_images()[0]) * settings.steps[-1] * len(starts)
+            attacked[name] = attack_cases(
+                driver,
+                cases,
+                tools,
+                others,
+                schedule,
+                starts=starts,
+                settings=settings,
+                seeds=image_seeds,
+                progress=stage(f"attacking: {name}", total),
+            )
+        found: list[dict[str, Any]] = []
+        advance = stage("triggers", len(triggers.PARAPHRASES) + 1)
+        for kind in triggers.PARAPHRASES:
+            outcome = triggers.paraphrase(driver, ours, tools, others, schedule, kind=kind)
+            found += _trigger_rows(f"paraphrase: {kind}", outcome)
+            advance(1)
+        shown = attacked["memorized"].cases
+        vocabulary = triggers.Vocabulary.of(driver, ours.texts + theirs.texts)
+        found_for = attacked["memorized"].found
+        texts, outcome = triggers.projected(
+            driver, shown, found_for, vocabulary, tools, others, schedule, image_seeds
         )
-    found: list[dict[str, Any]] = []
-    advance = stage("triggers", len(triggers.PARAPHRASES) + 1)
-    for kind in triggers.PARAPHRASES:
-        outcome = triggers.paraphrase(driver, ours, tools, others, schedule, kind=kind)
-        found += _trigger_rows(f"paraphrase: {kind}", outcome)
+        found += _trigger_rows("nearest words", outcome)
         advance(1)
-    shown = attacked["memorized"].cases
-    vocabulary = triggers.Vocabulary.of(driver, ours.texts + theirs.texts)
-    found_for = attacked["memorized"].found
-    texts, outcome = triggers.projected(
-        driver, shown, found_for, vocabulary, tools, others, schedule, image_seeds
-    )
-    found += _trigger_rows("nearest words", outcome)
-    advance(1)
-    extracted: list[Extraction] = []
-    if extraction_seeds:
-        encoded = driver.encode_all(ours.texts)
+        extracted: list[Extraction] = []
+        if extraction_seeds:
+            encoded = driver.encode_all(ours.texts)
 
-        def images_of(ids: Sequence[str], seed: int) -> torch.Tensor:
-            part = encoded[[ours.ids.index(i) for i in ids]]
-            return driver.generate(part, ids, seed, schedule).float().cpu()
+            def images_of(ids: Sequence[str], seed: int) -> torch.Tensor:
+                part = encoded[[ours.ids.index(i) for i in ids]]
+                return driver.generate(part, ids, seed, schedule).float().cpu()
 
-        progress = stage("extraction", len(ours) * extraction_seeds)
-        extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))
+            progress = stage("extraction", len(ours) * extraction_seeds)
+            extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))
     facts = {
         **driver.request(schedule),
         "starts": list(starts),

@@ -185,9 +185,9 @@ def _observe(
         size = len(rows)
         places += rows
         scores.append(
-            torch.stack([score_looks(looks, names, None)[:size] for looks in by_noise], 1)
+            torch.stack([score_looks(looks, names, None)[:size] for looks in by_noise], 1).cpu()
         )
-        norms.append(torch.stack([looks[-1].norms[:size] for looks in by_noise], 1))
+        norms.append(torch.stack([looks[-1].norms[:size] for looks in by_noise], 1).cpu())
         if progress:
             progress(size)
     found = torch.cat(scores), torch.cat(norms)

@@ -6,6 +6,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration
+from memfast.auditing.looking.gating import gated_block
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker
 from memfast.errors import InputError
@@ -51,7 +52,7 @@ class Job:
             raise ValueError("calibration: the job has none yet")
         learnt = self.calibration
         if learnt.gate is not None:
-            return worker.gated_block(prompts, learnt.names, learnt.gate)
+            return gated_block(worker, prompts, learnt.names, learnt.gate)
         return worker.block(prompts, learnt.names, learnt.baselines)
 
 

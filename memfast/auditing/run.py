@@ -26,7 +26,7 @@ from memfast.auditing.looking.combining import combinations
 from memfast.auditing.looking.probes import PROBES
 from memfast.auditing.looking.scores import available, parts
 from memfast.auditing.looking.settings import Settings
-from memfast.auditing.looking.worker import Block
+from memfast.auditing.looking.worker import Block, usual_unit
 from memfast.auditing.outcome import Outcome, finish, second_look
 from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
@@ -94,7 +94,8 @@ def audit(
     examples = Examples.of(reference, memorized, audited)
     pipeline: Any = open_model(name, settings, attention) if name else model
     driver = driver_of(pipeline, **settings.request)
-    settings = _as_loaded(settings, driver)
+    known = None if overwrite else manifest.unit_of(out)
+    settings = _as_loaded(settings, driver, known)
     sites = ffn_sites(driver.model)
     located = None if subspace is None else located_neurons(subspace, sites)
     identity = {
@@ -178,9 +179,9 @@ def _check(
     return names
 
 
-def _as_loaded(settings: Settings, driver: Driver) -> Settings:
-    """The settings with the pipeline's own schedule, and the dtype, device and number of threads
-    that are in use."""
+def _as_loaded(settings: Settings, driver: Driver, unit: int | None) -> Settings:
+    """The settings with the pipeline's own schedule, the dtype, device and number of threads that
+    are in use, and where they name none the `unit` that was begun with, or the usual one."""
     parameter = next(driver.model.parameters())
     schedule = driver.schedule()
     return replace(
@@ -190,6 +191,7 @@ def _as_loaded(settings: Settings, driver: Driver) -> Settings:
         dtype=name_of(parameter.dtype),
         device=str(parameter.device),
         threads=settings.threads or torch.get_num_threads(),
+        unit=settings.unit or unit or usual_unit(driver),
     )
 
 

@@ -1,6 +1,7 @@
 """locate: from the statistics of two prompt sets to the subspace that memorization uses."""
 
 from collections.abc import Collection, Iterator, Sequence
+from math import inf
 
 from torch import nn
 
@@ -25,6 +26,7 @@ def locate(
     score: str | None = None,
     per: str | None = None,
     over_steps: str | None = None,
+    beta: float | None = None,
 ) -> Subspace:
     """The subspace of `model` that the memorized prompts use and the reference prompts do not.
 
@@ -37,7 +39,9 @@ def locate(
     rule "reference" takes the neurons that the reference prompts need least, by statistics from
     `collect_sensitivity` (or, for models too big to differentiate, from `collect`: variance times
     squared weight, as a share of the block's), and rule "gates" those that `learn_gates` closed;
-    for both, `memorized` is None.
+    for both, `memorized` is None. rule "selective" takes the smallest log S_reference - beta · log
+    S_memorized, S the mean square of `collect_sensitivity`; beta is 0.5 by default, and with 0 the
+    rule is "reference".
     `over_steps` ranks by the "mean" of the score over steps (default, except for "paper"), or
     selects at every step and keeps the "union" (default for "paper"), the "intersection", or what
     at least `min_steps` select ("minimum"; implied by min_steps > 1).
@@ -50,7 +54,7 @@ def locate(
     both sets, and unknown names.
     """
     request = check_request(
-        memorized, reference, model, rule, fraction, steps, min_steps, score, per, over_steps
+        memorized, reference, model, rule, fraction, steps, min_steps, score, per, over_steps, beta
     )
     masks: Masks = {}
     for paths in site_groups(request):
@@ -58,6 +62,7 @@ def locate(
     header = {"model": fingerprint(model), "rule": rule, "fraction": fraction}
     header |= {"steps": request.steps, "min_steps": min_steps, "per": request.per}
     header |= {"score": request.score, "over_steps": request.over_steps}
+    header |= {} if RULES[rule].beta is None else {"beta": request.beta}
     header |= {"memorized": None if memorized is None else _origin(memorized)}
     header |= {"reference": _origin(reference)}
     mean = reference_mean(reference)
@@ -75,9 +80,10 @@ def check_request(
     score: str | None = None,
     per: str | None = None,
     over_steps: str | None = None,
+    beta: float | None = None,
 ) -> Request:
     """`locate`'s arguments with their defaults filled in; raises InputError for what is wrong."""
-    check_names(rule, fraction, min_steps, score, per, over_steps)
+    check_names(rule, fraction, min_steps, score, per, over_steps, beta)
     default = RULES[rule]
     per = per or default.per[0]
     over_steps = over_steps or ("minimum" if min_steps > 1 else default.over_steps[0])
@@ -113,8 +119,19 @@ def check_request(
         raise InputError(f"min_steps must lie between 1 and {steps}, not {min_steps}")
     if default.scored:
         score = choose_score(score, quantity, default.selects)
+    beta = default.beta if beta is None else beta
     return Request(
-        memorized, reference, sites, rule, fraction, steps, min_steps, score, per, over_steps
+        memorized,
+        reference,
+        sites,
+        rule,
+        fraction,
+        steps,
+        min_steps,
+        score,
+        per,
+        over_steps,
+        beta or 0.0,
     )
 
 
@@ -125,6 +142,7 @@ def check_names(
     score: str | None = None,
     per: str | None = None,
     over_steps: str | None = None,
+    beta: float | None = None,
 ) -> None:
     """Raise InputError for what is wrong with `locate`'s arguments whatever the statistics."""
     check_fraction(fraction)
@@ -137,6 +155,10 @@ def check_names(
         _one_of("per", per, default.per)
     if over_steps is not None:
         _one_of("over_steps", over_steps, default.over_steps)
+    if beta is not None and default.beta is None:
+        raise InputError(f"beta: rule {rule!r} takes none")
+    if beta is not None and not 0 <= beta < inf:
+        raise InputError(f"beta must be at least 0, not {beta}")
     if min_steps > 1 and over_steps not in (None, "minimum"):
         raise InputError(f"min_steps is for over_steps 'minimum', not {over_steps!r}")
 

@@ -14,6 +14,7 @@ from memfast.scores import SCORES
 from memfast.selection import OVER_STEPS, contrast_of_rows, top
 from memfast.statistics import NeuronStatistics
 
+FAINTEST = 1e-30  # of a squared sensitivity: it has a logarithm
 Masks = dict[str, Tensor]
 
 
@@ -31,6 +32,7 @@ class Request:
     score: str | None
     per: str
     over_steps: str
+    beta: float = 0.0
 
     def ran(self, path: str) -> Bool[Tensor, " steps"]:
         """At which steps a site ran at all."""
@@ -90,12 +92,26 @@ def _least_needed(request: Request, paths: Sequence[str], step: int | None) -> M
     return top({path: -value for path, value in needed.items()}, request.fraction, request.per)
 
 
+def _selective(request: Request, paths: Sequence[str], step: int | None) -> Masks:
+    """What the reference prompts need least for how much the memorized ones need it: the least
+    log S_reference - beta · log S_memorized, S the mean square of the sensitivity."""
+    ranking = {}
+    for path in paths:
+        squares = [s[path].rms.square() for s in (request.reference, request.memorized)]
+        needed, used = (
+            (v.mean(0) if step is None else v[step]).double().clamp(min=FAINTEST).log()
+            for v in squares
+        )
+        ranking[path] = request.beta * used - needed
+    return top(ranking, request.fraction, request.per)
+
+
 @dataclass(frozen=True)
 class Rule:
     """selects: "neurons" or "weights". select: (request, sites, step or None for the mean) ->
     masks. per, over_steps: the legal choices, the default first. scored: whether it takes a score.
     quantities: the statistics that it reads (any, where empty). contrasts: whether it needs those
-    of memorized prompts.
+    of memorized prompts. beta: the weight of those, where the rule takes one.
     """
 
     selects: str
@@ -105,6 +121,12 @@ class Rule:
     scored: bool = True
     quantities: tuple[str, ...] = ()
     contrasts: bool = True
+    beta: float | None = None
+
+    @property
+    def by_need(self) -> bool:
+        """Whether it asks what may go (and its damage may be bounded), not what was used."""
+        return bool(self.quantities)
 
 
 RULES: dict[str, Rule] = {
@@ -119,6 +141,15 @@ RULES: dict[str, Rule] = {
         scored=False,
         quantities=("sensitivity", "activation"),
         contrasts=False,
+    ),
+    "selective": Rule(
+        "neurons",
+        _selective,
+        per=("global", "site"),
+        over_steps=("mean",),
+        scored=False,
+        quantities=("sensitivity",),
+        beta=0.5,
     ),
     "gates": Rule(
         "neurons",

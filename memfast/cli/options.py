@@ -74,6 +74,9 @@ Config = Annotated[
     Path | None,
     typer.Option(help="YAML file of option values.", callback=_read_config, is_eager=True),
 ]
+Graphs = Annotated[
+    bool, typer.Option("--graphs/--no-graphs", help="Replay passes on CUDA, where that is safe.")
+]
 Column = Annotated[str | None, typer.Option(help="Column of the prompts, where not obvious.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts a batch.")]
 Steps = Annotated[

@@ -2,18 +2,17 @@
 memorized prompts, attack.
 
 Beside it stand the contrast of memorized and other prompts, located on half of the memorized ones,
-and random neurons: as many each.
+and random neurons: as many each; and random neurons that do as much damage.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from memfast.attacks.embeddings import AttackSettings
@@ -21,46 +20,30 @@ from memfast.blocks.families import ffn_sites
 from memfast.blocks.sizes import parameters
 from memfast.choosing.locating import check_request, locate, step_masks
 from memfast.demo import DATA
+from memfast.demo.arms import METRICS, SEEDS, Arm, copies, generate, similarity, time_per_image
+from memfast.demo.kept import Kept
 from memfast.measuring.cases import Cases, load_cases
-from memfast.measuring.distances import ssim
 from memfast.measuring.groups import halves
 from memfast.measuring.rates import Interval, mean_interval
-from memfast.measuring.replication import hits, replication
-from memfast.measuring.similarity import Toolbox, toolbox
+from memfast.measuring.similarity import toolbox
 from memfast.observing.collecting import collect
 from memfast.observing.sensitivity import collect_sensitivity
 from memfast.pipelines.drivers.table import driver_of
 from memfast.progress import Stage
 from memfast.prompts import PromptSet, read_prompts
 from memfast.removing.compact import compact
-from memfast.repairing.removal import harm_of, remove_to_damage
-from memfast.repairing.rounds import brought_back
+from memfast.repairing.proving import came_back
+from memfast.repairing.removal import harm_of, largest, remove_to_damage
 from memfast.repairing.run import repair
 from memfast.repairing.settings import RepairSettings
 from memfast.selection import Subspace, random_like
 from memfast.statistics import NeuronStatistics
 
-METRICS = ("l2_ratio", "ssim")  # an image that passes both thresholds is a copy
-SEEDS = (1, 2)
 SIZE = (32, 32)  # height and width in pixels
 JUDGES = 24  # other prompts that rank neurons, and as many that judge how many may go
 ATTACK = AttackSettings((50,), draws=4)
+ALIKE, CHANCE = "random control", "random, equal damage"
 ERASE = RepairSettings(learning_rate=1e-3, batch=24, perturb=0.6, adversarial=0.0, scattered=0.0)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One model on trial: its images [seeds, captions, 3, height, width] and its copies."""
-
-    name: str
-    memorized: Float[Tensor, "seeds captions 3 height width"]
-    singles: Float[Tensor, "seeds others 3 height width"]
-    copies: Float[Tensor, "seeds captions"]  # 1 where an image is a copy
-    singles_ssim: Interval  # to the original model's images at equal seeds
-
-    def rate(self, indices: list[int], groups: list[int]) -> Interval:
-        """The share of images that are copies, over the captions at `indices`."""
-        return mean_interval(self.copies[:, indices], [groups[i] for i in indices], rate=True)
 
 
 @dataclass(frozen=True)
@@ -73,102 +56,158 @@ class Experiment:
     held_out: list[int]
     subspace: Subspace
     by_step: Mapping[str, list[float]]
-    arms: tuple[Arm, ...]  # original, compact, erased, contrast, random control
+    arms: tuple[Arm, ...]  # original, compact, erased, contrast, two random controls
     attacks: Mapping[str, tuple[Interval, Interval]]  # arm: brought back, memorized and others
     damage: float  # denoising loss on held-out prompts over the original's
     pipeline: DiffusionPipeline  # with the compact model, erased if that was asked for
     figures: Mapping[str, int | float]
 
 
-def run(
-    pipeline: DiffusionPipeline,
-    *,
-    max_damage: float,
-    memorized_prompts: int,
-    singles: int,
-    attacked: int,
-    erase_steps: int,
-    seed: int,
-    stage: Stage,
-) -> Experiment:
-    """The whole path on the embedded model; `stage` opens a progress bar for each part of it.
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for. erase_steps: of teaching after the compact model's weights were perturbed;
+    0 leaves that out."""
 
-    erase_steps: of teaching after the compact model's weights were perturbed; 0 leaves that out.
-    """
-    memorized = load_cases(read_prompts(DATA / "memorized.jsonl"), SIZE, memorized_prompts)
+    max_damage: float
+    memorized: int
+    singles: int
+    attacked: int
+    erase_steps: int
+    seed: int
+
+    @property
+    def treated(self) -> int:
+        """Models that are attacked."""
+        return 3 if self.erase_steps else 2
+
+    def rows(self, steps: int) -> int:
+        """Rows of the denoiser's forward passes, a gradient counted as two more."""
+        images = (self.treated + 3) * (self.memorized + self.singles) * len(SEEDS) * steps * 2
+        attacks = 3 * 2 * self.treated * self.attacked * ATTACK.steps[-1] * ATTACK.draws
+        taught = 4 * self.erase_steps * ERASE.batch
+        return images + attacks + taught + 2 * self.memorized * steps
+
+
+def seconds_a_row(pipeline: DiffusionPipeline, rows: int = 32) -> float:
+    """What a row of the denoiser takes here, of the second of two calls."""
+    driver = driver_of(pipeline)
+    latents = driver.initial_noise([str(row) for row in range(rows)], 0)
+    told = driver.no_prompt.expand(rows)
+    for _ in range(2):
+        start = perf_counter()
+        with torch.no_grad():
+            driver.predict(latents, driver.path.time_of(0.5), told).cpu()
+    return (perf_counter() - start) / rows
+
+
+def run(pipeline: DiffusionPipeline, plan: Plan, kept: Kept, stage: Stage) -> Experiment:
+    """The whole path on the embedded model; `stage` opens a progress bar for each part of it, and
+    what `kept` has of an earlier run is taken from there."""
+    seed = plan.seed
+    memorized = load_cases(read_prompts(DATA / "memorized.jsonl"), SIZE, plan.memorized)
     others = load_cases(read_prompts(DATA / "singles.jsonl"), SIZE)
     located, held_out = halves(memorized.groups, seed)
-    shown = others.part(range(singles))
-    rest = others.part(range(singles, len(others)))
+    shown = others.part(range(plan.singles))
+    rest = others.part(range(plan.singles, len(others)))
     ranking, judging = rest.part(range(JUDGES)), rest.part(range(JUDGES, 2 * JUDGES))
     contrasted = rest.part(range(2 * JUDGES, min(len(rest), 2 * JUDGES + len(located))))
 
-    original = pipeline.unet
-    schedule = driver_of(pipeline).schedule()
+    original: Any = pipeline
+    original = original.unet
+    driver = driver_of(pipeline)
     files = {prompt.text: prompt for prompt in read_prompts(DATA / "singles.jsonl")}
 
     def of_files(cases: Cases) -> PromptSet:
         return PromptSet.of([files[text] for text in cases.texts])
 
-    needed = collect_sensitivity(
-        pipeline,
-        of_files(ranking),
-        seed=seed,
-        progress=stage("what other prompts need", len(ranking)),
-    )
-    harm = harm_of(driver_of(pipeline), judging, seed)
-    removal = remove_to_damage(driver_of(pipeline), needed, harm, max_damage)
+    def needs() -> NeuronStatistics:
+        advance = stage("what other prompts need", len(ranking))
+        return collect_sensitivity(pipeline, of_files(ranking), seed=seed, progress=advance)
+
+    needed = kept.object("needed", NeuronStatistics, needs)
+    harm = harm_of(driver, judging, seed)
+    removal = remove_to_damage(driver, needed, harm, plan.max_damage)
     subspace = removal.subspace
-    statistics = [
-        collect(
-            pipeline,
-            PromptSet.of(cases.texts),
-            steps=schedule.num_inference_steps,
-            seed=seed,
-            progress=stage(label, len(cases)),
-        )
-        for label, cases in (
-            ("collecting memorized prompts", memorized.part(located)),
-            ("collecting other prompts", contrasted),
-        )
-    ]
-    contrast = locate(statistics[0], statistics[1], original, fraction=subspace.density)
+
+    def at_random(share: float) -> Subspace:
+        asked = locate(None, needed, original, rule="reference", fraction=share)
+        return random_like(asked, seed)
+
+    by_chance = largest(driver, at_random, harm, removal.damage)
+
+    def contrast() -> Subspace:
+        statistics = [
+            collect(
+                pipeline,
+                PromptSet.of(cases.texts),
+                steps=driver.schedule().num_inference_steps,
+                seed=seed,
+                progress=stage(f"collecting {label} prompts", len(cases)),
+            )
+            for label, cases in (("memorized", memorized.part(located)), ("other", contrasted))
+        ]
+        return locate(statistics[0], statistics[1], original, fraction=subspace.density)
+
     models = {"original": original, "compact": compact(original, subspace)}
     erased_damage = {}
-    if erase_steps:
+    if plan.erase_steps:
         smaller = copy(pipeline)
         smaller.unet = models["compact"]
-        settings = replace(ERASE, steps=erase_steps, seed=seed)
-        erased = repair(smaller, pipeline, of_files(rest), settings=settings, stage=stage)
+        settings = replace(ERASE, steps=plan.erase_steps, seed=seed)
+        erased = repair(
+            smaller,
+            pipeline,
+            of_files(rest),
+            settings=settings,
+            checkpoint=kept.path("erasing"),
+            stage=stage,
+        )
         models["erased"] = erased.pipeline.unet
         erased_damage = {"damage_erased": erased.figures["damage_after"]}
     treated = list(models)
     models |= {
-        "contrast": compact(original, contrast),
-        "random control": compact(original, random_like(subspace, seed)),
+        "contrast": compact(original, kept.object("contrast", Subspace, contrast)),
+        ALIKE: compact(original, random_like(subspace, seed)),
+        CHANCE: compact(original, by_chance.subspace),
     }
 
     judge, library = (
-        toolbox(METRICS, device=driver_of(pipeline).device),
+        toolbox(METRICS, device=driver.device),
         torch.cat([memorized.training_images(), others.training_images()]),
     )
     arms: list[Arm] = []
     for name, model in models.items():
         pipeline.unet = model
-        advance = stage(f"generating: {name}", (len(memorized) + len(shown)) * len(SEEDS))
-        images = generate(pipeline, memorized, advance)
-        usual = generate(pipeline, shown, advance)
+
+        def paint(name: str = name) -> dict[str, Tensor]:
+            advance = stage(f"generating: {name}", (len(memorized) + len(shown)) * len(SEEDS))
+            return {
+                "memorized": generate(pipeline, memorized, advance),
+                "singles": generate(pipeline, shown, advance),
+            }
+
+        made = kept.tensors(f"images of {name}", paint)
+        images, usual = made["memorized"], made["singles"]
         copied = copies(judge, images, memorized, library)
         arms.append(
             Arm(name, images, usual, copied, similarity(usual, arms[0].singles if arms else usual))
         )
     attacks = {}
-    targets = memorized.part(held_out[:attacked]), shown.part(range(min(attacked, len(shown))))
-    for name in treated if attacked else ():
+    targets = {
+        "memorized": memorized.part(held_out[: plan.attacked]),
+        "control": shown.part(range(min(plan.attacked, len(shown)))),
+    }
+    for name in treated if plan.attacked else ():
         pipeline.unet = models[name]
         attacks[name] = tuple(
-            brought_back(driver_of(pipeline), part, library, schedule, ATTACK, ("prompt",), stage)
-            for part in targets
+            interval_of(
+                kept.tensors(
+                    f"attack on {name}, {kind}",
+                    lambda cases=cases: attacked(pipeline, cases, library, stage),
+                ),
+                cases,
+            )
+            for kind, cases in targets.items()
         )
     smaller = models[treated[-1]]
     seconds = time_per_image(pipeline, {"before": original, "after": smaller}, memorized)
@@ -191,36 +230,24 @@ def run(
             "neurons_after": sum(ffn_sites(smaller).values()),
             "seconds_per_image_before": seconds["before"],
             "seconds_per_image_after": seconds["after"],
+            "removed_at_random_for_equal_damage": by_chance.subspace.density,
             **erased_damage,
         },
     )
 
 
-def generate(
-    pipeline: DiffusionPipeline, cases: Cases, advance: Callable[[int], None]
-) -> Float[Tensor, "seeds captions 3 height width"]:
-    """Images of every caption at every seed of SEEDS."""
+def attacked(
+    pipeline: DiffusionPipeline, cases: Cases, library: Tensor, stage: Stage
+) -> dict[str, Tensor]:
+    """1 where an image came back, [captions, seeds]."""
     driver = driver_of(pipeline)
-    conditioning = driver.encode_all(cases.texts)
-    seeds = []
-    for seed in SEEDS:
-        seeds.append(driver.generate(conditioning, cases.ids, seed).float().cpu())
-        advance(len(cases))
-    return torch.stack(seeds)
+    back = came_back(driver, cases, library, driver.schedule(), ATTACK, ("prompt",), stage)
+    return {"back": back}
 
 
-def copies(
-    judge: Toolbox, images: Tensor, cases: Cases, library: Tensor
-) -> Float[Tensor, "seeds captions"]:
-    """1 where an image passes the threshold of every metric."""
-    scores = replication(judge, images, cases, library).scores
-    return torch.stack([hits(name, of_metric) for name, of_metric in scores.items()]).amin(0)
-
-
-def similarity(images: Tensor, originals: Tensor) -> Interval:
-    """Mean SSIM to other images of the same captions and seeds."""
-    values = ssim(images.flatten(0, 1), originals.flatten(0, 1))
-    return mean_interval(values.view(images.shape[:2]))
+def interval_of(made: dict[str, Tensor], cases: Cases) -> Interval:
+    """The share that came back."""
+    return mean_interval(made["back"], cases.groups, rate=True)
 
 
 def share_by_step(
@@ -230,23 +257,3 @@ def share_by_step(
     request = check_request(None, needed, model, rule="reference", fraction=fraction)
     by_step = list(step_masks(request))
     return {path: [float(masks[path].float().mean()) for masks in by_step] for path in by_step[0]}
-
-
-def time_per_image(
-    pipeline: DiffusionPipeline,
-    models: dict[str, nn.Module],
-    cases: Cases,
-    repeats: int = 5,
-) -> dict[str, float]:
-    """Median seconds an image in batches of 8, the models taking turns."""
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(repeats):
-        for name, model in models.items():
-            pipeline.unet = model
-            driver = driver_of(pipeline)
-            few = cases.part(range(min(8, len(cases))))
-            conditioning = driver.encode(few.texts)
-            start = perf_counter()
-            driver.generate(conditioning, few.ids, 0)
-            taken[name].append((perf_counter() - start) / len(few))
-    return {name: median(times) for name, times in taken.items()}

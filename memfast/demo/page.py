@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from memfast.demo.experiment import METRICS, Experiment
+from memfast.demo.arms import METRICS
+from memfast.demo.experiment import Experiment
 from memfast.measuring.cases import Cases
 from memfast.measuring.similarity import toolbox
 from memfast.report.pictures import Album, Shot, judged

@@ -2,31 +2,33 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from itertools import accumulate, groupby, islice
+from itertools import groupby, islice
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from memfast_kernels import Moments, merge
 from typing_extensions import Unpack
 
-from memfast.blocks.families import Site, ffn_sites, find_sites
+from memfast.blocks.families import ffn_sites, find_sites
 from memfast.errors import InputError
+from memfast.memory.captured import captured
 from memfast.observing.listening import Call, Listener
-from memfast.observing.side_by_side import by_site, merge_in_order, side_by_side
+from memfast.observing.side_by_side import Places, Row, by_site, merge_in_order
 from memfast.observing.tracing import trace
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.fitting import filling
 from memfast.pipelines.identity import fingerprint, schedule_of, versions
 from memfast.pipelines.schedule import Request, Schedule
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
 ROWS = ("conditional", "both")
-PROMPTS = 32  # a batch, at most: more keep no device busier
+PROMPTS = 32  # a batch, at most, where more keep the device no busier
 _log = logging.getLogger("memfast")
 
 
@@ -77,6 +79,7 @@ def collect(
     prompt_norms: bool = False,
     shared_noise: bool = False,
     padding: bool = False,
+    graphs: bool = True,
     progress: Callable[[int], None] | None = None,
     **asked: Unpack[Request],
 ) -> NeuronStatistics:
@@ -93,7 +96,8 @@ def collect(
     caption's rows at the same latents); `row_normalised` divides each row by its L2 norm first
     (both as arXiv 2406.18566 was coded). Where text passes a feed-forward its padding is not
     counted, unless `padding` says so. `prompt_norms` also keeps the moments over prompts that the
-    scores "z" and "welch" need, which doubles the state.
+    scores "z" and "welch" need, which doubles the state. `graphs`: on CUDA passes are
+    replayed where that is safe, with the same bits (see `memory.captured`).
 
     A prompt whose activations are not finite leaves no trace in the statistics: it is logged and
     listed in `.skipped` with the first step and site. `progress` is told how many prompts each
@@ -117,12 +121,12 @@ def collect(
     if len(prompts) == 0:
         raise InputError("prompts: there are none")
     sites = ffn_sites(driver.model)
-    width = sum(sites.values()) * (2 if prompt_norms else 1)
-    state = [Moments.empty(width, 1) for _ in range(settings.steps)]
+    norms_too = {f"norms of {path}": neurons for path, neurons in sites.items() if prompt_norms}
+    state = [Places(sites | norms_too).empty(1)] * settings.steps
     kept = Kept()
     skipped: list[dict[str, Any]] = []
 
-    def heard(batch: list[Prompt]) -> tuple[list[Moments], list[Prompt], list[dict[str, Any]]]:
+    def heard(batch: list[Prompt]) -> tuple[list[Row], list[Prompt], list[dict[str, Any]]]:
         """The state after a batch, merged whole or run again without its bad prompts; these."""
         left_out: list[dict[str, Any]] = []
         while batch:
@@ -133,12 +137,20 @@ def collect(
             batch = [prompt for place, prompt in enumerate(batch) if place not in bad]
         return state, batch, left_out
 
-    with trace(driver.model, row_normalised=row_normalised, driver=driver) as traced:
+    with ExitStack() as stack:
+        traced = stack.enter_context(
+            trace(driver.model, row_normalised=row_normalised, driver=driver)
+        )
         listener = Listener(
             driver, traced, schedule, without_prompt=rows == "both", padding=padding
         )
         together = 1 + (driver.guided(schedule) and driver.together)
-        fitting = driver.portion(batch_size or PROMPTS, rows=together)
+        useful = batch_size or max(PROMPTS, filling(driver) // together)
+        fitting = driver.portion(useful, rows=together)
+        seen = list(traced.seen.values())
+        stack.enter_context(
+            captured(driver.models.values(), seen, wanted=graphs and traced.replayable)
+        )
         for batch in batched(prompts, batch_size or fitting.rows, driver):
             parts = fitting.over(len(batch), lambda part, all=batch: (all[part], heard(all[part])))
             for whole, (after, good, bad) in parts:
@@ -150,7 +162,7 @@ def collect(
     check_kept(kept, skipped)
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
-    moments, norms = by_site(state, sites)
+    moments, norms = by_site([row.of_one() for row in state], sites)
     return NeuronStatistics(moments, header_of(driver, settings, kept), skipped, norms)
 
 
@@ -235,42 +247,31 @@ Bad = dict[int, dict[str, Any]]  # place in the batch -> where it first was not 
 
 
 def _run(
-    listener: Listener, batch: list[Prompt], state: list[Moments], settings: Settings
-) -> tuple[list[Moments], Bad]:
-    """Denoise one batch: the state after it, and the prompts that must not be in it."""
-    after: list[Moments] = []
-    bad: Bad = {}
-    sites = listener.traced.sites
+    listener: Listener, batch: list[Prompt], state: list[Row], settings: Settings
+) -> tuple[list[Row], Bad]:
+    """Denoise one batch: the state after it, and the prompts that must not be in it.
+
+    Nothing is read from the device before the batch's end.
+    """
+    after: list[Row] = []
+    first: list[torch.Tensor] = []  # site that is not finite, by step and image
+    sites = len(listener.places.sites)
 
     def end_of_step(step: int, call: Call) -> None:
-        images = side_by_side(_rows(call, settings.rows, sites), settings.prompt_norms)
-        finite = images.m2.isfinite().flatten(1)
-        for place in (~finite.all(1)).nonzero().flatten().tolist():
-            where = {"site": _site_of(finite[place], sites), "step": step}
-            bad.setdefault(place, where)
-        after.append(state[step] if bad else merge_in_order(state[step], images))
+        images = call[CONDITIONAL]
+        if settings.rows == "both":
+            images = call[UNCONDITIONAL].joined(images)
+        first.append(images.first_not_finite())
+        if settings.prompt_norms:
+            images = images.with_norms()
+        after.append(merge_in_order(state[step], images))
 
     sources = [settings.noise(prompt) for prompt in batch]
     listener.traced.clear()  # of a pass that was cut short
     listener.run([prompt.text for prompt in batch], sources, settings.steps, end_of_step)
+    bad: Bad = {}
+    for step, of_images in enumerate(torch.stack(first).tolist()):
+        for place, site in enumerate(of_images):
+            if site < sites:
+                bad.setdefault(place, {"site": listener.places.name(site), "step": step})
     return after, bad
-
-
-def _rows(call: Call, rows: str, sites: Mapping[str, Site]) -> dict[str, Moments]:
-    """Each site's statistics of the rows that were asked for, one segment an image; of none at a
-    site that did not run."""
-    found = call[CONDITIONAL]
-    if rows == "both":
-        found = {site: merge(call[UNCONDITIONAL][site], m) for site, m in found.items()}
-    images = len(next(iter(found.values())).count)
-    return {
-        path: found[path] if path in found else Moments.empty(images, site.neurons)
-        for path, site in sites.items()
-    }
-
-
-def _site_of(finite: torch.Tensor, sites: Mapping[str, Site]) -> str:
-    """The first site with a neuron that is not finite, in `finite` [neurons side by side]."""
-    place = int((~finite).nonzero()[0])
-    ends = accumulate(site.neurons for site in sites.values())
-    return next(path for path, end in zip(sites, ends, strict=True) if place < end)

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from memfast_kernels import Moments
 
 from memfast.errors import InputError
+from memfast.observing.side_by_side import Places, Row
 from memfast.observing.tracing import Trace
 from memfast.pipelines.drivers.calls import Arguments, Ended, nested, run, watched
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.pipelines.schedule import Schedule
 
-Call = dict[str, dict[str, Moments]]  # "conditional" or "unconditional" -> site -> Moments [images]
+Call = dict[str, Row]  # "conditional" or "unconditional" -> statistics, an image each
 
 
 class Listener:
@@ -32,6 +32,7 @@ class Listener:
         padding: bool = False,
     ):
         self.driver, self.traced, self.schedule = driver, traced, schedule
+        self.places = Places({path: site.neurons for path, site in traced.sites.items()})
         self.guided = driver.guided(schedule)
         self.without_prompt, self.padding = without_prompt, padding
 
@@ -42,8 +43,8 @@ class Listener:
         steps: int,
         end_of_step: Callable[[int, Call], None],
     ) -> None:
-        """The first `steps` steps; each ends with `end_of_step`, told its number, and statistics on
-        the CPU, one segment an image. Nothing is denoised after the last. sources: of the noise.
+        """The first `steps` steps; each ends with `end_of_step`, told its number, and statistics
+        where they were taken. Nothing is denoised after the last. sources: of the noise.
 
         Raises InputError for a schedule of fewer steps, and a denoiser that is called in other ways
         than its driver says.
@@ -115,8 +116,8 @@ class Listener:
         return driver.text_rows(of_half[driver.halves[calls]], seen)
 
     def _halves(self, images: int, calls: int) -> Call:
-        """One call's statistics by half of guidance, on the CPU."""
-        moments = {site: m.to("cpu") for site, m in self.traced.drain().items()}
+        """One call's statistics by half of guidance."""
+        moments = self.traced.drain()
         model = next(iter(moments)).partition(".")[0]
         self.ran = self.driver.models.get(model, self.driver.model)
         together = self.guided and self.driver.together
@@ -126,18 +127,18 @@ class Listener:
                 f"{type(self.driver.owner).__name__}: {images} prompts gave {sorted(segments)} "
                 f"images in a denoiser call, not as the driver of {self.driver.kind} expects"
             )
+        row = self.places.row(moments)
         if not together:
-            return {self.driver.halves[calls] if self.guided else CONDITIONAL: moments}
-        parts = dict(zip(self.driver.halves, (slice(0, images), slice(images, None)), strict=True))
+            return {self.driver.halves[calls] if self.guided else CONDITIONAL: row}
+        parts = slice(0, images), slice(images, None)
         return {
-            half: {site: m.select(part) for site, m in moments.items()}
-            for half, part in parts.items()
+            half: row.images(part) for half, part in zip(self.driver.halves, parts, strict=True)
         }
 
-    def _null(self, seen: Arguments, images: int) -> dict[str, Moments]:
+    def _null(self, seen: Arguments, images: int) -> Row:
         """The null caption's statistics where a call with the prompts has just been."""
         null = self.driver.no_prompt.expand(images)
         self.traced.text_rows = None if self.padding else null.text_rows
         own = {name: seen[name] for name in self.driver.own if name in seen}
         self.ran(**nested({**seen, **null.shared, **null.leaves, **own}))
-        return {site: m.to("cpu") for site, m in self.traced.drain().items()}
+        return self.places.row(self.traced.drain())

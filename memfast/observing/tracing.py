@@ -11,7 +11,16 @@ from functools import partial, reduce
 from typing import Any
 
 import torch
-from memfast_kernels import Moments, column_moments, geglu, geglu_linear, merge
+from memfast_kernels import (
+    Moments,
+    Prepared,
+    column_moments,
+    fuses,
+    geglu,
+    geglu_linear,
+    merge,
+    prepare,
+)
 from torch import Tensor, nn
 
 from memfast.blocks.families import Site, find_sites
@@ -23,7 +32,7 @@ from memfast.pipelines.drivers.driver import Driver
 class FusedGate(nn.Module):
     """Takes the place of a packed gate: one projection, one fused gate with statistics.
 
-    On a CPU the projection is fused as well, which keeps it in cache.
+    The projection is fused as well where that is faster, with weights laid out for it once.
     """
 
     def __init__(self, gate: nn.Module, activation: str, seen: list[Moments]):
@@ -31,29 +40,46 @@ class FusedGate(nn.Module):
         self.proj = gate.get_submodule("proj")
         self.activation = activation
         self.seen = seen
+        self.prepared: Prepared | None = None
 
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
         how: dict[str, Any] = {
             "activation": self.activation,
-            "moments": True,
             "segment_rows": _rows_per_image(hidden),
         }
         linear: Any = self.proj
         if fuses_projection(linear, hidden):
-            neurons, moments = geglu_linear(hidden, linear.weight, linear.bias, **how)
+            neurons, moments = geglu_linear(hidden, *self._weights(linear), moments=True, **how)
             self.seen.append(moments)
             return neurons
         projected = linear(hidden)
-        neurons, moments = geglu(projected.flatten(0, -2), **how)
+        neurons, moments = geglu(projected.flatten(0, -2), moments=True, **how)
         self.seen.append(moments)
         return neurons.unflatten(0, projected.shape[:-1])
 
+    def _weights(self, linear: Any) -> tuple[Any, ...]:
+        """The linear's own; on a GPU a copy that its kernel reads, made again when they change."""
+        weight, bias = linear.weight, linear.bias
+        if weight.device.type == "cpu":
+            return weight, bias
+        if self.prepared is None or not self.prepared.serves(weight, bias):
+            self.prepared = None  # both copies need not fit
+            self.prepared = prepare(weight, bias)
+        return (self.prepared,)
+
 
 def fuses_projection(linear: Any, hidden: Tensor) -> bool:
-    """Whether a projection may be fused in this call: on a CPU, and not one that is more than a
-    linear (LoRA, quantised, offloaded, under autocast), which has to be asked."""
-    here = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return here and is_bare(linear) and linear.weight.device.type == "cpu"
+    """Whether a projection is fused in this call: where that is faster, and not one that is more
+    than a linear (LoRA, quantised, offloaded, under autocast), which has to be asked."""
+    device = hidden.device
+    if torch.is_autocast_enabled(device.type) or not is_bare(linear):
+        return False
+    if linear.weight.device != device or linear.weight.dtype != hidden.dtype:
+        return False
+    if device.type == "cpu":
+        return True
+    plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return plain and fuses(hidden, linear.weight)
 
 
 def is_bare(linear: nn.Module) -> bool:
@@ -113,6 +139,11 @@ class Trace:
         self.driver = driver
         self.text_rows: Tensor | None = None
         self.seen: dict[str, list[Moments]] = {path: [] for path in sites}
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a pass is the same whatever it is told: where no row may be padding."""
+        return not any(map(self.padded, self.sites))
 
     def padded(self, path: str) -> bool:
         """Whether rows at a site may be padding."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from difflib import get_close_matches
 from math import prod
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from torch import nn
@@ -52,20 +54,32 @@ def load_pipeline(
     elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
         raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            str(source) if is_dir else str(model),
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            **_absent_parts(_json(source / INDEX)),
-            **portable_parts(source, _json(source / INDEX), dtype, variant),
-        )
+        with _without_bars() if is_dir else nullcontext():
+            pipeline = DiffusionPipeline.from_pretrained(
+                str(source) if is_dir else str(model),
+                dtype=dtype,
+                variant=variant,
+                use_safetensors=True,
+                **_absent_parts(_json(source / INDEX)),
+                **portable_parts(source, _json(source / INDEX), dtype, variant),
+            )
     except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
         reason = one_line(error)
         raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
     if is_dir:
         _check_all_there(source, pipeline, name)
     return _ready(pipeline, device, name)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Within the context diffusers and transformers show no progress of their own: all is here."""
+    with ExitStack() as stack:
+        for log in (diffusers.utils.logging, transformers.utils.logging):
+            if log.is_progress_bar_enabled():
+                log.disable_progress_bar()
+                stack.callback(log.enable_progress_bar)
+        yield
 
 
 def _ready(pipeline: Any, device: str | torch.device, name: str) -> Any:

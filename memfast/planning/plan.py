@@ -50,7 +50,7 @@ COMMANDS: Mapping[str, Work] = {
     "locate": Work(16, passes=8, gradients=True),
     "compact": Work(1),
     "prune": Work(1),
-    "audit": Work(8, passes=3),
+    "audit": Work(64, passes=3),
     "evaluate": Work(48, passes=2 * 50, guided=True, paints=True),
     "attack": Work(128, passes=3 * 50 * 8, gradients=True, paints=True),
     "repair": Work(64, passes=150, gradients=True, trains=True, paints=True),

@@ -43,9 +43,28 @@ def remove_to_damage(
     max_damage: float,
     *,
     rule: str = "reference",
+    memorized: NeuronStatistics | None = None,
+    beta: float | None = None,
     trials: int = 6,
 ) -> Removal:
-    """The largest share of neurons, by `rule`, that keeps `harm` at or below `max_damage`.
+    """The largest share of neurons, by `rule`, that keeps `harm` at or below `max_damage`; see
+    `largest`."""
+
+    def choose(share: float) -> Subspace:
+        return locate(memorized, statistics, driver.model, rule=rule, fraction=share, beta=beta)
+
+    return largest(driver, choose, harm, max_damage, trials)
+
+
+def largest(
+    driver: Driver,
+    choose: Callable[[float], Subspace],
+    harm: Callable[[nn.Module], float],
+    max_damage: float,
+    trials: int = 6,
+) -> Removal:
+    """The largest share of neurons, as `choose` takes them, that keeps `harm` at or below
+    `max_damage`.
 
     Found by bisection with the mean folded into the bias, on a copy; the loss need not grow
     evenly, so the result is the largest share tried that kept the bound.
@@ -56,7 +75,7 @@ def remove_to_damage(
     best: Removal | None = None
     for _ in range(trials):
         share = (low + high) / 2
-        subspace = locate(None, statistics, driver.model, rule=rule, fraction=share)
+        subspace = choose(share)
         damage = harm(compact(driver.model, subspace, multiple_of=1))
         tried.append((share, damage))
         if damage <= max_damage:

@@ -16,25 +16,22 @@ from diffusers import DiffusionPipeline
 from typing_extensions import Unpack
 
 from memfast.attacks.embeddings import STARTS, AttackSettings
-from memfast.attacks.experiment import attack_cases
 from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError
-from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.cases import load_cases
 from memfast.measuring.groups import halves
-from memfast.measuring.rates import Interval, mean_interval
-from memfast.measuring.similarity import toolbox
+from memfast.measuring.rates import Interval
 from memfast.observing.sensitivity import collect_sensitivity
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
-from memfast.pipelines.schedule import Request, Schedule
+from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import Prompt, PromptSet
 from memfast.removing.compact import compact
+from memfast.repairing.proving import brought_back
 from memfast.repairing.removal import remove_to_damage
 from memfast.repairing.run import Lesson, check_located, check_original
 from memfast.repairing.settings import RepairSettings
-
-METRICS = ("l2_ratio", "ssim")  # brought back: an image that passes both thresholds
 
 
 @dataclass(frozen=True)
@@ -117,34 +114,6 @@ def repair_in_rounds(
         state = checkpoint and numbered(checkpoint, number)
         student = lesson.taught(student, located, settings, state, stage).driver
     return student.owner, found, [*lesson.known.notes, *given.notes]
-
-
-def brought_back(
-    driver: Driver,
-    cases: Cases,
-    library: torch.Tensor,
-    schedule: Schedule,
-    attack: AttackSettings | None,
-    starts: Sequence[str],
-    stage: Stage = silent,
-) -> Interval:
-    """The share of images that the attack brings back from any start, by both metrics at once."""
-    attack = attack or AttackSettings()
-    total = len(cases) * attack.steps[-1] * len(starts)
-    result = attack_cases(
-        driver,
-        cases,
-        toolbox(METRICS, device=driver.device),
-        library,
-        schedule,
-        starts=starts,
-        settings=attack,
-        seeds=(0, 1),
-        progress=stage("attacking", total),
-    )
-    together = result.together(attack.steps[-1])
-    passed = torch.stack([together.replicated(name) for name in METRICS]).amin(0)
-    return mean_interval(passed, cases.groups, rate=True)
 
 
 def _smaller(

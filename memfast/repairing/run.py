@@ -13,18 +13,21 @@ from typing_extensions import Unpack
 
 from memfast.errors import InputError, some
 from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.groups import halves
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import PromptSet
-from memfast.repairing.objectives import Material
-from memfast.repairing.perturbing import perturb
-from memfast.repairing.pool import Pool
+from memfast.repairing.erasing.perturbing import perturb
+from memfast.repairing.erasing.selecting import MOST, selected_weights
 from memfast.repairing.removal import harm_of
 from memfast.repairing.samples import Samples, samples_of, with_images
 from memfast.repairing.settings import RepairSettings
-from memfast.repairing.training import History, train
+from memfast.repairing.teaching.objectives import Material
+from memfast.repairing.teaching.pool import Pool
+from memfast.repairing.teaching.training import History, train
+from memfast.repairing.teaching.watching import Look, Watch
 from memfast.sharing.formats import is_compact
 
 FEWEST = 8  # reference captions: half of them train, half of them judge
@@ -35,12 +38,14 @@ JUDGES = 64  # duplicate groups that are held out to judge, at most
 class Repaired:
     """driver, pipeline: a copy with the repaired model. history: each step's errors. figures: the
     held-out loss over the original's before and after, and seconds. notes: what could not be used.
+    looks: what was seen on the way, where it was watched.
     """
 
     driver: Driver
     history: History
     figures: Mapping[str, float]
     notes: Sequence[str]
+    looks: Sequence[Look] = ()
 
     @property
     def pipeline(self) -> DiffusionPipeline:
@@ -118,12 +123,28 @@ class Lesson:
     ) -> Repaired:
         """A copy of the student, repaired."""
         given = [self.given, located and located.digest]
-        material = prepare(student, self.teacher, self.learnt, located, settings, given)
+        notes = [*self.known.notes, *(located.notes if located is not None else ())]
         result = student.with_model(deepcopy(student.model))
-        perturb(result.model, settings.perturb, settings.seed)
+        watch = None
+        if settings.watch:
+            located, watch = self._watched(result, located, settings.seed, notes)
+        material = prepare(student, self.teacher, self.learnt, located, settings, given)
+        chosen = self._shown(located, settings, notes)
         before, started = self.harm(student.model), perf_counter()
+
+        def erase() -> None:
+            if chosen is None:
+                perturb(result.model, settings.perturb, settings.seed)
+                return
+            count = sum(min(MOST, len(each)) for each in (chosen, material.reference))
+            advance = stage("what memorized captions use", count)
+            share, seed = settings.selected, settings.seed
+            masks = selected_weights(result, chosen, material.reference, share, seed, advance)
+            perturb(result.model, settings.perturb_low, seed, masks, settings.perturb_high)
+
         advance = stage("repairing", settings.steps)
-        history = train(result, self.teacher, material, checkpoint, advance)
+        how: dict[str, Any] = {"erase": erase, "watch": watch}
+        history = train(result, self.teacher, material, checkpoint, advance, **how)
         figures = {
             "damage_before": before,
             "damage_after": self.harm(result.model),
@@ -132,8 +153,30 @@ class Lesson:
             "held_out_captions": len(self.held_out),
             "located_captions": 0 if located is None else len(located),
         }
-        notes = (*self.known.notes, *(located.notes if located is not None else ()))
-        return Repaired(result, history, figures, notes)
+        return Repaired(result, history, figures, notes, watch.looks if watch else ())
+
+    def _watched(
+        self, result: Driver, located: Cases | None, seed: int, notes: list[str]
+    ) -> tuple[Cases | None, Watch | None]:
+        """The memorized captions that teach, and a watch on the others."""
+        shown = located and located.first_images()[0]
+        if not shown or len(set(shown.groups)) < 2:
+            notes.append("not watched: it takes two memorized captions with images")
+            return located, None
+        teaching, watched = (shown.part(part) for part in halves(shown.groups, seed))
+        return teaching, Watch(result, watched, self.held_out, self.teacher.schedule())
+
+    def _shown(
+        self, located: Cases | None, settings: RepairSettings, notes: list[str]
+    ) -> Samples | None:
+        """The memorized captions by which weights are selected; None where all are erased alike."""
+        if not settings.selected:
+            return None
+        shown = located and located.first_images()[0]
+        if not shown:
+            notes.append("all weights are erased alike: no memorized caption has an image")
+            return None
+        return samples_of(self.teacher, shown)
 
 
 def prepare(

@@ -14,7 +14,8 @@ READING = (
     "that other prompts need least: no memorized prompt was used to find them, and as many "
     "went as the damage to further prompts allowed. 'contrast' lacks as many that memorized "
     "prompts use more than others do, located on one half of the memorized prompts; the random "
-    "control lacks as many at random.",
+    "control lacks as many at random; 'random, equal damage' lacks as many at random as do the "
+    "damage of 'compact'.",
     "A copy is an image whose L2 ratio to its training image is below 0.5 and whose SSIM is "
     "above 0.6. Intervals are 95 %, over groups of near-duplicate prompts.",
     "Removal suppresses: an attacker with the weights who searches a text embedding for a "

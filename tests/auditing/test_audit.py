@@ -16,11 +16,15 @@ from memfast import NeuronStatistics, PromptSet
 from memfast.auditing import audit, merge
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker
+from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.verifying import compare
 from memfast.errors import InputError
 from memfast.measuring.distances import ssim
+from memfast.memory.portions import Portion
+from memfast.pipelines import fitting
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS, StableDiffusion
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.prompts import Prompt, make_prompt
 from memfast.selection import Subspace
@@ -197,6 +201,20 @@ def test_other_settings_are_refused(
     with pytest.raises(InputError, match=f"holds another audit: {says}"):
         audit(tiny_pipeline, out=tmp_path / "whole", **arguments)
     assert bits(tmp_path / "whole") == whole
+
+
+def test_a_unit_that_nobody_names_is_the_one_begun_with(
+    tiny_pipeline, lists, settings, tmp_path, whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, out = replace(settings, unit=None), tmp_path / "whole"
+    for block in (out / "blocks").glob("block-*1*"):
+        block.unlink()
+    audit(tiny_pipeline, lists[0], out, reference=lists[1], settings=own)
+    assert bits(out) == whole
+    monkeypatch.setitem(fitting.FILLING, "cpu", 64)
+    monkeypatch.setattr(Driver, "portion", lambda driver, useful: Portion(20))
+    audit(tiny_pipeline, lists[0], tmp_path / "new", reference=lists[1], settings=own)
+    assert manifest.unit_of(tmp_path / "new") == 16
 
 
 def test_overwriting_starts_anew(tiny_pipeline, lists, settings, tmp_path, whole) -> None:

@@ -3,14 +3,16 @@
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from memfast_kernels import Moments
 
+from memfast.auditing.looking import taps
 from memfast.auditing.looking.probes import PROBES, Scene, Unit
 from memfast.auditing.looking.settings import Settings
-from memfast.auditing.looking.taps import tap
 from memfast.blocks.families import ffn_sites
 from memfast.observing.tracing import trace
 from memfast.pipelines.drivers.calls import run as pipeline_run
 from memfast.pipelines.drivers.calls import watched
+from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.table import driver_of
 from tests.support.tiny.table import ONE_A_KIND, TINY, build, marked
 
@@ -21,8 +23,8 @@ SCHEDULE = {"num_inference_steps": 20, "guidance_scale": 7.5}
 def run(pipeline: StableDiffusionPipeline, settings: Settings, rows: list[int] | None = None):
     """The looks of a probe; `rows` is given those of each call after the scene was set."""
     driver = driver_of(pipeline)
-    with tap(driver) as taps, torch.no_grad():
-        scene = Scene(driver, taps, driver.initial_noise(["shared"], 3), settings)
+    with taps.tap(driver) as tapping, torch.no_grad():
+        scene = Scene(driver, tapping, driver.initial_noise(["shared"], 3), settings)
         hook = driver.model.register_forward_pre_hook(
             lambda _, args, given: rows.append(len(given["sample"])) if rows is not None else None,
             with_kwargs=True,
@@ -107,9 +109,9 @@ def test_a_flow_s_walk_is_the_pipeline_s_own(name: str) -> None:
     seen: list[torch.Tensor] = []
     predict = driver.predict
     driver.predict = lambda x, *told: seen.append(x) or predict(x, *told)  # type: ignore[method-assign]
-    with tap(driver) as taps, torch.no_grad():
+    with taps.tap(driver) as tapping, torch.no_grad():
         settings = Settings(probe="walk", walk_steps=3, **schedule.as_dict())
-        scene = Scene(driver, taps, driver.initial_noise(["shared"], 3), settings)
+        scene = Scene(driver, tapping, driver.initial_noise(["shared"], 3), settings)
         seen.clear()
         PROBES["walk"].looks(scene, Unit(driver.encode(TEXTS), len(TEXTS)))
     theirs: list[torch.Tensor] = []
@@ -124,6 +126,13 @@ def test_a_flow_s_walk_is_the_pipeline_s_own(name: str) -> None:
         )
 
 
+@pytest.fixture(params=["taps", "gates"])
+def tapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to see neurons, whatever the device."""
+    monkeypatch.setattr(taps, "gates_tell", lambda driver: request.param == "gates")
+
+
+@pytest.mark.usefixtures("tapped")
 def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPipeline) -> None:
     """At pure noise, with the shared part replayed, as in a pass of the whole network."""
     scene, (look,) = run(tiny_pipeline, Settings(probe="first", **SCHEDULE))
@@ -143,6 +152,31 @@ def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPi
         assert moments.count.tolist() == expected.count.tolist()
         torch.testing.assert_close(moments.mean, expected.mean, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(moments.variance, expected.variance, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("tapped")
+def test_prompts_that_are_not_finite_leave_no_moments(
+    tiny_pipeline: StableDiffusionPipeline,
+) -> None:
+    driver = driver_of(tiny_pipeline)
+    settings = Settings(probe="first", **SCHEDULE)
+
+    def moments(told: Conditioning, rows: int) -> dict[str, Moments]:
+        looks = PROBES["first"].looks(scene, Unit(told, rows))
+        return looks[0].moments or {}
+
+    with taps.tap(driver) as tapping, torch.no_grad():
+        scene = Scene(driver, tapping, driver.initial_noise(["shared"], 3), settings)
+        told = driver.encode(TEXTS)
+        expected = moments(told, 2)
+        (name,) = told.searched
+        poisoned = told.leaves[name].clone()
+        poisoned[2] = torch.nan
+        found = moments(told.told({name: poisoned}), 3)
+    for site, own in expected.items():
+        assert torch.equal(found[site].count, own.count)
+        torch.testing.assert_close(found[site].mean, own.mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[site].m2, own.m2, rtol=1e-4, atol=1e-6)
 
 
 def test_the_shared_part_is_what_no_prompt_has_touched(

@@ -73,10 +73,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_an_epoch_shows_each_picture_as_often_as_its_duplicates(made: Sets) -> None:
-    slots = denoiser.plan_epoch(made, 3)
+    slots = denoiser.EPOCHS.plan(made, 3)
     counts = np.bincount(slots[slots >= 0], minlength=len(made.trained))
     assert counts.tolist() == [x.duplicates for x in made.trained]
-    assert not np.array_equal(slots, denoiser.plan_epoch(made, 4))
+    assert not np.array_equal(slots, denoiser.EPOCHS.plan(made, 4))
 
 
 def test_one_step_of_every_trainer(made: Sets, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from tests.support import accelerator
 
-accelerator.install()
+
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    if not config.getoption("--device"):  # beside CUDA's it confuses autograd
+        accelerator.install()
 
 
 @pytest.fixture

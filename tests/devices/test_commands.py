@@ -261,6 +261,7 @@ CELLS = [
         (device, dtype),
         name,
         marks=[] if name in EVERYDAY.get((kind, device, dtype), ()) else pytest.mark.kinds,
+        id=f"{kind}-{device}-{dtype}-{name}",
     )
     for kind in ("sd-v", "sdxl-euler", "flux-dev")
     for device in ("cpu", FAR)

@@ -110,3 +110,13 @@ def test_a_half_is_trained_with_whole_weights(dtype: torch.dtype) -> None:
         assert model.weight.dtype == torch.float32
     assert model.weight.dtype == dtype
     torch.testing.assert_close(model.weight.detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_half_that_is_trained_answers_with_its_new_weights(dtype: torch.dtype) -> None:
+    model, x = nn.Linear(3, 3).to(dtype), torch.ones(1, 3, dtype=dtype)
+    with float32_weights(model):
+        before = model(x)
+        with torch.no_grad():
+            model.weight += 1
+        torch.testing.assert_close(model(x), before + 3, rtol=0.02, atol=0.02)

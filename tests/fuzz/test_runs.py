@@ -17,7 +17,7 @@ from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.evaluation.piece import Piece
 from memfast.evaluation.protocol import Outcome
-from memfast.repairing.checkpoint import load_checkpoint, save_checkpoint
+from memfast.repairing.teaching.checkpoint import load_checkpoint, save_checkpoint
 from tests.fuzz.budget import damaged, fuzzed, refused
 
 IDENTITY = {"texts": 3, "settings": {"block_size": 3}}
@@ -76,7 +76,7 @@ READERS: dict[str, Any] = {
     "block-000000.safetensors": lambda path: blocks(path).read(0),
     "calibration.safetensors": lambda path: Calibration.load(path, "run"),
     "1-original.safetensors": lambda path: Piece.load(path, "run"),
-    "out.repair.safetensors": lambda path: load_checkpoint(path, *learner(), None, {"of": "x"}),
+    "out.repair.safetensors": lambda path: load_checkpoint(path, *learner(), {}, {"of": "x"}),
 }
 
 

@@ -77,8 +77,8 @@ def test_what_is_not_finite_shows(backend, rows, check_statistics):
     values[7, 2], values[8, 3] = float("inf"), -float("inf")
     values[9, 4], values[10, 4] = float("inf"), -float("inf")
     values[:, 5], values[:, 6], values[3:, 7] = 0.0, 5.0, 0.0
-    values[:, 8] *= 1e-30
-    values[:, 9] *= 1e30
+    values[:, 8] *= 1e-15  # squares are summed in float32 on a GPU
+    values[:, 9] *= 1e15
     moments = mk.column_moments(values, backend=backend)
     check_statistics(moments, values)
     assert not moments.mean[0, :5].isfinite().any()
@@ -129,6 +129,22 @@ def test_prepared_weights_are_the_weights_where_no_kernel_wants_another_layout()
         mk.geglu_linear(x, prepared, bias)
     with pytest.raises(ValueError, match=r"weight: 9 features; a gated"):
         mk.prepare(weight[:9])
+
+
+def test_prepared_weights_serve_what_they_were_made_of():
+    weight, bias = torch.randn(10, 8), torch.randn(10)
+    prepared = mk.prepare(weight, bias)
+    assert prepared.serves(weight, bias)
+    assert prepared.serves(torch.nn.Parameter(weight), bias)
+    assert not prepared.serves(weight.clone(), bias)
+    assert not prepared.serves(weight, None)
+    weight += 1
+    assert not prepared.serves(weight, bias)
+
+
+@pytest.mark.cpu_only("a GPU has a table of shapes")
+def test_a_cpu_fuses_every_gated_linear():
+    assert mk.fuses(torch.randn(3, 8), torch.randn(10, 8))
 
 
 def test_rows_may_be_strided(check_statistics):

@@ -11,13 +11,13 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.models.attention import FeedForward
-from memfast_kernels import Moments, column_moments
+from memfast_kernels import column_moments
 from torch import nn
 
 import memfast
 from memfast.errors import InputError
 from memfast.observing import collecting
-from memfast.observing.side_by_side import by_site, merge_in_order, side_by_side
+from memfast.observing.side_by_side import Places, by_site, merge_in_order
 from memfast.pipelines.noise import generator
 from memfast.prompts import PromptSet, make_prompt
 
@@ -115,12 +115,13 @@ def test_statistics_of_the_same_activations_are_the_same_bits_in_any_batch():
     data = torch.randn(8, 9, 5, generator=torch.Generator().manual_seed(0))
     results = []
     for size in (1, 3, 8):
-        state = Moments.empty(20, 1)
+        places, both = Places({"a": 5, "b": 5}), Places(dict.fromkeys("abcd", 5))
+        state = both.empty(1)
         for batch in data.split(size):
             moments = column_moments(batch.flatten(0, 1), segment_rows=9)
-            images = side_by_side({"a": moments, "b": moments}, norms=True)
+            images = places.row({"a": moments, "b": moments}).with_norms()
             state = merge_in_order(state, images)
-        results.append(by_site([state], {"a": 5, "b": 5}))
+        results.append(by_site([state.of_one()], places.sites))
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             assert all(torch.equal(ours[s].mean, theirs[s].mean) for s in "ab")

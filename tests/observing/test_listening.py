@@ -78,7 +78,7 @@ def test_halves_are_told_apart_by_their_order(halves, together):
         for half, value in VALUES.items():
             hidden = model.ff.net[0](torch.full((1, 8), value))
             torch.testing.assert_close(
-                call[half]["ff"].mean, hidden.double().expand(2, -1), rtol=1e-5, atol=1e-7
+                call[half].mean, hidden.double().expand(2, -1), rtol=1e-5, atol=1e-7
             )
     assert not model._forward_hooks
     assert not model._forward_pre_hooks

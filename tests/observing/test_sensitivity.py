@@ -6,6 +6,7 @@ import torch
 import memfast
 from memfast.blocks.families import find_sites
 from memfast.choosing.learned_gates import Pull, learn_gates
+from memfast.choosing.locating import check_names
 from memfast.errors import InputError
 from memfast.observing.gradients import collect_gradients
 from memfast.observing.scaling import gated, open_gates
@@ -176,6 +177,27 @@ def test_rule_reference(tiny_pipeline, tmp_path) -> None:
     assert sum(memfast.ffn_sites(smaller).values()) < 0.5 * 768
 
 
+@pytest.mark.parametrize("beta", [None, 0.0, 0.8])
+def test_rule_selective(tiny_pipeline, beta) -> None:
+    unet = tiny_pipeline.unet
+    ours, theirs = (
+        collect_sensitivity(tiny_pipeline, texts, strata=2, **SCHEDULE)
+        for texts in (["a cat"], PROMPTS[1:])
+    )
+    found = memfast.locate(ours, theirs, unet, rule="selective", fraction=0.3, beta=beta)
+    weight = 0.5 if beta is None else beta
+    used, needed = (
+        torch.cat([s[path].rms.square().mean(0) for path in s.sites]) for s in (ours, theirs)
+    )
+    order = (needed / used**weight).argsort()
+    mask = torch.cat([found.masks[path] for path in theirs.sites])
+    assert mask[order[: mask.sum()]].all()
+    assert found.header["beta"] == weight
+    if beta == 0:
+        assert found.masks.keys() == (plain := least_sensitive(theirs, 0.3)).keys()
+        assert all(torch.equal(found.masks[path], plain[path]) for path in plain)
+
+
 def test_rule_reference_without_gradients(tiny_pipeline) -> None:
     statistics = memfast.collect(tiny_pipeline, PROMPTS, steps=2, **SCHEDULE)
     subspace = memfast.locate(None, statistics, tiny_pipeline.unet, rule="reference", fraction=0.5)
@@ -208,7 +230,12 @@ def test_rule_gates(tiny_pipeline) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "memorized", "words"),
-    [("reference", True, "takes none"), ("neurons", False, "needs statistics")],
+    [
+        ("reference", True, "takes none"),
+        ("neurons", False, "needs statistics"),
+        ("selective", False, "needs statistics"),
+        ("selective", True, "quantity must be one of sensitivity"),
+    ],
 )
 def test_sets_that_a_rule_does_not_take(tiny_pipeline, rule, memorized, words) -> None:
     statistics = memfast.collect(tiny_pipeline, PROMPTS[:1], steps=1, **SCHEDULE)
@@ -231,20 +258,41 @@ def test_no_prompts(tiny_pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--rule", "reference"], ["--rule", "reference", "--max-damage", "1.5"]]
+    ("options", "words"),
+    [
+        ({"rule": "reference", "beta": 1.0}, "takes none"),
+        ({"rule": "selective", "beta": -1.0}, "0"),
+    ],
 )
-def test_command(tiny_folder, tmp_path, words) -> None:
+def test_a_beta_that_a_rule_does_not_take(options, words) -> None:
+    with pytest.raises(InputError, match=f"beta.*{words}"):
+        check_names(**options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--rule", "reference"],
+        ["--rule", "reference", "--max-damage", "1.5"],
+        ["--rule", "selective", "--max-damage", "1.5", "--memorized", "m.txt"],
+    ],
+)
+def test_command(tiny_folder, tmp_path, monkeypatch, words) -> None:
     from typer.testing import CliRunner
 
     from memfast.cli.app import app
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.txt").write_text("a cat\n")
     reference = tmp_path / "r.txt"
     reference.write_text("red b\nblue c\nc\ndog on red\ncat on blue\nb background\na b\nred c\n")
     out = tmp_path / "s.safetensors"
     words = ["locate", str(tiny_folder), "--reference", str(reference), "--out", str(out), *words]
     words += ["--fraction", "0.5", "--num-inference-steps", "2", "--steps", "2"]
-    with pytest.raises(InputError, match="--memorized: rule 'gates' needs it"):
-        CliRunner().invoke(app, [*words, "--rule", "gates"], catch_exceptions=False)
+    if "--memorized" not in words:
+        for rule in ("gates", "selective"):
+            with pytest.raises(InputError, match=f"--memorized: rule '{rule}' needs it"):
+                CliRunner().invoke(app, [*words, "--rule", rule], catch_exceptions=False)
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     subspace = Subspace.load(out)

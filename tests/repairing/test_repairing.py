@@ -21,15 +21,15 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 from memfast.prompts import Prompt, PromptSet
-from memfast.repairing.checkpoint import delete_checkpoint, save_checkpoint
-from memfast.repairing.objectives import OBJECTIVES, active
-from memfast.repairing.perturbing import perturb
-from memfast.repairing.pool import Pool
+from memfast.repairing.erasing.perturbing import perturb
 from memfast.repairing.removal import harm_of, remove_to_damage
 from memfast.repairing.run import prepare, repair
 from memfast.repairing.samples import samples_of, with_images
 from memfast.repairing.settings import RepairSettings
-from memfast.repairing.training import schedule, train
+from memfast.repairing.teaching.checkpoint import delete_checkpoint, save_checkpoint
+from memfast.repairing.teaching.objectives import OBJECTIVES, active
+from memfast.repairing.teaching.pool import Pool
+from memfast.repairing.teaching.training import schedule, train
 
 SCHEDULE = {"num_inference_steps": 2, "guidance_scale": 1.5}
 SCHEDULED = Schedule(**SCHEDULE)

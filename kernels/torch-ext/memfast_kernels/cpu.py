@@ -14,7 +14,7 @@ from .moments import Moments
 from .moments import join as merge
 from .shapes import inner_neurons
 
-__all__ = ["column_moments", "geglu", "geglu_linear", "merge"]
+__all__ = ["column_moments", "fuses", "geglu", "geglu_linear", "merge"]
 
 PROJECTION_BYTES = 10 * 2**20
 PROJECTION_ROWS = 512  # fewer, and reading the weights again costs more than the cache saves
@@ -47,6 +47,11 @@ class _Pass:
 
     def finish(self) -> tuple[Tensor, Moments | None]:
         return self.hidden, None if self.statistics is None else self.statistics.finish()
+
+
+def fuses(x: Tensor, weight: Tensor) -> bool:
+    """The projection stays in cache, whatever its shape."""
+    return True
 
 
 def geglu(

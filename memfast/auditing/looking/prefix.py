@@ -47,16 +47,24 @@ class Prefix:
         inside = {child for module in once for child in module.modules() if child is not module}
         kept = {module: output for module, output in once.items() if module not in inside}
         self.outputs = kept if prompted and driver.enters_by_attention else {}
+        self._forwards: dict[int, dict[nn.Module, Callable[..., Any]]] = {}
 
     @contextmanager
     def replayed(self, rows: int) -> Iterator[None]:
         """Within the context the modules return what they returned then, for `rows` rows."""
+        if rows not in self._forwards:  # always the same ones: a captured pass knows them by that
+            self._forwards[rows] = {m: _returning(out, rows) for m, out in self.outputs.items()}
         with ExitStack() as stack:
-            for module, output in self.outputs.items():
-                expanded = tree_map_only(Tensor, lambda t: t.expand(rows, *t.shape[1:]), output)
+            for module, forward in self._forwards[rows].items():
                 stack.callback(_restore, module, module.__dict__.get("forward"))
-                module.forward = lambda *args, _output=expanded, **kwargs: _output
+                module.forward = forward
             yield
+
+
+def _returning(output: Any, rows: int) -> Callable[..., Any]:
+    """A forward that returns one row's output for `rows` rows."""
+    expanded = tree_map_only(Tensor, lambda t: t.expand(rows, *t.shape[1:]), output)
+    return lambda *args, **kwargs: expanded
 
 
 def _is_attention(module: nn.Module) -> bool:

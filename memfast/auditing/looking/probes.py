@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from memfast_kernels import Moments
 from torch import Tensor
 
+from memfast.auditing.looking.gate_taps import GateTaps
 from memfast.auditing.looking.prefix import Prefix
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import Taps
@@ -80,7 +81,9 @@ class Scene:
     With a noise for each row of one unit, only the prediction is kept.
     """
 
-    def __init__(self, driver: Driver, taps: Taps, noise: Latents, settings: Settings) -> None:
+    def __init__(
+        self, driver: Driver, taps: Taps | GateTaps, noise: Latents, settings: Settings
+    ) -> None:
         self.driver, self.taps, self.settings = driver, taps, settings
         self.schedule = driver.times(settings.schedule)
         self.levels = [driver.path.time_of(level) for level in settings.path]
@@ -103,7 +106,9 @@ class Scene:
         """
         rows = torch.arange(unit.rows)
         look = self._first(unit, rows)
-        finite = look.norms[rows].isfinite().all(1)
+        if self.taps.leaves_out:
+            return look
+        finite = look.norms[: unit.rows].isfinite().all(1).cpu()
         return look if finite.all() else self._first(unit, rows[finite])
 
     def _first(self, unit: Unit, counted: Tensor) -> Look:

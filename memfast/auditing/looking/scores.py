@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memfast.auditing.looking.combining import PART
 from memfast.auditing.looking.probes import Look
+from memfast.precision import exact
 
 Scores = Float64[Tensor, " rows"]
 Norms = Float64[Tensor, "rows neurons"]
@@ -31,6 +32,10 @@ class Baseline:
     deviation: Float64[Tensor, " neurons"]
     located: Bool[Tensor, " neurons"] | None = None
     direction: Float64[Tensor, " neurons"] | None = None
+
+    def to(self, device: torch.device | str) -> "Baseline":
+        """The same on another device."""
+        return Baseline(*(None if v is None else v.to(device) for v in vars(self).values()))  # type: ignore[arg-type]
 
     def standardise(self, norms: Norms) -> Norms:
         """(norms - mean) / deviation; a neuron that never varies on the reference counts 0."""
@@ -103,7 +108,7 @@ def discriminant_direction(
 
 
 def _length(difference: Float[Tensor, "rows ..."]) -> Scores:
-    return difference.cpu().double().flatten(1).norm(dim=1)
+    return exact(difference).flatten(1).norm(dim=1)
 
 
 @dataclass(frozen=True)

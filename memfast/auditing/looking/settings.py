@@ -7,7 +7,7 @@ from typing import Any
 from memfast.errors import InputError
 from memfast.pipelines.schedule import SIZE, Request, Schedule
 
-OF_THE_MACHINE = ("threads", "dtype", "device")
+OF_THE_MACHINE = ("threads", "dtype", "device", "graphs")
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Settings:
     look; they, and the pictures' height, width and num_frames, are the pipeline's own where None.
     adaptive: of probe `levels` and one noise, the share of references whose look at the last level
     of the path earns the other levels; a prompt gets them where its own look there exceeds theirs.
-    unit: prompts of one call of the denoiser. Every call has exactly that many rows, the last one
-    padded, because kernels choose their order of summation by shape.
+    unit: prompts of one call of the denoiser; None: what keeps the device busy (8 on a CPU), of
+    that what fits. Every call has exactly that many rows, the last one padded, because kernels
+    choose their order of summation by shape.
     threads (CPU threads, 0 for as many as torch uses), dtype and device decide the last bits alone:
-    another run of an audit may have others.
+    another run of an audit may have others. graphs: replay passes on CUDA, with the same bits.
     """
 
     probe: str = "jump"
@@ -40,10 +41,11 @@ class Settings:
     width: int | None = None
     num_frames: int | None = None
     block_size: int = 256
-    unit: int = 8
+    unit: int | None = None
     threads: int = 0
     dtype: str = "float32"
     device: str = "cpu"
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("noises", "walk_steps", "num_inference_steps", "block_size", "unit"):

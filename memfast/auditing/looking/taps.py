@@ -12,9 +12,12 @@ from jaxtyping import Float64, Int64
 from memfast_kernels import Moments, column_moments, merge
 from torch import Tensor, nn
 
+from memfast.auditing.looking.gate_taps import GateTaps, gates_tell
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
+from memfast.observing.tracing import trace
 from memfast.pipelines.drivers.driver import Driver
+from memfast.precision import exact
 
 Norms = Float64[Tensor, "rows neurons"]
 
@@ -23,7 +26,10 @@ class Taps:
     """What the feed-forward neurons did in the last pass; made by `tap`.
 
     text_rows: set before a pass, which rows of its text stream are no padding; None for all.
+    leaves_out: images that are not finite, of the moments, without being told.
     """
+
+    leaves_out = False
 
     def __init__(self, neurons: dict[str, int], driver: Driver) -> None:
         self.neurons, self.driver = neurons, driver
@@ -52,7 +58,7 @@ class Taps:
             whole = len(chosen) == len(neurons)
             kept = neurons if whole else neurons[chosen]
             flat = kept.flatten(0, 1) if own is None else kept[own if whole else own[chosen]]
-            moments = column_moments(flat).to("cpu")
+            moments = column_moments(flat)
             before = self._moments.get(site)
             self._moments[site] = moments if before is None else merge(before, moments)
 
@@ -88,7 +94,7 @@ class Taps:
             for site, seen in self._squares.items()
         ]
         self.clear()
-        return torch.cat(squares, 1).cpu().double().sqrt()
+        return exact(torch.cat(squares, 1)).sqrt()
 
     def clear(self) -> None:
         """Forget what was seen."""
@@ -98,8 +104,12 @@ class Taps:
 
 
 @contextmanager
-def tap(driver: Driver) -> Iterator[Taps]:
+def tap(driver: Driver) -> Iterator[Taps | GateTaps]:
     """Taps on every feed-forward block of a denoiser for the duration of the context."""
+    if gates_tell(driver):
+        with trace(driver.model, driver=driver) as traced:
+            yield GateTaps(traced)
+        return
     sites = find_sites(driver.model)
     taps = Taps({path: site.neurons for path, site in sites.items()}, driver)
     handles = []

@@ -9,25 +9,21 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Bool, Float64
 from memfast_kernels import Moments
+from memfast_kernels.shapes import statistics_device
 from torch import Tensor
 
 from memfast.auditing.looking.combining import PART
-from memfast.auditing.looking.probes import (
-    PROBES,
-    Look,
-    Looks,
-    Prediction,
-    Scene,
-    Unit,
-    apart,
-    at_last_level,
-)
+from memfast.auditing.looking.gate_taps import GateTaps
+from memfast.auditing.looking.probes import PROBES, Look, Looks, Scene, Unit
 from memfast.auditing.looking.scores import Baseline, score_of
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError, is_out_of_memory
+from memfast.memory.captured import captured
 from memfast.memory.free import release
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
+from memfast.pipelines.fitting import FEWEST, filling
 from memfast.pipelines.identity import made_on
 from memfast.prompts import Prompt
 
@@ -55,12 +51,16 @@ class Worker:
     def __init__(
         self, pipeline: DiffusionPipeline, settings: Settings, batch_size: int | None = None
     ) -> None:
-        self.settings = settings
-        self.probe = PROBES[settings.probe]
-        self._units_at_once = max(1, (batch_size or 8 * settings.unit) // settings.unit)
-        self._stack = ExitStack()
         self.driver = driver_of(pipeline, **settings.request)
+        self.settings = settings
+        self.unit = settings.unit or usual_unit(self.driver)
+        self.probe = PROBES[settings.probe]
+        self._units_at_once = max(1, (batch_size or 8 * self.unit) // self.unit)
+        self._stack = ExitStack()
         self._taps = self._stack.enter_context(tap(self.driver))
+        if isinstance(self._taps, GateTaps):
+            seen, models = self._taps.traced.seen.values(), self.driver.models.values()
+            self._stack.enter_context(captured(models, list(seen), wanted=settings.graphs))
         threads = torch.get_num_threads()
         self._stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(settings.threads)
@@ -85,45 +85,21 @@ class Worker:
     ) -> Block:
         """Scores and pooled statistics of some prompts; `baselines`: one for each noise."""
         scores = torch.empty(len(prompts), self.settings.noises, len(names), dtype=torch.float64)
+        found: list[tuple[list[int], int, Tensor]] = []  # on the device, until all are under way
+        here = statistics_device(self.driver.device)
+        baselines = [baseline.to(here) for baseline in baselines]
         seen: list[dict[str, Moments]] = [{}]
         for rows, looks_by_noise in self.looks(prompts):
             for noise, (looks, baseline) in enumerate(zip(looks_by_noise, baselines, strict=True)):
-                scores[rows, noise] = score_looks(looks, names, baseline)[: len(rows)]
+                found.append((rows, noise, score_looks(looks, names, baseline)[: len(rows)]))
                 seen.append(looks[0].moments or {})
             if len(seen) >= POOLED_AT_ONCE:
                 seen = [pooled(seen)]
+        for rows, noise, values in found:
+            scores[rows, noise] = values.cpu()
+        moments = {site: m.to("cpu") for site, m in pooled(seen).items()}
         truncated = self.driver.truncated([prompt.text for prompt in prompts])
-        return Block(scores, truncated, pooled(seen), made_on(self.driver.model))
-
-    def gated_block(self, prompts: Sequence[Prompt], names: Sequence[str], gate: float) -> Block:
-        """The same of the parts of a score: the last of all prompts, and where it exceeds `gate`
-        the others too, NaN elsewhere."""
-        scores = torch.full((len(prompts), 1, len(names)), torch.nan, dtype=torch.float64)
-        seen: list[dict[str, Moments]] = [{}]
-        starts: dict[int, Prediction] = {}
-        for rows, (looks,) in self.looks(prompts, at_last_level):
-            found = score_looks(looks, names[-1:], None)[: len(rows), 0]
-            scores[rows, 0, -1] = found
-            for row in (found > gate).nonzero().flatten().tolist():
-                starts[rows[row]] = looks[0].prediction[row]
-            seen = [pooled([*seen, looks[0].moments or {}])]
-        places = sorted(starts)
-        for part in (
-            places[n : n + self.settings.unit] for n in range(0, len(places), self.settings.unit)
-        ):
-            looks = self._others([prompts[n] for n in part], [starts[n] for n in part])
-            scores[part, 0, :-1] = score_looks(looks, names[:-1], None)[: len(part)]
-        truncated = self.driver.truncated([prompt.text for prompt in prompts])
-        return Block(scores, truncated, seen[0], made_on(self.driver.model))
-
-    @torch.no_grad()
-    def _others(self, prompts: list[Prompt], starts: list[Prediction]) -> list[Look]:
-        """The looks of a unit at all levels but the last, after one look that is not counted."""
-        unit = self._unit(self.driver.prepare([prompt.text for prompt in prompts]))
-        start = Prediction.stack(starts + starts[-1:] * (self.settings.unit - len(starts)))
-        scene = self.scenes[0]
-        looks = apart(scene, start, unit.conditioning, scene.levels[:-1])
-        return [looks[0], *looks]
+        return Block(scores, truncated, moments, made_on(self.driver.model))
 
     def looks(
         self, prompts: Sequence[Prompt], how: Looks | None = None
@@ -147,7 +123,7 @@ class Worker:
         if not prompts:
             return
         prepared = self.driver.prepare([prompt.text for prompt in prompts])
-        done, total, size = 0, len(prompts), self.settings.unit
+        done, total, size = 0, len(prompts), self.unit
         while done < total:
             part = slice(done, min(done + self._units_at_once * size, total))
             try:
@@ -167,27 +143,32 @@ class Worker:
             self._taps.clear()
             release(self.driver.device)
 
-    @torch.no_grad()
     def _units(
         self, prepared: Any, seeded: list[Prompt] | None, how: Looks
     ) -> Iterator[list[list[Look]]]:
         """The looks of each unit; those of `seeded` prompts under noises of their own."""
-        size = self.settings.unit
+        size = self.unit
         starts = range(0, len(prepared), size)
         units = [self._unit(prepared[start : start + size]) for start in starts]
         for start, unit in zip(starts, units, strict=True):
-            scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
-            yield [how(scene, unit) for scene in scenes]
+            with torch.no_grad():
+                scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
+                looks = [how(scene, unit) for scene in scenes]
+            yield looks
+
+    def texts(self, texts: list[str]) -> Unit:
+        """One unit of these texts."""
+        return self._unit(self.driver.prepare(texts))
 
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
         rows = len(prepared)
-        kept = torch.arange(self.settings.unit).clamp(max=rows - 1)
+        kept = torch.arange(self.unit).clamp(max=rows - 1)
         return Unit(self.driver.embed(prepared[kept]), rows)
 
     def _own_scenes(self, prompts: list[Prompt]) -> Iterator[Scene]:
         """The scenes of one unit's prompts, padded as the unit is, with each one's own noises."""
-        padded = prompts + prompts[-1:] * (self.settings.unit - len(prompts))
+        padded = prompts + prompts[-1:] * (self.unit - len(prompts))
         for number in range(self.settings.noises):
             seeds = [prompt.noise_seed(self.settings.seed, number) for prompt in padded]
             noise = self.driver.noise_of([torch.Generator().manual_seed(seed) for seed in seeds])
@@ -195,6 +176,15 @@ class Worker:
 
     def _noise(self, number: int) -> Tensor:
         return self.driver.initial_noise([f"audit noise {number}"], self.settings.seed)
+
+
+def usual_unit(driver: Driver) -> int:
+    """Prompts of a call where nobody says: what fills the device, halved until it fits."""
+    unit = filling(driver)
+    fits = unit if unit == FEWEST else driver.portion(unit).rows
+    while unit > max(1, fits):
+        unit //= 2
+    return unit
 
 
 def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:
@@ -220,5 +210,5 @@ def score_looks(
         elif score.of_norms and baseline:
             columns.append(score.of_norms(norms, baseline))
         else:
-            columns.append(torch.full((len(norms),), torch.nan, dtype=torch.float64))
+            columns.append(norms.new_full((len(norms),), torch.nan))
     return torch.stack(columns, 1)

@@ -36,6 +36,16 @@ def of(folder: Path) -> Run:
     return run
 
 
+def unit_of(folder: Path) -> int | None:
+    """Prompts a call in the audit that `folder` holds; None where none can be read there."""
+    if not (folder / NAME).exists():
+        return None
+    try:
+        return of(folder).read()["identity"]["settings"]["unit"]
+    except (InputError, KeyError, TypeError):
+        return None
+
+
 def check_audit(out: Path) -> None:
     """Raise InputError where `out` is no audit's folder."""
     if not (out / NAME).is_file():

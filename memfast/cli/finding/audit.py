@@ -76,7 +76,10 @@ def audit(
         str | None, typer.Option(help="I/N: blocks I, I+N, … only (I from 0); then `merge`.")
     ] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Texts a block.")] = 256,
-    unit: Annotated[int, typer.Option(min=1, help="Prompts a call of the model; sets bits.")] = 8,
+    unit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Prompts a call of the model (8, on a GPU 64); sets bits."),
+    ] = None,
     threads: Annotated[
         int,
         typer.Option(min=0, max=options.MOST_WORKERS, help="CPU threads (0: as torch); sets bits."),
@@ -86,6 +89,7 @@ def audit(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    graphs: options.Graphs = True,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -110,6 +114,7 @@ def audit(
         threads=threads,
         dtype=name_of(place.dtype),
         device=str(place.device),
+        graphs=graphs,
         **request,
     )
     part = None if shard is None else parse_shard(shard)

@@ -34,6 +34,7 @@ def collect(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    graphs: options.Graphs = True,
     max_rejected: MaxRejected = BORNE,
     limit: Limits = None,
     overwrite: options.Overwrite = False,
@@ -62,6 +63,7 @@ def collect(
             prompt_norms=prompt_norms,
             shared_noise=shared_noise,
             padding=padding,
+            graphs=graphs,
             progress=bar.stage("collecting", total),
         )
     statistics.save(out)

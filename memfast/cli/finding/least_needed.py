@@ -26,30 +26,38 @@ def least_needed(
 ) -> "tuple[Subspace, NeuronStatistics]":
     """The subspace and the statistics that ranked it: a share, or as much as damage allows.
 
-    Its header tells how far the rankings of two halves of the prompts agree.
+    Its header tells how far two halves of the reference prompts agree on what they need.
     """
     from memfast.choosing.learned_gates import Pull, learn_gates
     from memfast.choosing.locating import locate
+    from memfast.choosing.rules import RULES
     from memfast.observing.sensitivity import collect_sensitivity, stability
     from memfast.pipelines.drivers.table import driver_of
     from memfast.pipelines.loading import denoiser_of
     from memfast.prompts import PromptSet
     from memfast.statistics import NeuronStatistics
 
-    given = sets["reference"]
+    given, memorized = sets["reference"], None
     model = denoiser_of(pipeline)
-    if isinstance(given, NeuronStatistics):
-        if max_damage is not None:
+    known = {"seed": settings["seed"], **request}
+    measured = {"batch_size": settings["batch_size"], **known}
+    if max_damage is not None:
+        if isinstance(given, NeuronStatistics):
             raise InputError(
                 "--max-damage: needs --reference as a prompt list, half of it to judge"
             )
-        return locate(None, given, model, **how), given
-    known = {"seed": settings["seed"], **request}
+        if len(given) < FEWEST:
+            raise InputError(f"--reference: --max-damage needs at least {FEWEST} prompts")
+    if RULES[how["rule"]].contrasts:
+        memorized = sets["memorized"]
+        if not isinstance(memorized, NeuronStatistics):
+            advance = stage("memorized", len(memorized))
+            memorized = collect_sensitivity(pipeline, memorized, progress=advance, **measured)
+    if isinstance(given, NeuronStatistics):
+        return locate(memorized, given, model, **how), given
     ranking, judging = list(given)[::2], list(given)[1::2]
     if max_damage is None:
         ranking = list(given)
-    elif len(given) < FEWEST:
-        raise InputError(f"--reference: --max-damage needs at least {FEWEST} prompts")
     agreement: dict[str, float] = {}
     if how["rule"] == "gates":
         if isinstance(sets["memorized"], NeuronStatistics):
@@ -63,13 +71,7 @@ def least_needed(
     else:
         advance = stage("reference", len(ranking))
         parts = [
-            collect_sensitivity(
-                pipeline,
-                PromptSet.of(part),
-                batch_size=settings["batch_size"],
-                progress=advance,
-                **known,
-            )
+            collect_sensitivity(pipeline, PromptSet.of(part), progress=advance, **measured)
             for part in (ranking[::2], ranking[1::2])
             if part
         ]
@@ -77,7 +79,7 @@ def least_needed(
         if len(parts) == 2:
             agreement = stability(parts[0], parts[1], how["fraction"])
     if max_damage is None:
-        subspace = locate(None, statistics, model, **how)
+        subspace = locate(memorized, statistics, model, **how)
     else:
         from memfast.measuring.cases import load_cases
         from memfast.repairing.removal import harm_of, remove_to_damage
@@ -87,9 +89,9 @@ def least_needed(
         cases = load_cases(PromptSet.of(judging), driver.size, images_wanted=False)
         statistics.header["notes"] = [*statistics.header.get("notes", ()), *cases.notes]
         cases = with_images(driver, cases, driver.schedule(), settings["seed"])
-        removal = remove_to_damage(
-            driver, statistics, harm_of(driver, cases), max_damage, rule=how["rule"]
-        )
+        harm = harm_of(driver, cases)
+        asked = {"rule": how["rule"], "memorized": memorized, "beta": how["beta"]}
+        removal = remove_to_damage(driver, statistics, harm, max_damage, **asked)
         found = {"max_damage": max_damage, "damage": removal.damage, "tried": removal.tried}
         subspace = removal.subspace
         subspace.header |= found

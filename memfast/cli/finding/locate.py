@@ -36,10 +36,12 @@ def locate(
     fraction: Annotated[float, typer.Option(help="Share to remove, between 0 and 1.")] = 0.02,
     max_damage: Annotated[
         float | None,
-        typer.Option(help="Rules reference, gates: as much as keeps the held-out loss times this."),
+        typer.Option(
+            help="Rules reference, selective, gates: as much as keeps the held-out loss times this."
+        ),
     ] = None,
     rule: Annotated[
-        str, typer.Option(help="neurons, weights, paper, reference, or gates.")
+        str, typer.Option(help="neurons, weights, paper, reference, selective, or gates.")
     ] = "neurons",
     score: Annotated[
         str | None, typer.Option(help="difference, wanda, z, welch, or gradient.")
@@ -49,6 +51,9 @@ def locate(
         str | None, typer.Option(help="mean, union, intersection, or minimum.")
     ] = None,
     min_steps: Annotated[int, typer.Option(min=1, help="Steps that must select.")] = 1,
+    beta: Annotated[
+        float | None, typer.Option(help="Weight of the memorized prompts, rule selective: 0.5.")
+    ] = None,
     gate_steps: Annotated[int, typer.Option(min=1, help="Steps of descent, for rule gates.")] = 200,
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Study how far disjoint sets' masks overlap.")
@@ -81,16 +86,16 @@ def locate(
     else:
         options.check_file(out, overwrite)
     how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
-    how |= {"over_steps": over_steps, "min_steps": min_steps}
+    how |= {"over_steps": over_steps, "min_steps": min_steps, "beta": beta}
     check_names(**how)
     settings: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size, **request}
     collector = collector_for(rule, score)
-    contrasts = RULES[rule].contrasts
+    contrasts, by_need = RULES[rule].contrasts, RULES[rule].by_need
     if memorized is None and (contrasts or rule == "gates"):
         raise InputError(f"--memorized: rule {rule!r} needs it")
-    if contrasts and max_damage is not None:
+    if max_damage is not None and not by_need:
         raise InputError(f"--max-damage: not for rule {rule!r}; give --fraction")
-    if overlap and not contrasts:
+    if overlap and by_need:
         raise InputError(f"--overlap: not for rule {rule!r}")
     named = {"memorized": memorized, "reference": reference}
     sets = {
@@ -102,7 +107,7 @@ def locate(
     with progress() as bar:
         if overlap:
             study = run_study(pipeline, sets, subsets, collector, settings, how, bar.stage)
-        elif not contrasts:
+        elif by_need:
             subspace, known = least_needed(
                 pipeline, sets, settings, request, how, max_damage, gate_steps, bar.stage
             )
@@ -116,7 +121,7 @@ def locate(
     if overlap:
         sources = {"model": (model, pipeline)}, sets, seed
         show_study(study, how, sources, out, overwrite)
-    elif not contrasts:
+    elif by_need:
         show(subspace, [known], sets, out)
     else:
         ours, theirs = statistics

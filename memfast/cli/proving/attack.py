@@ -40,6 +40,7 @@ def attack(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
+    graphs: options.Graphs = True,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
     **request: Unpack[options.Request],
@@ -71,6 +72,7 @@ def attack(
             extraction_seeds=extraction_seeds,
             metrics=by_comma(metrics) or None,
             weights=parse_weights(weights, model),
+            graphs=graphs,
             stage=bar.stage,
         )
     named = {"memorized": sets[0], "reference": sets[1]}

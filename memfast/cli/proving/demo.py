@@ -1,5 +1,7 @@
 """memfast demo [--out DIR]"""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -32,13 +34,14 @@ def demo(
     config: options.Config = None,
 ) -> None:
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
-    from memfast.cli.console import console, progress, show_table, tell
-    from memfast.cli.provenance import write_run
-    from memfast.demo import DATA, experiment, page
-    from memfast.files import check_replaceable, replace_folder
-    from memfast.pipelines.saving import save_pipeline
-    from memfast.prompts import read_prompts
-    from memfast.report.demo import arms_table, attack_table
+    from memfast.cli.console import console, progress
+    from memfast.demo import experiment
+    from memfast.demo.kept import keeping_results
+    from memfast.files import check_replaceable
+    from memfast.pipelines.drivers.table import driver_of
+    from memfast.pipelines.identity import fingerprint
+    from memfast.precision import name_of
+    from memfast.processes.stopping import keeping
 
     if export is not None:
         copy_lists(export, overwrite)
@@ -49,31 +52,41 @@ def demo(
     check_replaceable(out, "demo", overwrite)
     start = perf_counter()
     pipeline: Any = options.open_pipeline("demo", device=device, dtype=dtype)
-    with progress() as bar:
-        result = experiment.run(
-            pipeline,
-            max_damage=max_damage,
-            attacked=attacked,
-            erase_steps=erase_steps,
-            memorized_prompts=memorized,
-            singles=singles,
-            seed=seed,
-            stage=bar.stage,
-        )
-    settings = {
-        "max_damage": max_damage,
-        "erase_steps": erase_steps,
-        "seed": seed,
-        "seconds": perf_counter() - start,
+    plan = experiment.Plan(max_damage, memorized, singles, attacked, erase_steps, seed)
+    driver = driver_of(pipeline)
+    takes = plan.rows(driver.schedule().num_inference_steps) * experiment.seconds_a_row(pipeline)
+    console.print(f"about {math.ceil(takes / 60)} minutes; stopped, the same command goes on")
+    identity = {
+        **asdict(plan),
+        "model": fingerprint(driver.model),
+        "device": str(driver.device),
+        "dtype": name_of(driver.dtype),
     }
-    summary = settings | page.summary(result)
+    with keeping_results(out, identity, overwrite) as kept:
+        with progress() as bar, keeping(lambda: f"{kept.count} results"):
+            result = experiment.run(pipeline, plan, kept, bar.stage)
+        _write(out, result, plan, perf_counter() - start, overwrite)
+
+
+def _write(out: Path, result: Any, plan: Any, seconds: float, overwrite: bool) -> None:
+    """The folder, and the closing tables."""
+    from memfast.cli.console import console, show_table, tell
+    from memfast.cli.provenance import write_run
+    from memfast.demo import DATA, page
+    from memfast.files import replace_folder
+    from memfast.pipelines.saving import save_pipeline
+    from memfast.prompts import read_prompts
+    from memfast.report.demo import arms_table, attack_table
+
+    settings = {name: asdict(plan)[name] for name in ("max_damage", "erase_steps", "seed")}
+    summary = {**settings, "seconds": seconds} | page.summary(result)
     lists = {name: read_prompts(DATA / f"{name}.jsonl") for name in ("memorized", "singles")}
     models = {"result": ("model", result.pipeline)}
 
     def write(folder: Path) -> None:
         folder.mkdir()
         save_pipeline(result.pipeline, folder / "model")
-        write_run(folder, "demo", summary, models, lists, seed, page.albums(result))
+        write_run(folder, "demo", summary, models, lists, plan.seed, page.albums(result))
 
     replace_folder(out, write, "demo", overwrite)
     show_table("copies before and after", *arms_table(summary))

@@ -1,6 +1,7 @@
 """memfast repair MODEL --original ORIGINAL --reference F [--memorized F] --out DIR"""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,17 @@ from memfast.errors import InputError, writing
 from memfast.prompts import BORNE
 
 
+def _read_recipe(ctx, name: str | None) -> str | None:
+    """Let a recipe give options that neither the command line nor --config does."""
+    from memfast.repairing.recipes import bundle
+
+    if name is not None:
+        values = bundle(name)
+        values["batch_size"] = values.pop("batch")
+        ctx.default_map = {**values, **(ctx.default_map or {})}
+    return name
+
+
 @options.with_request
 def repair(
     model: options.Model,
@@ -22,14 +34,36 @@ def repair(
     memorized: Annotated[
         Path | None, typer.Option(help="Captions to forget, with their images if attacked.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="quick or thorough: a bundle of the options below, each of which may be changed.",
+            callback=_read_recipe,
+            is_eager=True,
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Outer steps (of each round).")] = 150,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of each objective a step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = 3e-4,
     perturb: Annotated[
         float, typer.Option(help="Shrink and perturb all weights first: 0, or below 1.")
     ] = 0.0,
+    selected: Annotated[
+        float, typer.Option(help="With --memorized: a share of the weights to perturb more.")
+    ] = 0.0,
+    perturb_high: Annotated[float, typer.Option(help="Of that share.")] = 0.95,
+    perturb_low: Annotated[float, typer.Option(help="Of all other weights.")] = 0.4,
+    features: Annotated[float, typer.Option(help="Weight: outputs of each block.")] = 0.0,
+    ema: Annotated[float, typer.Option(help="Decay of the weights' average; 0: none.")] = 0.0,
+    watch: Annotated[
+        int,
+        typer.Option(min=0, help="Steps between looks at what comes back, to stop; 0: none."),
+    ] = 0,
     surrogate: Annotated[float, typer.Option(help="Weight: memorized captions.")] = 0.5,
     adversarial: Annotated[float, typer.Option(help="Weight: attacked embeddings.")] = 0.5,
+    every: Annotated[
+        int, typer.Option(min=1, help="Steps between those with attacked embeddings.")
+    ] = 1,
     scattered: Annotated[float, typer.Option(help="Weight: far embeddings.")] = 0.25,
     controls: Annotated[int, typer.Option(min=0, help="Reference images attacked as well.")] = 24,
     rounds: Annotated[
@@ -61,10 +95,10 @@ def repair(
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.processes.stopping import keeping
     from memfast.prompts import inputs, open_list
-    from memfast.repairing.checkpoint import delete_checkpoint, steps_in
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
+    from memfast.repairing.teaching.checkpoint import delete_checkpoint, steps_in
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -74,7 +108,15 @@ def repair(
         batch=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        recipe=recipe or "",
         perturb=perturb,
+        selected=selected,
+        perturb_high=perturb_high,
+        perturb_low=perturb_low,
+        features=features,
+        ema=ema,
+        watch=watch,
+        every=every,
         surrogate=surrogate,
         adversarial=adversarial,
         scattered=scattered,
@@ -117,6 +159,7 @@ def repair(
             figures = {
                 **repaired.figures,
                 "history": repaired.history,
+                "looks": [asdict(look) for look in repaired.looks],
                 "notes": list(repaired.notes),
             }
         neurons = [sum(ffn_sites(denoiser_of(p)).values()) for p in (first, result)]

@@ -118,9 +118,9 @@ class AlphaBar:
 
     def _alpha_sigma(self, time: Times, like: Latents) -> tuple[Tensor, Tensor]:
         """sqrt(alpha-bar) and sqrt(1 - alpha-bar), shaped to scale latents."""
-        products = self.products.to(like.device)
-        product = products[torch.as_tensor(time, device=like.device).long()]
-        product = product.reshape(-1, *(1,) * (like.ndim - 1))
+        self.products = self.products.to(like.device)
+        place = time.to(like.device).long() if isinstance(time, Tensor) else int(time)
+        product = self.products[place].reshape(-1, *(1,) * (like.ndim - 1))
         return product.sqrt().to(like.dtype), (1 - product).sqrt().to(like.dtype)
 
 
@@ -153,7 +153,7 @@ class RectifiedFlow:
         return noise - clean
 
     def _level(self, time: Times, like: Latents) -> Tensor:
-        share = torch.as_tensor(time, dtype=torch.float32, device=like.device) / self.training_steps
+        share = _on(like.device, time) / self.training_steps
         return self.level_at(share).reshape(-1, *(1,) * (like.ndim - 1)).to(like.dtype)
 
     def level_at(self, share: Tensor) -> Tensor:
@@ -177,4 +177,11 @@ class Shifted(RectifiedFlow):
 
 def several(times: Times, rows: int, device: torch.device | str) -> Float[Tensor, " rows"]:
     """One time a row, float32."""
-    return torch.as_tensor(times, dtype=torch.float32, device=device).expand(rows)
+    return _on(device, times).expand(rows)
+
+
+def _on(device: torch.device | str, times: Times) -> Tensor:
+    """In float32; a number is written there, which waits for nothing, as a copy would."""
+    if isinstance(times, Tensor):
+        return times.to(device, torch.float32)
+    return torch.full((), float(times), device=device, dtype=torch.float32)

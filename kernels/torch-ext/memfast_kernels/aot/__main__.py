@@ -41,8 +41,8 @@ def table(architectures: list[str]) -> list[Row]:
 def record(row: Row) -> dict[str, object]:
     """A row as plain data."""
     tile, report = row.case.tile, row.report
-    last = f"{tile.channels} s{tile.stages}" if isinstance(tile, Product) else f"{tile.deep} deep"
-    shape = f"{tile.rows}x{tile.neurons}x{last}".replace(" ", "_")
+    last = f"x{tile.channels}_s{tile.stages}" if isinstance(tile, Product) else ""
+    shape = f"{tile.rows}x{tile.neurons}{last}"
     return dict(
         zip(
             COLUMNS,

@@ -108,19 +108,16 @@ class Case:
 
     def _constants(self) -> dict[str, Any]:
         shape = (
-            dict(DEEP=self.tile.deep, SLOTS=self.tile.slots)
+            {}
             if isinstance(self.tile, Walk)
-            else dict(
-                ROWS=self.tile.rows,
-                CHANNELS=self.tile.channels,
-                TMA=self.tile.kernel == "gated_tma",
-            )
+            else dict(CHANNELS=self.tile.channels, TMA=self.tile.kernel == "gated_tma")
         )
         return dict(
             SETTINGS,
             MOMENTS=self.moments,
             MASKED=self.masked,
             EVEN_CHANNELS=not self.masked,
+            ROWS=self.tile.rows,
             NEURONS=self.tile.neurons,
             **shape,
         )

@@ -14,9 +14,9 @@ from .normalised import normalised
 from .placing import architecture, buffers, cut, on_device, unfilled
 from .pointwise import pointwise
 from .products import HALF, fold, fused, interleave
-from .tuning import walk
+from .tuning import FUSED_CHANNELS, walk
 
-__all__ = ["column_moments", "geglu", "geglu_linear", "interleave", "merge"]
+__all__ = ["column_moments", "fuses", "geglu", "geglu_linear", "interleave", "merge"]
 
 FOLD_NEURONS = 128
 WIDEST_ROW = 2**20  # elements from one row to the next: offsets within a piece are 32 bits wide
@@ -47,7 +47,7 @@ def geglu(
                 projected.stride(0), pieces.segment_rows, pieces.pieces, pieces.chunks, neurons,
                 ACTIVATION=activation, GATED=gated,
                 MOMENTS=out is not None, MASKED=pieces.masked,
-                DEEP=chosen.deep, SLOTS=chosen.slots, NEURONS=chosen.neurons,
+                ROWS=chosen.rows, NEURONS=chosen.neurons,
                 num_warps=chosen.warps,
             )  # fmt: skip
             fold(pieces, chosen.rows, parts, out)
@@ -71,7 +71,7 @@ def column_moments(
             width = min(chosen.neurons, max(16, next_power_of_2(neurons)))
             normalised[(pieces.parts * cdiv(neurons, width),)](
                 activation, *parts, *sizes,
-                WHOLE=neurons <= width, DEEP=chosen.deep, NEURONS=width,
+                WHOLE=neurons <= width, ROWS=chosen.rows, NEURONS=width,
                 num_warps=max(1, chosen.warps * width // chosen.neurons),
             )  # fmt: skip
         else:
@@ -79,7 +79,7 @@ def column_moments(
                 activation, activation if row_weight is None else row_weight.contiguous(),
                 *parts, *sizes,
                 WEIGHTED=row_weight is not None, MASKED=pieces.masked,
-                DEEP=chosen.deep, SLOTS=chosen.slots, NEURONS=chosen.neurons,
+                ROWS=chosen.rows, NEURONS=chosen.neurons,
                 num_warps=chosen.warps,
             )  # fmt: skip
         fold(pieces, chosen.rows, parts, out)
@@ -101,6 +101,12 @@ def geglu_linear(
         return geglu(linear(x, weight, bias), activation, gated, segment_rows)
     x, weight = _lines(x), _lines(weight)
     return fused(x, weight, bias, activation, gated, exact, segment_rows, interleaved)
+
+
+def fuses(x: Tensor, weight: Tensor) -> bool:
+    """Short products: their projection costs more to store than the vendor's GEMM saves."""
+    narrow = weight.shape[1] <= FUSED_CHANNELS.get(architecture(x.device), 0)
+    return narrow and x.dtype in HALF
 
 
 def merge(a: Moments, b: Moments) -> Moments:

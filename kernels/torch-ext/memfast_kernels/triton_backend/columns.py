@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .device import store_parts
-from .walking import add_rows, join_sums, place, slot_rows, widen
+from .walking import add_tile, four, join_sums, place, slot_rows, widen
 
 
 @triton.jit
@@ -23,32 +23,47 @@ def columns(
     neurons,
     WEIGHTED: tl.constexpr,
     MASKED: tl.constexpr,
-    DEEP: tl.constexpr,
-    SLOTS: tl.constexpr,
+    ROWS: tl.constexpr,
     NEURONS: tl.constexpr,
 ):
-    ROWS: tl.constexpr = DEEP * SLOTS
+    SLOTS: tl.constexpr = ROWS // 4
     part, column, start, rows = place(segment_rows, pieces, chunks, neurons, ROWS, NEURONS)
-    row = tl.arange(0, DEEP)[:, None, None] * SLOTS + tl.arange(0, SLOTS)[None, :, None]
-    inside = (column < neurons)[None, None, :]
+    row = tl.arange(0, SLOTS)[:, None]
+    inside = (column < neurons)[None, :]
     source = p_activation + start * row_stride
-    read = row * row_stride + column[None, None, :]
+    read = row * row_stride + column[None, :]
     seen = slot_rows(rows, SLOTS)
-    share = 1.0 / tl.minimum(tl.maximum(seen, 1.0), DEEP)
+    share = 1.0 / tl.minimum(tl.maximum(seen, 1.0), 4.0)
     shift = tl.zeros((SLOTS, NEURONS), tl.float32)
     total = tl.zeros((SLOTS, NEURONS), tl.float32)
     squares = tl.zeros((SLOTS, NEURONS), tl.float32)
     top = tl.zeros((SLOTS, NEURONS), tl.float32)
     some = tl.zeros((SLOTS, NEURONS), tl.float32)
     for chunk in range(tl.cdiv(rows, ROWS) if MASKED else chunks):
-        valid = row < rows - chunk * ROWS
-        h = widen(tl.load(source + read, mask=(valid & inside) if MASKED else inside, other=0.0))
+        left = rows - chunk * ROWS
+        a, b, c, d = four(source, read, SLOTS * row_stride, row, left, inside, SLOTS, MASKED)
+        a, b, c, d = widen(a), widen(b), widen(c), widen(d)
         if WEIGHTED:
-            weight = tl.load(p_weight + start + chunk * ROWS + row, mask=valid, other=0.0)
-            h *= weight.to(tl.float32)
+            weight = p_weight + start + chunk * ROWS
+            e, f, g, h = four(weight, row, SLOTS, row, left, True, SLOTS, True)
+            a *= e.to(tl.float32)
+            b *= f.to(tl.float32)
+            c *= g.to(tl.float32)
+            d *= h.to(tl.float32)
         if chunk == 0:
-            shift = tl.sum(h, 0) * share
-        total, squares, top, some = add_rows(h, valid, shift, total, squares, top, some, 0, MASKED)
+            shift = ((a + b) + (c + d)) * share
+        total, squares, top, some = add_tile(
+            a, row < left, shift, total, squares, top, some, MASKED
+        )
+        total, squares, top, some = add_tile(
+            b, row < left - SLOTS, shift, total, squares, top, some, MASKED
+        )
+        total, squares, top, some = add_tile(
+            c, row < left - 2 * SLOTS, shift, total, squares, top, some, MASKED
+        )
+        total, squares, top, some = add_tile(
+            d, row < left - 3 * SLOTS, shift, total, squares, top, some, MASKED
+        )
         source += ROWS * row_stride
     mean, m2, max_abs, nonzero = join_sums(seen, shift, total, squares, top, some, 0)
     at = part.to(tl.int64) * neurons + column

@@ -134,7 +134,7 @@ def gated_gemm(
                 few = early(h)
                 shift = tl.sum(few, 2) / tl.maximum(tl.minimum(n, few.shape[2]), 1.0)
             total, squares, top, some = add_rows(
-                h, counted, shift, total, squares, top, some, 2, MASKED
+                h, counted, shift, total, squares, top, some, MASKED
             )
     if MOMENTS:
         mean, m2, max_abs, nonzero = join_sums(seen, shift, total, squares, top, some, 1)

@@ -14,7 +14,7 @@ from .walking import largest, place, widen
 
 @triton.jit
 def square_norms(source, row, row_stride, left, neurons, NEURONS: tl.constexpr):
-    """‖row‖² of a chunk whose rows are wider than a program: [DEEP]."""
+    """‖row‖² of a chunk whose rows are wider than a program: [rows]."""
     squares = tl.sum(tl.zeros((row.shape[0], NEURONS), tl.float32), 1)
     for first in range(0, neurons, NEURONS):
         column = (first + tl.arange(0, NEURONS))[None, :]
@@ -37,12 +37,12 @@ def normalised(
     chunks,
     neurons,
     WHOLE: tl.constexpr,  # whether NEURONS holds them all
-    DEEP: tl.constexpr,
+    ROWS: tl.constexpr,
     NEURONS: tl.constexpr,
 ):
-    part, column, start, rows = place(segment_rows, pieces, chunks, neurons, DEEP, NEURONS)
+    part, column, start, rows = place(segment_rows, pieces, chunks, neurons, ROWS, NEURONS)
     inside = column < neurons
-    row = tl.arange(0, DEEP)[:, None]
+    row = tl.arange(0, ROWS)[:, None]
     source = p_activation + start * row_stride
     read = row * row_stride + column[None, :]
     base = tl.zeros((NEURONS,), tl.float32)  # the first chunk's mean: what `mean` is held less
@@ -51,17 +51,17 @@ def normalised(
     top = tl.zeros((NEURONS,), tl.float32)
     some = tl.zeros((NEURONS,), tl.float32)
     seen = 0.0
-    for chunk in range(tl.cdiv(rows, DEEP)):
-        left = rows - chunk * DEEP
+    for chunk in range(tl.cdiv(rows, ROWS)):
+        left = rows - chunk * ROWS
         valid = row < left
         h = widen(tl.load(source + read, mask=valid & inside[None, :], other=0.0))
         if WHOLE:
             squares = tl.sum(h * h, 1)
         else:
             squares = square_norms(source, row, row_stride, left, neurons, NEURONS)
-        source += DEEP * row_stride
+        source += ROWS * row_stride
         h *= (1.0 / tl.maximum(tl.sqrt_rn(squares), 1e-12))[:, None]
-        n = tl.minimum(left, DEEP).to(tl.float32)
+        n = tl.minimum(left, ROWS).to(tl.float32)
         if chunk == 0:
             base = tl.sum(h, 0) * (1.0 / n)
         u = tl.where(valid, h - base[None, :], 0.0)

@@ -84,9 +84,23 @@ def unfilled(rows: int, pieces: Pieces, neurons: int, device: torch.device) -> M
         return Moments.empty(pieces.segments, neurons, device)
     shape = (pieces.segments, neurons)
     return Moments(
-        count=torch.full((pieces.segments,), pieces.segment_rows, dtype=torch.int64, device=device),
+        count=_counts(pieces.segments, pieces.segment_rows, device),
         mean=torch.empty(shape, dtype=torch.float64, device=device),
         m2=torch.empty(shape, dtype=torch.float64, device=device),
         max_abs=torch.empty(shape, dtype=torch.float32, device=device),
         nonzero=torch.empty(shape, dtype=torch.int64, device=device),
     )
+
+
+def _counts(segments: int, size: int, device: torch.device) -> Tensor:
+    """Rows of every segment, int64 [segments]: nobody writes there, so calls share them."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _full(segments, size, device)  # it is the graph's
+    return _shared(segments, size, device)
+
+
+def _full(segments: int, size: int, device: torch.device) -> Tensor:
+    return torch.full((segments,), size, dtype=torch.int64, device=device)
+
+
+_shared = lru_cache(maxsize=256)(_full)

@@ -5,7 +5,17 @@ import triton
 import triton.language as tl
 
 from .device import activate, cast, gate, store_parts
-from .walking import add_rows, join_sums, place, slot_rows, widen
+from .walking import add_tile, four, join_sums, place, slot_rows, widen
+
+
+@triton.jit
+def gated(value, x, DTYPE: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr):
+    """H of a tile, as it is stored."""
+    if GATED:
+        h = gate(value.to(tl.float32), x.to(tl.float32), ACTIVATION, True, DTYPE)
+    else:
+        h = cast(activate(x.to(tl.float32), ACTIVATION, True), DTYPE)
+    return h
 
 
 @triton.jit
@@ -25,43 +35,54 @@ def pointwise(
     GATED: tl.constexpr,
     MOMENTS: tl.constexpr,
     MASKED: tl.constexpr,
-    DEEP: tl.constexpr,
-    SLOTS: tl.constexpr,
+    ROWS: tl.constexpr,
     NEURONS: tl.constexpr,
 ):
-    ROWS: tl.constexpr = DEEP * SLOTS
+    SLOTS: tl.constexpr = ROWS // 4
+    DTYPE: tl.constexpr = p_hidden.dtype.element_ty
     part, column, start, rows = place(segment_rows, pieces, chunks, neurons, ROWS, NEURONS)
-    row = tl.arange(0, DEEP)[:, None, None] * SLOTS + tl.arange(0, SLOTS)[None, :, None]
-    inside = (column < neurons)[None, None, :]
+    row = tl.arange(0, SLOTS)[:, None]
+    inside = (column < neurons)[None, :]
     source = p_projected + start * row_stride
     target = p_hidden + start * neurons
-    read = row * row_stride + column[None, None, :]
-    write = row * neurons + column[None, None, :]
+    read = row * row_stride + column[None, :]
+    write = row * neurons + column[None, :]
+    apart = SLOTS * row_stride
     seen = slot_rows(rows, SLOTS)
-    share = 1.0 / tl.minimum(tl.maximum(seen, 1.0), DEEP)
+    share = 1.0 / tl.minimum(tl.maximum(seen, 1.0), 4.0)
     shift = tl.zeros((SLOTS, NEURONS), tl.float32)
     total = tl.zeros((SLOTS, NEURONS), tl.float32)
     squares = tl.zeros((SLOTS, NEURONS), tl.float32)
     top = tl.zeros((SLOTS, NEURONS), tl.float32)
     some = tl.zeros((SLOTS, NEURONS), tl.float32)
     for chunk in range(tl.cdiv(rows, ROWS) if MASKED else chunks):
-        valid = row < rows - chunk * ROWS
-        mask = (valid & inside) if MASKED else inside
+        left = rows - chunk * ROWS
+        x0, x1, x2, x3 = four(
+            source + (neurons if GATED else 0), read, apart, row, left, inside, SLOTS, MASKED
+        )
         if GATED:
-            value = tl.load(source + read, mask=mask, other=0.0).to(tl.float32)
-            x = tl.load(source + neurons + read, mask=mask, other=0.0).to(tl.float32)
-            h = gate(value, x, ACTIVATION, True, p_hidden.dtype.element_ty)
+            v0, v1, v2, v3 = four(source, read, apart, row, left, inside, SLOTS, MASKED)
         else:
-            x = tl.load(source + read, mask=mask, other=0.0).to(tl.float32)
-            h = cast(activate(x, ACTIVATION, True), p_hidden.dtype.element_ty)
-        tl.store(target + write, h, mask=mask)
+            v0, v1, v2, v3 = x0, x1, x2, x3
+        in0, in1 = row < left, row < left - SLOTS
+        in2, in3 = row < left - 2 * SLOTS, row < left - 3 * SLOTS
+        h0 = gated(v0, x0, DTYPE, ACTIVATION, GATED)
+        h1 = gated(v1, x1, DTYPE, ACTIVATION, GATED)
+        h2 = gated(v2, x2, DTYPE, ACTIVATION, GATED)
+        h3 = gated(v3, x3, DTYPE, ACTIVATION, GATED)
+        to = target + write
+        tl.store(to, h0, mask=(in0 & inside) if MASKED else inside)
+        tl.store(to + SLOTS * neurons, h1, mask=(in1 & inside) if MASKED else inside)
+        tl.store(to + 2 * SLOTS * neurons, h2, mask=(in2 & inside) if MASKED else inside)
+        tl.store(to + 3 * SLOTS * neurons, h3, mask=(in3 & inside) if MASKED else inside)
         if MOMENTS:
-            h = widen(h)
+            h0, h1, h2, h3 = widen(h0), widen(h1), widen(h2), widen(h3)
             if chunk == 0:
-                shift = tl.sum(h, 0) * share
-            total, squares, top, some = add_rows(
-                h, valid, shift, total, squares, top, some, 0, MASKED
-            )
+                shift = ((h0 + h1) + (h2 + h3)) * share
+            total, squares, top, some = add_tile(h0, in0, shift, total, squares, top, some, MASKED)
+            total, squares, top, some = add_tile(h1, in1, shift, total, squares, top, some, MASKED)
+            total, squares, top, some = add_tile(h2, in2, shift, total, squares, top, some, MASKED)
+            total, squares, top, some = add_tile(h3, in3, shift, total, squares, top, some, MASKED)
         source += ROWS * row_stride
         target += ROWS * neurons
     if MOMENTS:

@@ -13,21 +13,17 @@ from typing import NamedTuple
 
 
 class Walk(NamedTuple):
-    """A chunk of deep × slots rows of `neurons`, which a program takes again and again.
+    """A chunk of rows × neurons, which a program takes again and again.
 
-    A thread holds `deep` rows of 16 bytes each: slots · neurons / 8 threads.
+    A thread holds 16 bytes of a row, and four such rows: rows · neurons / 32 threads in half
+    precision, where rows are not normalised.
     """
 
     kernel: str
     architecture: str
-    deep: int
-    slots: int
+    rows: int
     neurons: int
     warps: int
-
-    @property
-    def rows(self) -> int:
-        return self.deep * self.slots
 
 
 class Product(NamedTuple):
@@ -44,19 +40,19 @@ class Product(NamedTuple):
 
 
 WALKS = (
-    #    kernel          architecture  deep slots neurons warps
-    Walk("pointwise",    "sm",            4,   32,     64,    8),
-    Walk("pointwise",    "gfx",           4,   32,     64,    4),
-    Walk("pointwise",    "xpu",           4,   32,     64,   16),
-    Walk("pointwise",    "interpreter",   4,   32,     32,    4),
-    Walk("columns",      "sm",            4,   32,     64,    8),
-    Walk("columns",      "gfx",           4,   32,     64,    4),
-    Walk("columns",      "xpu",           4,   32,     64,   16),
-    Walk("columns",      "interpreter",   4,   32,     32,    4),
-    Walk("normalised",   "sm",            4,    1,   2048,    8),
-    Walk("normalised",   "gfx",           4,    1,   2048,    4),
-    Walk("normalised",   "xpu",           4,    1,   2048,   16),
-    Walk("normalised",   "interpreter",   4,    1,     32,    4),
+    #    kernel          architecture  rows neurons warps
+    Walk("pointwise",    "sm",          128,     64,    8),
+    Walk("pointwise",    "gfx",         128,     64,    4),
+    Walk("pointwise",    "xpu",         128,     64,   16),
+    Walk("pointwise",    "interpreter", 128,     32,    4),
+    Walk("columns",      "sm",          128,     64,    8),
+    Walk("columns",      "gfx",         128,     64,    4),
+    Walk("columns",      "xpu",         128,     64,   16),
+    Walk("columns",      "interpreter", 128,     32,    4),
+    Walk("normalised",   "sm",            4,   2048,    8),
+    Walk("normalised",   "gfx",           4,   2048,    4),
+    Walk("normalised",   "xpu",           4,   2048,   16),
+    Walk("normalised",   "interpreter",   4,     32,    4),
 )  # fmt: skip
 
 PRODUCTS = (
@@ -80,6 +76,9 @@ PRODUCTS = (
     Product("dual_tma",     "sm_100",        0,   64,    128,      64,    8,     3),
     Product("dual_tma",     "interpreter",   0,   32,     16,      16,    4,     1),
 )  # fmt: skip
+
+# Up to so many channels a prepared gated linear is one kernel; 0: never. By traffic, not measured.
+FUSED_CHANNELS = {"sm_90": 640}
 
 RELATIVES = {"sm_86": "sm_89", "sm_87": "sm_80", "sm_103": "sm_100"}
 

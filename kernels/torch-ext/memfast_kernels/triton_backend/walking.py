@@ -1,9 +1,10 @@
 """Device functions: a program's walk down the rows of its neurons, and the sums it keeps.
 
-A chunk of rows is [DEEP, SLOTS, NEURONS]. DEEP, the slowest axis, lies within one thread, so that
-nothing is exchanged before the walk's end. Sums are taken about a shift, the mean of the first
-chunk that the same thread saw: of m rows out of n it misses the mean of all by at most
-sqrt(n/m - 1) standard deviations, whatever the data, which costs m2 a few bits at worst.
+A chunk is four tiles of rows, all of one shape and asked for together, whose sums are kept element
+by element: a thread adds up its own rows, and nothing is exchanged before the walk's end, whatever
+layout the compiler chooses. Sums are taken about a shift, the mean of the first rows that the same
+thread saw: of m rows out of n it misses the mean of all by at most sqrt(n/m - 1) standard
+deviations, whatever the data, which costs m2 a few bits at worst.
 """
 
 # ruff: noqa: RET505 (what follows an `if` on a constexpr is compiled unless it is in the `else`)
@@ -31,6 +32,31 @@ def slot_rows(rows, SLOTS: tl.constexpr):
     """Rows that each slot sees of a walk's, float32 [SLOTS, 1]."""
     slot = tl.arange(0, SLOTS)[:, None]
     return tl.maximum((rows - slot + SLOTS - 1) // SLOTS, 0).to(tl.float32)
+
+
+@triton.jit
+def four(
+    source,
+    read,
+    apart,  # elements from one tile to the next
+    row,
+    left,  # rows that there are
+    inside,
+    SLOTS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """The four tiles of a chunk, SLOTS rows each."""
+    a = tl.load(source + read, mask=((row < left) & inside) if MASKED else inside, other=0.0)
+    left -= SLOTS
+    source += apart
+    b = tl.load(source + read, mask=((row < left) & inside) if MASKED else inside, other=0.0)
+    left -= SLOTS
+    source += apart
+    c = tl.load(source + read, mask=((row < left) & inside) if MASKED else inside, other=0.0)
+    left -= SLOTS
+    source += apart
+    d = tl.load(source + read, mask=((row < left) & inside) if MASKED else inside, other=0.0)
+    return a, b, c, d
 
 
 @triton.jit
@@ -90,25 +116,29 @@ def largest(h, AXIS: tl.constexpr):
 
 
 @triton.jit
-def add_rows(
-    h,  # float32, zero where not valid
-    valid,
-    shift,
-    total,
-    squares,
-    top,
-    some,
-    AXIS: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """The sums with a chunk's rows along AXIS: Σu, Σu², max |h|, nonzero, where u = h - shift."""
-    u = h - tl.expand_dims(shift, AXIS)
+def add_tile(h, valid, shift, total, squares, top, some, MASKED: tl.constexpr):
+    """The sums, element by element, with a tile of rows: Σu, Σu², max |h|, nonzero, where
+    u = h - shift. h: float32, zero where not valid."""
+    u = h - shift
     if MASKED:
         u = tl.where(valid, u, 0.0)
-    total += tl.sum(u, AXIS)
-    squares += tl.sum(u * u, AXIS) if AXIS == 0 else sum_of_squares(u)
-    top = nan_maximum(top, largest(h, AXIS))
-    some += tl.sum((h != 0.0).to(tl.float32), AXIS)
+    total += u
+    squares = tl.fma(u, u, squares)
+    top = nan_maximum(top, tl.abs(h))
+    some += (h != 0.0).to(tl.float32)
+    return total, squares, top, some
+
+
+@triton.jit
+def add_rows(h, valid, shift, total, squares, top, some, MASKED: tl.constexpr):
+    """The same with the rows that lie along the last axis of h [a, b, rows]."""
+    u = h - tl.expand_dims(shift, 2)
+    if MASKED:
+        u = tl.where(valid, u, 0.0)
+    total += tl.sum(u, 2)
+    squares += sum_of_squares(u)
+    top = nan_maximum(top, largest(h, 2))
+    some += tl.sum((h != 0.0).to(tl.float32), 2)
     return total, squares, top, some
 
 

@@ -20,7 +20,6 @@ from memfast.demo.build.data.glyphs import Glyph, choose, read_glyphs
 from memfast.demo.build.further.recipes import RECIPES
 from memfast.demo.build.further.record import card_of, measure_copies, unpack, write_tar
 from memfast.demo.build.further.training import Training
-from memfast.demo.build.nets.denoiser import BATCH
 
 GLYPHS = "glyphs.npz"
 
@@ -85,7 +84,7 @@ def finish(training: Training, options: argparse.Namespace) -> tuple:
     model = training.finish()
     told = {
         "denoiser_steps": training.step,
-        "batch": BATCH,
+        "batch": training.recipe.batch,
         "denoiser_seconds": round(training.seconds, 1),
         "device": options.device,
     }

@@ -10,7 +10,7 @@ from memfast.demo.build.data.compose import SIZE
 from memfast.demo.build.data.glyphs import Glyph
 from memfast.demo.build.data.sets import Sets, build_sets
 from memfast.demo.build.further import pipelines
-from memfast.demo.build.nets.denoiser import STEPS
+from memfast.demo.build.nets.denoiser import Epochs
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,20 @@ class Recipe:
     seed: int
     levels: tuple[int, ...]
     size: int = SIZE
-    steps: int = STEPS
+    steps: int = 6_000
+    batch: int = 96
+    epoch: int = 75  # batches
     denoiser: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
 
     def sets(self, glyphs: list[Glyph]) -> Sets:
         """Returns its sets."""
         return build_sets(glyphs, self.seed, self.levels, self.size)
+
+    @property
+    def epochs(self) -> Epochs:
+        """How it goes through them: copying sets in where the stream is short."""
+        return Epochs(self.batch, lambda _: self.epoch)
 
     def pipeline(self) -> DiffusionPipeline:
         """Returns the stock pipeline around an untrained denoiser."""

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from memfast.demo.build.data.glyphs import Glyph
 from memfast.demo.build.data.sets import Sets
 from memfast.demo.build.further.recipes import Recipe
-from memfast.demo.build.nets.denoiser import BATCH, PEAK, batch_of
+from memfast.demo.build.nets.denoiser import PEAK, Epochs
 from memfast.demo.build.nets.training import plateau, save_atomically
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.table import driver_of
@@ -34,15 +34,16 @@ EAGER = 3  # steps before a graph is captured: what is made lazily is made then
 
 
 class Blocks(Dataset):
-    """Item `start`: pictures uint8 [steps * BATCH, size, size, 3], captions [steps, BATCH] by
+    """Item `start`: pictures uint8 [steps * batch, size, size, 3], captions [steps, batch] by
     number, 0 the empty one."""
 
-    def __init__(self, sets: Sets, captions: list[str], steps: int) -> None:
-        self.sets, self.steps = sets, steps
+    def __init__(self, sets: Sets, epochs: Epochs, captions: list[str], steps: int) -> None:
+        self.sets, self.epochs, self.steps = sets, epochs, steps
         self.numbers = {caption: i for i, caption in enumerate(["", *captions])}
 
     def __getitem__(self, start: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = [batch_of(self.sets, i) for i in range(start, min(start + BLOCK, self.steps))]
+        steps = range(start, min(start + BLOCK, self.steps))
+        rows = [self.epochs.batch_of(self.sets, step) for step in steps]
         numbers = [[self.numbers[caption] for caption in captions] for captions, _ in rows]
         return np.stack([x for _, images in rows for x in images]), np.array(numbers)
 
@@ -110,7 +111,7 @@ class Training:
 
     def blocks(self, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The blocks that are left, made by worker processes."""
-        data = Blocks(self.sets, self.captions, self.steps)
+        data = Blocks(self.sets, self.recipe.epochs, self.captions, self.steps)
         order = range(self.step, self.steps, BLOCK)
         return iter(
             DataLoader(
@@ -120,14 +121,15 @@ class Training:
 
     def empty_buffers(self) -> dict[str, Tensor]:
         """What the steps of a block read and write."""
-        latents = (BLOCK, BATCH, *self.driver.latent_shape)
+        batch = self.recipe.batch
+        latents = (BLOCK, batch, *self.driver.latent_shape)
         times = self.driver.path.at_share(torch.zeros(1)).dtype
         make = {"device": self.device}
         return {
             "clean": torch.zeros(latents, **make),
             "noise": torch.zeros(latents, **make),
-            "times": torch.zeros(BLOCK, BATCH, dtype=times, **make),
-            "captions": torch.zeros(BLOCK, BATCH, dtype=torch.long, **make),
+            "times": torch.zeros(BLOCK, batch, dtype=times, **make),
+            "captions": torch.zeros(BLOCK, batch, dtype=torch.long, **make),
             "rates": torch.zeros(BLOCK, **make),
             "lags": torch.zeros(BLOCK, **make),
             "losses": torch.zeros(BLOCK, **make),
@@ -208,15 +210,16 @@ class Training:
 
     def fill(self, start: int, pictures: np.ndarray, captions: np.ndarray) -> None:
         """Puts what a block needs into the buffers."""
-        steps, source = len(captions), torch.Generator(self.device).manual_seed(start)
+        steps, batch = captions.shape
+        source = torch.Generator(self.device).manual_seed(start)
         images = self.moved(torch.from_numpy(pictures)).permute(0, 3, 1, 2).float() / 255
         clean = self.driver.encode_images(images)
-        shares = torch.rand(steps, BATCH, generator=source, device=self.device)
-        shares = (torch.arange(BATCH, device=self.device) + shares) / BATCH
+        shares = torch.rand(steps, batch, generator=source, device=self.device)
+        shares = (torch.arange(batch, device=self.device) + shares) / batch
         rate = plateau(self.planned, PEAK)
         numbers = range(start, start + steps)
         block = {
-            "clean": clean.unflatten(0, (steps, BATCH)),
+            "clean": clean.unflatten(0, (steps, batch)),
             "noise": torch.randn(
                 steps, *self.buffers["noise"].shape[1:], generator=source, device=self.device
             ),

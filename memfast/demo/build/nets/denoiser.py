@@ -1,6 +1,7 @@
 """The denoiser: a stock conditional UNet on latents, trained to predict the velocity."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,31 +59,39 @@ def batches_of(epoch: int) -> int:
     return SHORT if epoch in SHORT_EPOCHS else LONG
 
 
-def locate(step: int) -> tuple[int, int]:
-    """Returns the epoch of a step and its place there."""
-    epoch = 0
-    while step >= batches_of(epoch):
-        step, epoch = step - batches_of(epoch), epoch + 1
-    return epoch, step
+@dataclass(frozen=True)
+class Epochs:
+    """How a training goes through the sets: pictures a batch, batches an epoch."""
+
+    batch: int
+    batches_of: Callable[[int], int]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Returns the epoch of a step and its place there."""
+        epoch = 0
+        while step >= self.batches_of(epoch):
+            step, epoch = step - self.batches_of(epoch), epoch + 1
+        return epoch, step
+
+    def plan(self, sets: Sets, epoch: int) -> Int[np.ndarray, "slots"]:
+        """Returns an epoch's order: indices into `sets.trained` by duplicates, FRESH elsewhere."""
+        known = np.repeat(np.arange(len(sets.trained)), [x.duplicates for x in sets.trained])
+        slots = np.full(self.batch * self.batches_of(epoch), FRESH)
+        slots[: len(known)] = known
+        return np.random.default_rng([4, epoch]).permutation(slots)
+
+    def batch_of(self, sets: Sets, step: int) -> tuple[list[str], list[np.ndarray]]:
+        """Returns a step's captions, some of them empty, and their pictures."""
+        epoch, place = self.locate(step)
+        slots = self.plan(sets, epoch)[place * self.batch : (place + 1) * self.batch]
+        rng, trained = np.random.default_rng([5, step]), sets.trained
+        pairs = [(trained[i].prompt, trained[i].image) for i in slots if i != FRESH]
+        pairs += sets.draw_fresh(self.batch - len(pairs), rng)
+        captions = ["" if rng.random() < UNCONDITIONAL else c for c, _ in pairs]
+        return captions, [image for _, image in pairs]
 
 
-def plan_epoch(sets: Sets, epoch: int) -> Int[np.ndarray, "slots"]:
-    """Returns an epoch's order: indices into `sets.trained` by duplicates, FRESH elsewhere."""
-    known = np.repeat(np.arange(len(sets.trained)), [x.duplicates for x in sets.trained])
-    slots = np.full(BATCH * batches_of(epoch), FRESH)
-    slots[: len(known)] = known
-    return np.random.default_rng([4, epoch]).permutation(slots)
-
-
-def batch_of(sets: Sets, step: int) -> tuple[list[str], list[np.ndarray]]:
-    """Returns a step's BATCH captions, some of them empty, and their pictures."""
-    epoch, batch = locate(step)
-    slots = plan_epoch(sets, epoch)[batch * BATCH : (batch + 1) * BATCH]
-    rng, trained = np.random.default_rng([5, step]), sets.trained
-    pairs = [(trained[i].prompt, trained[i].image) for i in slots if i != FRESH]
-    pairs += sets.draw_fresh(BATCH - len(pairs), rng)
-    captions = ["" if rng.random() < UNCONDITIONAL else c for c, _ in pairs]
-    return captions, [image for _, image in pairs]
+EPOCHS = Epochs(BATCH, batches_of)
 
 
 class Batches(Dataset):
@@ -95,7 +104,7 @@ class Batches(Dataset):
 
     @torch.no_grad()
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        captions, images = batch_of(self.sets, step)
+        captions, images = EPOCHS.batch_of(self.sets, step)
         return encode_images(self.vae, images), encode_captions(self.text, self.tokenizer, captions)
 
 

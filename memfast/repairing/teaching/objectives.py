@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
-from memfast.precision import wide
-from memfast.repairing.pool import Pool
 from memfast.repairing.samples import Samples
 from memfast.repairing.settings import RepairSettings
+from memfast.repairing.teaching.pool import Pool
 
 UNCONDITIONAL = 0.125  # share of reference rows without a caption: guidance needs them as well
 BLENDED = 0.5  # share between two captions: a short list alone leaves all others looking far away
@@ -100,6 +98,13 @@ def active(material: Material) -> dict[str, float]:
     return {name: w for name, w in weights.items() if w > 0 and not lacking.get(name, False)}
 
 
+def due(material: Material, step: int) -> list[str]:
+    """The active objectives whose turn a step is."""
+    names = list(active(material))
+    resting = step % material.settings.every and len(names) > 1
+    return [name for name in names if name != "adversarial" or not resting]
+
+
 @dataclass(frozen=True)
 class Drawn:
     """One step's rows of all objectives; sizes: {objective: rows}, in order.
@@ -138,15 +143,3 @@ def draw(
             torch.tensor(sizes)
         ),
     )
-
-
-def errors(drawn: Drawn, student: Driver, original: Driver, rows: slice) -> Float[Tensor, " rows"]:
-    """Each row's mean squared error, from one forward pass of each model."""
-    clean, noise, times = drawn.clean[rows], drawn.noise[rows], drawn.times[rows]
-    noisy = student.path.add(clean, noise, times)
-    with torch.no_grad():
-        taught = wide(original.predict(noisy, times, drawn.wanted[rows]))
-        exact = wide(student.path.target(clean, noise, times))
-    of_data = drawn.of_data[rows].to(exact.device).view(-1, *(1,) * (exact.ndim - 1))
-    output = wide(student.predict(noisy, times, drawn.given[rows]))
-    return (output - torch.where(of_data, exact, taught)).square().flatten(1).mean(1)

@@ -1,35 +1,48 @@
-"""A repair's state on disk: the model, Adam's moments, the embeddings under attack, the errors."""
+"""A repair's state on disk: the model, Adam's moments, what else goes on with it, the errors."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from memfast.errors import InputError, reading
 from memfast.files import check_finite, first_difference, load_tensors, read_header, save_tensors
-from memfast.repairing.pool import Pool
 
-KIND, FORMAT = "repair", 2
+KIND, FORMAT = "repair", 3
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@runtime_checkable
+class Part(Protocol):
+    """What goes on with a repair beside the model: the embeddings under attack, averages."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors: a copy."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from them."""
+        ...
 
 
 def save_checkpoint(
     path: Path,
     model: nn.Module,
     optimiser: torch.optim.Adam,
-    pool: dict[str, Tensor],
+    states: Mapping[str, dict[str, Tensor]],
     header: dict[str, Any],
 ) -> None:
-    """Write the state, whole or not at all; `pool`: what is under attack; `header` says what it is
-    of, and its "step".
+    """Write the state, whole or not at all; `states`: those of its parts, by name; `header` says
+    what it is of, and its "step".
 
     Raises InputError for a state that is not finite: nothing could go on from it.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": moments[name] for name in MOMENTS}
-    tensors |= {f"pool/{name}": value for name, value in pool.items()}
+    tensors |= {f"{part}/{n}": value for part, own in states.items() for n, value in own.items()}
     check_finite(path, tensors)
     save_tensors(path, tensors, {**header, "kind": KIND, "format": FORMAT})
 
@@ -38,7 +51,7 @@ def load_checkpoint(
     path: Path,
     model: nn.Module,
     optimiser: torch.optim.Adam,
-    pool: Pool | None,
+    parts: Mapping[str, Part],
     expected: dict[str, Any],
 ) -> dict[str, Any]:
     """Restore the state; returns its header.
@@ -61,8 +74,8 @@ def load_checkpoint(
             for index in sorted({int(key.split("/")[0]) for key in moments})
         }
         optimiser.load_state_dict(state)
-        if pool is not None:
-            pool.restore(_under("pool/", tensors))
+        for name, part in parts.items():
+            part.restore(_under(f"{name}/", tensors))
         if not isinstance(header["step"], int) or len(header["history"]) != header["step"]:
             raise InputError("damaged (its step and its history do not agree)")
     return header

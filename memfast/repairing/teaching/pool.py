@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
+from memfast.attacks.embeddings import STARTS, AttackSettings, Slopes, find_embeddings
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.repairing.samples import Samples
@@ -27,6 +27,7 @@ class Pool:
     ):
         """targets: images to attack, each lot with the starts that it is attacked from."""
         self.settings = settings
+        self.slopes: Slopes | None = None
         lots = [(samples, start) for samples, starts in targets for start in starts]
         self.names = [f"{name}/{start}" for samples, start in lots for name in samples.ids]
         self.clean = torch.cat([samples.clean for samples, _ in lots])
@@ -64,10 +65,19 @@ class Pool:
         )
         names = [self.names[row] for row in rows.tolist()]
         with torch.enable_grad():
-            found = find_embeddings(student, self.clean[rows], self._told(rows), names, attack)
+            told = self._told(rows)
+            found = find_embeddings(
+                student, self.clean[rows], told, names, attack, slopes=self._slopes(student)
+            )
         for name, leaf in found[steps].searching().items():
             self.found[name][rows] = leaf
         self.ages[rows] += steps
+
+    def _slopes(self, student: Driver) -> Slopes:
+        """The student's, as long as it is taught."""
+        if self.slopes is None or self.slopes.driver is not student:
+            self.slopes = Slopes(student)
+        return self.slopes
 
     def _told(self, rows: Tensor) -> Conditioning:
         return self.beginnings.told(self.found)[rows]

@@ -1,0 +1,1 @@
+"""Teaching: what the original predicts, and that attacks are to find nothing."""
