@@ -1,7 +1,7 @@
 """Detection on several models: every probe, score and peer, by rows spent.
 
-    python -m benchmarks.detection collect --data DIR --out NAME.npz
-    python -m benchmarks.detection judge NAME.npz ... --choose NAME NAME --out figures.json
+    python -m benchmarks.detection collect demo DIR ... --out looks --peers --walk 10
+    python -m benchmarks.detection judge looks --choose NAME NAME --out figures.json
 
 `collect` writes what the looks showed of every caption of a folder like the demo's data.
 `judge` makes scores of it, chooses among them on the named models by the worst of these, and

@@ -16,13 +16,13 @@ from memfast.auditing.looking.probes import PROBES, Look, Prediction, Scene, Uni
 from memfast.auditing.looking.scores import Baseline, discriminant_direction
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker
+from memfast.demo import DATA
 from memfast.images import read_image
 from memfast.measuring.similarity import METRICS, Comparison
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.loading import load_pipeline
-from memfast.prompts import Prompt, make_prompt, read_prompts
+from memfast.prompts import Prompt, read_prompts
 
-UNIT = 32
 LEVELS = (0.6, 0.4, 0.3, 0.2, 0.1, 0.05)
 SEEDS = 3
 NEURONS = ("energy", "located", "discriminant")
@@ -40,6 +40,7 @@ def collect(
     singles: int,
     foreign: list[Path],
     device: str,
+    unit: int,
 ) -> Columns:
     """The columns of the model in `data`/pipeline. walk: steps; 0 for none."""
     pipeline = load_pipeline(data / "pipeline", device=device)
@@ -48,7 +49,7 @@ def collect(
     schedule = driver_of(pipeline).schedule().as_dict()
     settings = Settings(
         noises=noises,
-        unit=UNIT,
+        unit=unit,
         threads=1,
         walk_steps=max(walk, 1),
         device=device,
@@ -81,7 +82,7 @@ def captions(data: Path, singles: int, foreign: list[Path]) -> tuple[list[Prompt
     group = np.array([prompt.group or prompt.id for prompt in prompts])
     level = np.array([prompt.label or "" for prompt in prompts])
     return prompts, Columns(
-        data.name,
+        "demo" if data == DATA else data.name,
         kind,
         level,
         group,
@@ -127,11 +128,9 @@ def pixels(path: Path) -> Tensor:
 
 
 def units(worker: Worker, prompts: list[Prompt]) -> Iterator[Unit]:
-    """All prompts, UNIT a call."""
-    for start in range(0, len(prompts), UNIT):
-        texts = [prompt.text for prompt in prompts[start : start + UNIT]]
-        padded = [*texts, *texts[-1:] * (UNIT - len(texts))]
-        yield Unit(worker.driver.encode(padded), len(texts))
+    """All prompts, as the worker makes units."""
+    for start in range(0, len(prompts), worker.unit):
+        yield worker.texts([prompt.text for prompt in prompts[start : start + worker.unit]])
 
 
 def look_at(scene: Scene, unit: Unit, walk: int, peers: bool) -> dict[str, tuple[Tensor, int]]:
@@ -232,6 +231,3 @@ def columns_of(
             scores["discriminant"][own] = z @ direction
         result |= {f"{kind}@{where}": value for kind, value in scores.items()}
     return result
-
-
-__all__ = ["Prediction", "collect", "make_prompt"]
