@@ -61,6 +61,17 @@ def test_a_jump_is_one_step_of_ddim(tiny_pipeline: StableDiffusionPipeline) -> N
     torch.testing.assert_close(scene.step(looks[0].prediction, 499), moved, rtol=1e-4, atol=1e-4)
 
 
+def test_every_level_is_a_jump_of_its_own(tiny_pipeline: StableDiffusionPipeline) -> None:
+    settings = Settings(probe="levels", path=(0.6, 0.2), **SCHEDULE)
+    _, looks = run(tiny_pipeline, settings)
+    for look, level in zip(looks[1:], settings.path, strict=True):
+        alone = Settings(probe="jump", path=(level,), **SCHEDULE)
+        _, (_, expected) = run(tiny_pipeline, alone)
+        assert torch.equal(look.prediction.noise, expected.prediction.noise)
+        assert torch.equal(look.empty.noise, expected.empty.noise)
+        assert torch.equal(look.norms, expected.norms)
+
+
 def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
     settings = Settings(probe="walk", walk_steps=3, num_inference_steps=5, guidance_scale=4.0)
     scene, looks = run(tiny_pipeline, settings)
