@@ -43,8 +43,8 @@ TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "long-gentle": {**GENTLE, **PRESSED, "steps": 2500},
     "faster": {**SELECT, **PRESSED, "learning_rate": 2e-3},
 }
-CANDIDATES = ("uniform", "gentle+pressed", "selective+pressed", "long", "selective")
-ABLATIONS = ("uniform+pressed", "selective+features", "long-gentle", "faster", "gentle")
+CANDIDATES = ("uniform", "gentle+pressed", "selective+pressed", "faster", "long")
+ABLATIONS = ("selective", "gentle", "uniform+pressed", "selective+features", "long-gentle")
 REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
 REMOVED = ("removed", "removed-selectively")
 COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
