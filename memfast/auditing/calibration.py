@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from memfast.auditing.inputs import Examples
-from memfast.auditing.looking.scores import COMBINED, SCORES, Baseline, discriminant_direction
+from memfast.auditing.looking.combining import COMBINATIONS, combinations, exceeded
+from memfast.auditing.looking.scores import Baseline, discriminant_direction, score_of
 from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.errors import InputError, reading
 from memfast.files import load_tensors, save_tensors
@@ -26,41 +27,70 @@ KIND, FORMAT = "audit calibration", 2
 @dataclass(frozen=True)
 class Calibration:
     """What reference prompts taught: `baselines`, one a noise; `reference`: the scores of the
-    reference prompts, mean over noises, that thresholds and `combined` follow from. seen: ids of
-    all texts that were learnt from, by text alone."""
+    reference prompts, mean over noises, that thresholds and combinations follow from. seen: ids of
+    all texts that were learnt from, by text alone. adaptive: see Settings; the last score is then
+    the one that every prompt has, and the others are NaN where it does not exceed `gate`."""
 
     names: list[str]
     baselines: list[Baseline]
     reference: Float64[Tensor, "prompts scores"]
     seen: list[str]
+    adaptive: float | None = None
+
+    @property
+    def gate(self) -> float | None:
+        """What a prompt's last score must exceed to get the others."""
+        if self.adaptive is None:
+            return None
+        return float(exceeded(self.reference[:, -1], self.adaptive))
+
+    @property
+    def partial(self) -> list[str]:
+        """The scores that some prompts do not get."""
+        return [] if self.adaptive is None else self.names[:-1]
 
     def columns(self) -> list[str]:
         """The names of `table`'s columns."""
-        return [*self.names, COMBINED]
+        return [*self.names, *combinations(self.names)]
 
     def table(
         self, scores: Float64[Tensor, "rows noises scores"]
     ) -> Float64[Tensor, "rows columns"]:
-        """Mean over noises; and last, the largest of all scores in units of their thresholds."""
+        """Mean over noises; and last, the combinations."""
         return self._columns(scores.mean(1))
 
     def threshold(self, column: str, rate: float) -> float:
         """The least value that at most a share `rate` of the reference prompts exceeds."""
-        return float(_exceeded(self.column(column), rate))
+        return float(exceeded(self.column(column), rate))
 
     def column(self, column: str) -> Float64[Tensor, " prompts"]:
         """A column of `table` for the reference prompts."""
-        return self._columns(self.reference)[:, self.columns().index(column)]
+        known = self.reference
+        if self.gate is not None:  # as if the references had been audited
+            known = known.clone()
+            known[known[:, -1] <= self.gate, :-1] = torch.nan
+        return self._columns(known)[:, self.columns().index(column)]
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
         shown, known = self._sided(means), self._sided(self.reference)
-        centre, edge = known.median(0).values, _exceeded(known, 0.01)
-        units = (shown - centre) / (edge - centre).clamp(min=1e-300)
-        return torch.cat([shown, units.amax(1, keepdim=True)], 1)
+        combined = [
+            self._combined(name, shown[:, taken], known[:, taken])
+            for name, taken in combinations(self.names).items()
+        ]
+        return torch.cat([shown, torch.stack(combined, 1)], 1)
+
+    def _combined(self, name: str, shown: Tensor, known: Tensor) -> Tensor:
+        """A combination of the scores that a prompt has: all, or the last alone."""
+        of = COMBINATIONS[name].of
+        found = of(shown, known)
+        if self.adaptive is None:
+            return found
+        lacking = shown[:, :-1].isnan().all(1)
+        return torch.where(lacking, of(shown[:, -1:], known[:, -1:]), found)
 
     def _sided(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows scores"]:
         """Two-sided scores as squared distances from the reference's mean, in its deviations."""
-        two_sided = torch.tensor([SCORES[name].two_sided for name in self.names])
+        two_sided = torch.tensor([score_of(name).two_sided for name in self.names])
         centre, spread = self.reference.mean(0), self.reference.std(0).clamp(min=1e-300)
         return torch.where(two_sided, ((means - centre) / spread).square(), means)
 
@@ -73,6 +103,8 @@ class Calibration:
                 tensors[field] = torch.stack(values)
         header = {"kind": KIND, "format": FORMAT, "run": run}
         header |= {"names": self.names, "seen": self.seen}
+        if self.adaptive is not None:
+            header["adaptive"] = self.adaptive
         save_tensors(path, tensors, header, new=True)
 
     @classmethod
@@ -86,7 +118,9 @@ class Calibration:
             baselines = [
                 Baseline(**{name: t[noise] for name, t in tensors.items()}) for noise in noises
             ]
-            return cls(header["names"], baselines, reference, header["seen"])
+            return cls(
+                header["names"], baselines, reference, header["seen"], header.get("adaptive")
+            )
 
     @property
     def digest(self) -> str:
@@ -96,11 +130,6 @@ class Calibration:
             for values in vars(baseline).values():
                 total.update(b"" if values is None else values.numpy().tobytes())
         return total.hexdigest()[:32]
-
-
-def _exceeded(values: Float64[Tensor, "prompts *columns"], rate: float) -> Tensor:
-    """By column, the least value that at most a share `rate` of all exceeds."""
-    return values.sort(0, descending=True).values[int(rate * len(values))]
 
 
 Norms = Float64[Tensor, "prompts noises neurons"]
@@ -127,7 +156,7 @@ def calibrate(
     for own in halves:
         crossed = _baselines(norms[~own], positive, located)
         for column, name in enumerate(names):
-            if of_norms := SCORES[name].of_norms:
+            if of_norms := score_of(name).of_norms:
                 for noise, baseline in enumerate(crossed):
                     scores[own, noise, column] = of_norms(norms[own, noise], baseline)
     means = scores.mean(1)
@@ -135,7 +164,13 @@ def calibrate(
         finite = means.isfinite().all(1)
         bad = next(each for each, fine in zip(reference, finite, strict=True) if not fine)
         raise InputError(f"reference: the model's output is not finite for {bad.text!r}")
-    return Calibration(names, _baselines(norms, positive, located), means, examples.seen)
+    return Calibration(
+        names,
+        _baselines(norms, positive, located),
+        means,
+        examples.seen,
+        worker.settings.adaptive,
+    )
 
 
 def _observe(

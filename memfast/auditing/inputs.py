@@ -65,7 +65,8 @@ class Examples:
         cls, reference: Prompts | None, memorized: Prompts | None, audited: Audited
     ) -> "Examples":
         """Duplicated texts count once. Raises InputError for sets that share a text or are too
-        small: less than 20 reference prompts, or one memorized."""
+        small: less than 20 reference prompts, or one memorized; and for a reference that is the
+        audited list."""
         lists = {
             role: _opened(given)
             for role, given in (("reference", reference), ("memorized", memorized))
@@ -79,6 +80,11 @@ class Examples:
             raise InputError(f"memorized and reference share {len(both)} prompts: {min(both)!r}")
         if len(negative) < FEWEST:
             raise InputError(f"reference: {len(negative)} prompts are too few; at least {FEWEST}")
+        if not own and is_list(negative, audited):
+            raise InputError(
+                f"reference: is the audited list, all {len(negative)} prompts of it; give prompts "
+                "that are known not to be memorized, or none: then the list stands on itself"
+            )
         if len(positive) == 1:
             raise InputError("memorized: one example is too few; at least 2")
         return cls(negative, positive, own, inputs(**lists))
@@ -119,6 +125,14 @@ def _once(prompts: Iterable[Prompt]) -> list[Prompt]:
     for prompt in prompts:
         found.setdefault(look_of(prompt), prompt)
     return list(found.values())
+
+
+def is_list(prompts: Sequence[Prompt], audited: Audited) -> bool:
+    """Whether these, each once, are the audited list."""
+    if len(prompts) != audited.index.texts:
+        return False
+    looks = {look_of(prompt) for prompt in prompts}
+    return all(look_of(prompt) in looks for prompt in audited)
 
 
 def sample(prompts: Iterable[Prompt], count: int, without: Collection[str] = ()) -> list[Prompt]:

@@ -6,6 +6,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from memfast.auditing.calibration import Calibration
+from memfast.auditing.looking.gating import gated_block
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker
 from memfast.errors import InputError
@@ -49,7 +50,10 @@ class Job:
         """The block of these prompts."""
         if self.calibration is None:
             raise ValueError("calibration: the job has none yet")
-        return worker.block(prompts, self.calibration.names, self.calibration.baselines)
+        learnt = self.calibration
+        if learnt.gate is not None:
+            return gated_block(worker, prompts, learnt.names, learnt.gate)
+        return worker.block(prompts, learnt.names, learnt.baselines)
 
 
 def open_model(model: str, settings: Settings, attention: str = "auto") -> Any:

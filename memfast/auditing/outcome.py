@@ -94,12 +94,13 @@ def finish(
         (out / "rejected.jsonl").unlink(missing_ok=True)
     NeuronStatistics(merged_moments(blocks), _header(found)).save(out / "statistics.safetensors")
     labelled = Labelled.of(audited, frozenset(calibration.seen))
+    whole = [name for name in result.columns if name not in calibration.partial]
     summary = {
         "prompts": index.prompts,
         "texts": index.texts,
         "rejected": len(audited.rejected.splitlines()),
         "truncated": int(result.truncated.sum()),
-        "not_finite": int((~np.isfinite(result.values)).any(1).sum()),
+        "not_finite": int((~np.isfinite([result.column(name) for name in whole])).any(0).sum()),
         "flagged": int(result.flagged.sum()),
         "flagged_texts": len(flagged),
         "probe": found["identity"]["settings"]["probe"],
@@ -113,9 +114,14 @@ def finish(
         "reference": found["reference"],
         "made_on": blocks.made_on(),
         "inputs": {**inputs(prompts=audited.prompts), **found["inputs"]},
-        "detection": {column: labelled.figures(result, column) for column in result.columns},
+        "detection": {column: labelled.figures(result, column) for column in whole},
         **(speed or {}),
     }
+    if calibration.partial:
+        column = result.of_texts(calibration.partial[0], index)
+        summary["looked_at_all_levels"] = int(np.isfinite(column).sum())
+    if labelled.lacking:
+        summary["labels"] = labelled.lacking
     atomic_write_json(out / "summary.json", summary)
     return Outcome(out, found, summary, rests, result, labelled, flagged)
 

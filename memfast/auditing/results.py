@@ -13,6 +13,7 @@ from memfast.auditing.calibration import Calibration
 from memfast.auditing.detection import figures
 from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.storing.index import Index
+from memfast.errors import some
 from memfast.files import atomic_write, write_csv
 from memfast.prompts import Prompt
 
@@ -38,13 +39,17 @@ class Result:
     score: str
     threshold: float
 
+    def column(self, name: str) -> np.ndarray:
+        """A column's value of every prompt."""
+        return self.values[:, self.columns.index(name)]
+
     @property
     def deciding(self) -> np.ndarray:
-        return self.values[:, self.columns.index(self.score)]
+        return self.column(self.score)
 
     def of_texts(self, column: str, index: Index) -> np.ndarray:
         """A column's value of every different text."""
-        return self.values[index.first, self.columns.index(column)]
+        return self.column(column)[index.first]
 
     @property
     def flagged(self) -> np.ndarray:
@@ -168,9 +173,21 @@ class Labelled:
         every = {"all": sorted(n for rows in found.values() for n in rows)}
         return every | found if len(found) > 1 else found
 
+    @property
+    def lacking(self) -> str | None:
+        """Why labels give no detection figures, in a sentence; None where they do, and where there
+        are none."""
+        if not self.rows or (self.negative and self.positive.keys() - {"all"}):
+            return None
+        kind, other = ("not memorized", "memorized")
+        if not self.negative:
+            kind, other = other, kind
+        names = some([repr(label) for label in sorted(self.rows)])
+        return f"No detection figures: all labels ({names}) say {kind}, none {other}."
+
     def figures(self, result: Result, column: str) -> dict[str, dict[str, Any]]:
         """Detection figures of one score, by label, against all negatives; {} without both."""
-        values = result.values[:, result.columns.index(column)]
+        values = result.column(column)
         negative = self.negative
         return {
             label: {"positives": len(rows), "negatives": len(negative)}

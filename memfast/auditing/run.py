@@ -22,8 +22,9 @@ from memfast.auditing.inputs import (
 )
 from memfast.auditing.job import Job, open_model
 from memfast.auditing.judging.references import COMPARED, Likeness
+from memfast.auditing.looking.combining import combinations
 from memfast.auditing.looking.probes import PROBES
-from memfast.auditing.looking.scores import COMBINED, available
+from memfast.auditing.looking.scores import available, parts
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, usual_unit
 from memfast.auditing.outcome import Outcome, finish, second_look
@@ -165,10 +166,16 @@ def _check(
         raise InputError(f"fpr {fpr}: must lie between 0 and 1")
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard {shard[0]}/{shard[1]}: is I/N with I from 0 to N-1")
-    looks = PROBES[settings.probe].looks_made(settings)
-    names = available(looks, subspace is not None, memorized is not None)
-    if score not in (*names, COMBINED):
-        raise InputError(f"score {score!r}: must be one of {', '.join((*names, COMBINED))} here")
+    probe = PROBES[settings.probe]
+    levels = probe.parts(settings)
+    names = (
+        available(probe.looks_made(settings), subspace is not None, memorized is not None, levels)
+        if settings.adaptive is None
+        else parts(levels)
+    )
+    every = (*names, *combinations(names))
+    if score not in every:
+        raise InputError(f"score {score!r}: must be one of {', '.join(every)} here")
     return names
 
 
@@ -264,10 +271,12 @@ def _compute(
     with keeping(lambda: f"{blocks.written} of {blocks.count} blocks"):
         ENGINES[engine](job, blocks.prompts(audited.prompts, audited.index, set(missing)), done)
     seconds = time.perf_counter() - started
-    rows = PROBES[job.settings.probe].rows(job.settings) * job.settings.noises
-    return {
+    speed: dict[str, int | float] = {
         "texts_computed": texts,
         "seconds": round(seconds, 3),
         "texts_per_second": round(texts / seconds, 3),
-        "denoiser_rows_per_second": round(texts * rows / seconds, 3),
     }
+    if job.settings.adaptive is None:
+        rows = PROBES[job.settings.probe].rows(job.settings) * job.settings.noises
+        speed["denoiser_rows_per_second"] = round(texts * rows / seconds, 3)
+    return speed

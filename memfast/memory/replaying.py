@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from memfast.errors import one_line
-from memfast.memory.captured import RECORDERS, Recorder
+from memfast.memory.recording import RECORDERS, Recorder
 
 OFTEN = 3  # calls with inputs of one shape before they are captured
 MOST = 4  # graphs, each with memory of its own

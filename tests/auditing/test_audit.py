@@ -314,6 +314,88 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
     assert outcome.result.score == "discriminant"
 
 
+def test_rows_are_spent_where_the_first_look_is_high(tiny_pipeline, settings, tmp_path) -> None:
+    """Adaptive scores are those of looking at all levels, for the prompts that earn them; the same
+    bits after an interruption."""
+    plain = replace(settings, probe="levels", path=(0.6, 0.3, 0.05), noises=1)
+    adaptive = replace(plain, adaptive=0.3)
+    given = {"reference": REFERENCE, "score": "mean"}
+    every = audit(tiny_pipeline, TEXTS[:30], tmp_path / "every", settings=plain, **given)
+    some = audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", settings=adaptive, **given)
+    assert every is not None
+    assert some is not None
+    parts = ["relative@0.6", "relative@0.3", "relative@0.05"]
+    assert some.result.columns == [*parts, "combined", "mean", "whitened", "likelihood"]
+    full = every.result.values[:, [every.result.columns.index(n) for n in parts]]
+    seen = some.result.values[:, :3]
+    earned = np.isfinite(seen[:, 0])
+    assert 0 < earned.sum() < 30
+    assert some.summary["looked_at_all_levels"] == earned.sum()
+    np.testing.assert_array_equal(seen[:, 2], full[:, 2])
+    np.testing.assert_array_equal(seen[earned], full[earned])
+    assert full[~earned, 2].max() < full[earned, 2].min()
+    means = [x.result.values[earned, x.result.columns.index("mean")] for x in (every, some)]
+    np.testing.assert_array_equal(*means)
+    assert some.summary["not_finite"] == 0
+    assert np.isfinite(some.result.deciding).all()
+    before = bits(tmp_path / "some")
+    (tmp_path / "some" / "blocks" / "block-000001.safetensors").unlink()
+    (tmp_path / "some" / "scores.parquet").unlink()
+    audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", settings=adaptive, batch_size=4, **given)
+    assert bits(tmp_path / "some") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"adaptive": 0.0},
+        {"adaptive": 0.1, "probe": "jump"},
+        {"adaptive": 0.1, "probe": "levels", "path": (0.05,)},
+        {"adaptive": 0.1, "probe": "levels", "path": (0.3, 0.05), "noises": 2},
+    ],
+)
+def test_adaptive_needs_levels_and_one_noise(change: dict) -> None:
+    with pytest.raises(InputError, match="adaptive"):
+        Settings(**change)
+
+
+@pytest.mark.parametrize(
+    ("label", "says"), [("x75", "say memorized, none not"), ("x1", "say not memorized, none mem")]
+)
+def test_labels_of_one_class_are_told(
+    tiny_pipeline, settings, tmp_path, label: str, says: str
+) -> None:
+    prompts = PromptSet.of(Prompt(text, text, label=label) for text in TEXTS[:12])
+    outcome = audit(
+        tiny_pipeline, prompts, tmp_path / "out", reference=REFERENCE, settings=settings
+    )
+    assert outcome is not None
+    assert f"all labels ('{label}') {says}" in outcome.summary["labels"]
+    assert not outcome.summary["detection"]["relative"]
+
+
+def test_levels_have_parts_and_combinations(tiny_pipeline, settings, tmp_path) -> None:
+    settings = replace(settings, probe="levels", path=(0.4, 0.05))
+    outcome = audit(
+        tiny_pipeline,
+        TEXTS[:12],
+        tmp_path / "out",
+        reference=REFERENCE,
+        settings=settings,
+        score="mean",
+    )
+    assert outcome is not None
+    names = ["norm", "relative", "change", "energy", "relative@0.4", "relative@0.05"]
+    combined = ["combined", "mean", "whitened", "likelihood"]
+    assert outcome.result.columns == [*names, *combined]
+    parts = [outcome.result.values[:, names.index(name)] for name in names]
+    np.testing.assert_allclose(parts[1], (parts[4] + parts[5]) / 2)
+    alone = replace(settings, probe="jump", path=(0.05,))
+    single = audit(tiny_pipeline, TEXTS[:12], tmp_path / "one", reference=REFERENCE, settings=alone)
+    assert single is not None
+    np.testing.assert_array_equal(single.result.deciding, parts[5])
+
+
 def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, tmp_path) -> None:
     outcome = audit(tiny_pipeline, TEXTS[:30], tmp_path / "out", settings=settings, fpr=0.1)
     assert outcome is not None
@@ -330,11 +412,12 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
         ({"fpr": 1.0}, "between 0 and 1"),
         ({"shard": (3, 3)}, "I from 0 to N-1"),
         ({"reference": REFERENCE[:5]}, "5 prompts are too few"),
+        ({"reference": REFERENCE, "prompts": REFERENCE[::-1]}, "reference: is the audited list"),
         ({"memorized": ["cat cat cat"]}, "one example is too few"),
         ({"memorized": [REFERENCE[0], "b b b"]}, "memorized and reference share 1 prompts"),
         ({"prompts": []}, "holds no prompt"),
         ({"prompts": "nowhere.txt"}, "no such file"),
-        ({"settings": Settings(probe="leap")}, "must be one of first, settle, jump, walk"),
+        ({"settings": Settings(probe="leap")}, "must be one of first, settle, jump, levels, walk"),
     ],
 )
 def test_bad_input_writes_nothing(

@@ -61,6 +61,17 @@ def test_a_jump_is_one_step_of_ddim(tiny_pipeline: StableDiffusionPipeline) -> N
     torch.testing.assert_close(scene.step(looks[0].prediction, 499), moved, rtol=1e-4, atol=1e-4)
 
 
+def test_every_level_is_a_jump_of_its_own(tiny_pipeline: StableDiffusionPipeline) -> None:
+    settings = Settings(probe="levels", path=(0.6, 0.2), **SCHEDULE)
+    _, looks = run(tiny_pipeline, settings)
+    for look, level in zip(looks[1:], settings.path, strict=True):
+        alone = Settings(probe="jump", path=(level,), **SCHEDULE)
+        _, (_, expected) = run(tiny_pipeline, alone)
+        assert torch.equal(look.prediction.noise, expected.prediction.noise)
+        assert torch.equal(look.empty.noise, expected.empty.noise)
+        assert torch.equal(look.norms, expected.norms)
+
+
 def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
     settings = Settings(probe="walk", walk_steps=3, num_inference_steps=5, guidance_scale=4.0)
     scene, looks = run(tiny_pipeline, settings)
@@ -141,6 +152,21 @@ def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPi
         assert moments.count.tolist() == expected.count.tolist()
         torch.testing.assert_close(moments.mean, expected.mean, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(moments.variance, expected.variance, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sd3"])
+def test_one_read_by_a_kernel_gives_the_same_norms(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding of texts left out, too."""
+    driver, norms = driver_of(build(name)), []
+    for kernels in (False, True):
+        monkeypatch.setattr(taps, "has_kernels", lambda driver, own=kernels: own)
+        with taps.tap(driver) as tapping, torch.no_grad():
+            settings = Settings(probe="first", **driver.schedule().as_dict())
+            scene = Scene(driver, tapping, driver.initial_noise(["shared"], 3), settings)
+            norms.append(scene.first(Unit(driver.encode(TEXTS), len(TEXTS))).norms)
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("tapped")

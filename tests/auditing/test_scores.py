@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 
+from memfast.auditing.looking.combining import (
+    COMBINATIONS,
+    combinations,
+    likelihood,
+    mean,
+    whitened,
+)
 from memfast.auditing.looking.probes import Look, Prediction
 from memfast.auditing.looking.scores import (
     SCORES,
     Baseline,
+    available,
     change,
     discriminant_direction,
     energy,
@@ -89,3 +98,45 @@ def test_the_discriminant_against_an_explicit_inverse(prompts: int, neurons: int
 @pytest.mark.parametrize("name", SCORES)
 def test_every_entry_has_one_function(name: str) -> None:
     assert (SCORES[name].of_looks is None) != (SCORES[name].of_norms is None)
+
+
+def drawn(rows: int, shift: float = 0.0) -> np.ndarray:
+    """Three correlated, skewed columns."""
+    random = np.random.default_rng(rows)
+    return np.exp(random.normal(shift, 1, (rows, 3)) @ [[1, 0.5, 0], [0, 0.7, 0.2], [0, 0, 0.4]])
+
+
+def z(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    seen = np.log(known)
+    return (np.log(values) - seen.mean(0)) / seen.std(0, ddof=1)
+
+
+def test_combinations_against_numpy_and_scipy() -> None:
+    known, values = drawn(80), drawn(9, 1.0)
+    tensors = torch.from_numpy(values), torch.from_numpy(known)
+    shown = z(values, known)
+    np.testing.assert_allclose(mean(*tensors), shown.mean(1), rtol=1e-12)
+    shrunk = 0.8 * np.corrcoef(np.log(known).T) + 0.2 * np.eye(3)
+    inverse = np.linalg.inv(shrunk)
+    expected = shown @ inverse.sum(1) / inverse.sum() ** 0.5
+    np.testing.assert_allclose(whitened(*tensors), expected, rtol=1e-9)
+    scale = student.std(5)
+    raised = np.maximum(shown, 0) * scale  # the best shift of a part is to its value, if upward
+    ratio = student.logpdf(0, 5) - student.logpdf(raised, 5)
+    np.testing.assert_allclose(likelihood(*tensors), ratio.sum(1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_combination_grows_with_every_part(name: str) -> None:
+    known = torch.from_numpy(drawn(80))
+    usual = known.median(0).values[None]
+    alone = COMBINATIONS[name].of(usual, known)
+    assert (COMBINATIONS[name].of(usual * 30, known) > alone).all()
+
+
+def test_parts_are_there_where_levels_are_several() -> None:
+    one, two = (available(3, False, False, levels) for levels in ((0.3,), (0.3, 0.05)))
+    assert two == [*one, "relative@0.3", "relative@0.05"]
+    assert [*combinations(one)] == ["combined"]
+    assert combinations(two)["mean"] == [len(one), len(one) + 1]
+    assert combinations(two)["combined"] == [*range(len(two))]

@@ -19,6 +19,7 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker
 from memfast.memory import captured as module
 from memfast.memory.captured import EAGER, Captured, captured, why_not
+from memfast.memory.free import release
 from memfast.observing.tracing import trace
 from memfast.prompts import PromptSet
 from tests.conftest import tiny_unet
@@ -162,6 +163,20 @@ def test_other_weights_are_captured_anew(unet: Any, replays: list[int]) -> None:
         same(unet, range(5))
         assert len(replays) == 5 * once
     assert "forward" not in vars(unet)
+
+
+@torch.no_grad()
+def test_graphs_are_given_back_where_memory_runs_out(
+    unet: Any, replays: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with captured([unet]):
+        same(unet, range(4))
+        before = len(replays)
+        release(unet.device)
+        same(unet, range(4))
+    assert before == len(replays) > 0
+    (told_once,) = caplog.messages
+    assert told_once.endswith("not replayed: memory has run out")
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ All prompts share their noises: differences between prompts are due to the promp
 prompt has touched is computed once a run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -40,6 +40,16 @@ class Prediction:
 
     clean: Latents
     noise: Latents
+
+    def __getitem__(self, row: int) -> "Prediction":
+        """One row's, kept apart from the others."""
+        return Prediction(self.clean[row].clone(), self.noise[row].clone())
+
+    @staticmethod
+    def stack(rows: "Sequence[Prediction]") -> "Prediction":
+        """Several rows' as one."""
+        cleans, noises = ([getattr(row, name) for row in rows] for name in ("clean", "noise"))
+        return Prediction(torch.stack(cleans), torch.stack(noises))
 
     def guided(self, empty: "Prediction", scale: float) -> "Prediction":
         """Classifier-free guidance: away from the prediction without a prompt."""
@@ -163,6 +173,25 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
     return [*looks, scene.both(scene.step(looks[-1].prediction, level), level, unit.conditioning)]
 
 
+def levels(scene: Scene, unit: Unit) -> list[Look]:
+    """Pure noise, then from there one step to each noise level, with and without the prompts."""
+    start = scene.first(unit)
+    return [start, *apart(scene, start.prediction, unit.conditioning, scene.levels)]
+
+
+def at_last_level(scene: Scene, unit: Unit) -> list[Look]:
+    """As `levels`, with the last of them alone."""
+    start = scene.first(unit)
+    return [start, *apart(scene, start.prediction, unit.conditioning, scene.levels[-1:])]
+
+
+def apart(
+    scene: Scene, start: Prediction, conditioning: Conditioning, times: Sequence[Time]
+) -> list[Look]:
+    """The looks one step from `start` at each time."""
+    return [scene.both(scene.step(start, time), time, conditioning) for time in times]
+
+
 def walk(scene: Scene, unit: Unit) -> list[Look]:
     """The first steps of the schedule, guided as the pipeline is."""
     looks = [scene.first(unit)]
@@ -172,18 +201,28 @@ def walk(scene: Scene, unit: Unit) -> list[Look]:
     return looks
 
 
+Looks = Callable[[Scene, Unit], list[Look]]
+
+
 @dataclass(frozen=True)
 class Probe:
-    """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost."""
+    """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost.
 
-    looks: Callable[[Scene, Unit], list[Look]]
+    parts: the noise levels of its looks, where they start anew from pure noise and so are apart.
+    """
+
+    looks: Looks
     looks_made: Callable[[Settings], int]
     rows: Callable[[Settings], int]
+    parts: Callable[[Settings], tuple[float, ...]] = lambda settings: ()
 
 
 PROBES: dict[str, Probe] = {
     "first": Probe(first, lambda settings: 1, lambda settings: 1),
     "settle": Probe(settle, lambda s: 1 + len(s.path), lambda s: 1 + len(s.path)),
     "jump": Probe(jump, lambda s: 1 + len(s.path), lambda s: 2 + len(s.path)),
+    "levels": Probe(
+        levels, lambda s: 1 + len(s.path), lambda s: 1 + 2 * len(s.path), lambda s: s.path
+    ),
     "walk": Probe(walk, lambda s: s.walk_steps, lambda s: 2 * s.walk_steps - 1),
 }

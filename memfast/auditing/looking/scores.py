@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from memfast.auditing.looking.combining import PART
 from memfast.auditing.looking.probes import Look
 from memfast.precision import exact
 
@@ -131,15 +132,29 @@ SCORES: dict[str, Score] = {
     "located": Score(of_norms=located_energy, needs="a subspace"),
     "discriminant": Score(of_norms=discriminant, needs="memorized prompts"),
 }
-COMBINED = "combined"  # the largest of all, each in units of its own 1 % threshold
+PARTED = "relative"  # the score that has a part of its own at each of several noise levels
 
 
-def available(looks: int, subspace: bool, memorized: bool) -> list[str]:
-    """The scores that exist under these circumstances, in the table's order."""
+def score_of(name: str) -> Score:
+    """The entry of a score, or of the one that `name` is a part of."""
+    return SCORES[name.partition(PART)[0]]
+
+
+def available(
+    looks: int, subspace: bool, memorized: bool, levels: Sequence[float] = ()
+) -> list[str]:
+    """The scores that exist under these circumstances, in the table's order, and at last the parts
+    at these noise levels, where they are several."""
     have = {
         "": True,
         "two looks": looks > 1,
         "a subspace": subspace,
         "memorized prompts": memorized,
     }
-    return [name for name, score in SCORES.items() if have[score.needs]]
+    names = [name for name, score in SCORES.items() if have[score.needs]]
+    return names + parts(levels)
+
+
+def parts(levels: Sequence[float]) -> list[str]:
+    """The names of the parts at these noise levels, where they are several."""
+    return [f"{PARTED}{PART}{level:g}" for level in levels if len(levels) > 1]

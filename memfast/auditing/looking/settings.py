@@ -15,10 +15,12 @@ class Settings:
     """The settings that a block's result depends on.
 
     probe: an entry of PROBES. noises: how many noises each prompt is looked at with, the same for
-    all prompts. path: the noise levels that `settle` and `jump` go to from pure noise, falling
-    shares of the training timesteps. walk_steps, num_inference_steps, guidance_scale and
-    true_guidance_scale: the schedule of `walk` and of the pictures of the second look; they, and
-    the pictures' height, width and num_frames, are the pipeline's own where None.
+    all prompts. path: the noise levels that `settle` and `jump` go through from pure noise, and
+    `levels` to each, falling shares of the training timesteps. walk_steps, num_inference_steps,
+    guidance_scale and true_guidance_scale: the schedule of `walk` and of the pictures of the second
+    look; they, and the pictures' height, width and num_frames, are the pipeline's own where None.
+    adaptive: of probe `levels` and one noise, the share of references whose look at the last level
+    of the path earns the other levels; a prompt gets them where its own look there exceeds theirs.
     unit: prompts of one call of the denoiser; None: what keeps the device busy (8 on a CPU), of
     that what fits. Every call has exactly that many rows, the last one padded, because kernels
     choose their order of summation by shape.
@@ -30,6 +32,7 @@ class Settings:
     noises: int = 1
     seed: int = 0
     path: tuple[float, ...] = (0.05,)
+    adaptive: float | None = None
     walk_steps: int = 7
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -51,6 +54,14 @@ class Settings:
         levels = (1.0, *self.path, 0.0)
         if not self.path or not all(b < a for a, b in pairwise(levels)):
             raise InputError(f"path: needs falling noise levels between 1 and 0, got {self.path}")
+        if self.adaptive is not None:
+            if not 0 < self.adaptive < 1:
+                raise InputError(f"adaptive {self.adaptive}: must lie between 0 and 1")
+            if self.probe != "levels" or len(self.path) < 2 or self.noises > 1:
+                raise InputError(
+                    f"adaptive with probe {self.probe!r}, path {self.path}, {self.noises} noises: "
+                    "needs probe 'levels', two levels or more and one noise"
+                )
         steps = self.num_inference_steps
         if self.probe == "walk" and steps is not None and self.walk_steps > steps:
             raise InputError(

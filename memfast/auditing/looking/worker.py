@@ -12,9 +12,10 @@ from memfast_kernels import Moments
 from memfast_kernels.shapes import statistics_device
 from torch import Tensor
 
+from memfast.auditing.looking.combining import PART
 from memfast.auditing.looking.gate_taps import GateTaps
-from memfast.auditing.looking.probes import PROBES, Look, Scene, Unit
-from memfast.auditing.looking.scores import SCORES, Baseline
+from memfast.auditing.looking.probes import PROBES, Look, Looks, Scene, Unit
+from memfast.auditing.looking.scores import Baseline, score_of
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.taps import tap
 from memfast.errors import InputError, is_out_of_memory
@@ -100,20 +101,24 @@ class Worker:
         truncated = self.driver.truncated([prompt.text for prompt in prompts])
         return Block(scores, truncated, moments, made_on(self.driver.model))
 
-    def looks(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], list[list[Look]]]]:
+    def looks(
+        self, prompts: Sequence[Prompt], how: Looks | None = None
+    ) -> Iterator[tuple[list[int], list[list[Look]]]]:
         """(places in `prompts`, looks by noise) for every unit of the prompts: first of those that
         share the audit's noises, then of those that bring a seed.
 
         The looks have `unit` rows, of which those past the places are padding. When memory runs
         out, fewer prompts are held at once and the unit is computed again: units, and so bits,
-        stay. Raises InputError when one unit alone does not fit.
+        stay. how: in place of the probe's looks. Raises InputError when one unit alone does not
+        fit.
         """
+        how = how or self.probe.looks
         for own in (False, True):
             places = [n for n, prompt in enumerate(prompts) if (prompt.seed is not None) == own]
-            yield from self._looks([prompts[place] for place in places], places, own)
+            yield from self._looks([prompts[place] for place in places], places, own, how)
 
     def _looks(
-        self, prompts: list[Prompt], places: list[int], own: bool
+        self, prompts: list[Prompt], places: list[int], own: bool, how: Looks
     ) -> Iterator[tuple[list[int], list[list[Look]]]]:
         if not prompts:
             return
@@ -122,7 +127,7 @@ class Worker:
         while done < total:
             part = slice(done, min(done + self._units_at_once * size, total))
             try:
-                for looks in self._units(prepared[part], prompts[part] if own else None):
+                for looks in self._units(prepared[part], prompts[part] if own else None, how):
                     yield places[done : done + size], looks
                     done = min(done + size, total)
                 continue
@@ -138,7 +143,9 @@ class Worker:
             self._taps.clear()
             release(self.driver.device)
 
-    def _units(self, prepared: Any, seeded: list[Prompt] | None) -> Iterator[list[list[Look]]]:
+    def _units(
+        self, prepared: Any, seeded: list[Prompt] | None, how: Looks
+    ) -> Iterator[list[list[Look]]]:
         """The looks of each unit; those of `seeded` prompts under noises of their own."""
         size = self.unit
         starts = range(0, len(prepared), size)
@@ -146,8 +153,12 @@ class Worker:
         for start, unit in zip(starts, units, strict=True):
             with torch.no_grad():
                 scenes = self._own_scenes(seeded[start : start + size]) if seeded else self.scenes
-                looks = [self.probe.looks(scene, unit) for scene in scenes]
+                looks = [how(scene, unit) for scene in scenes]
             yield looks
+
+    def texts(self, texts: list[str]) -> Unit:
+        """One unit of these texts."""
+        return self._unit(self.driver.prepare(texts))
 
     def _unit(self, prepared: Any) -> Unit:
         """One unit, padded with its last prompt."""
@@ -187,13 +198,15 @@ def pooled(parts: Sequence[dict[str, Moments]]) -> dict[str, Moments]:
 def score_looks(
     looks: Sequence[Look], names: Sequence[str], baseline: Baseline | None
 ) -> Float64[Tensor, "rows scores"]:
-    """The named scores of the looks of one noise; those of norms are NaN without a baseline."""
+    """The named scores of the looks of one noise; those of norms are NaN without a baseline. Parts
+    of a score are of a look each, in their order, from the second look on."""
     norms = looks[-1].norms
+    parts = iter(looks[1:])
     columns = []
     for name in names:
-        score = SCORES[name]
+        score = score_of(name)
         if score.of_looks:
-            columns.append(score.of_looks(looks))
+            columns.append(score.of_looks([looks[0], next(parts)] if PART in name else looks))
         elif score.of_norms and baseline:
             columns.append(score.of_norms(norms, baseline))
         else:

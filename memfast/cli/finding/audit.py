@@ -35,18 +35,29 @@ def audit(
     subspace: Annotated[
         Path | None, typer.Option(help="From `memfast locate`: neurons with a score of their own.")
     ] = None,
-    probe: Annotated[str, typer.Option(help="first, settle, jump or walk.")] = "jump",
+    probe: Annotated[str, typer.Option(help="first, settle, jump, levels or walk.")] = "jump",
     score: Annotated[
         str,
         typer.Option(
-            help="Which flags; also norm, change, energy, located, discriminant, combined."
+            help="Which flags; also norm, change, energy, located, discriminant, combined; with "
+            "probe levels also mean, whitened, likelihood."
         ),
     ] = "relative",
     noises: Annotated[int, typer.Option(min=1, help="Noises a prompt is looked at with.")] = 1,
     fpr: FalsePositives = 0.01,
     path: Annotated[
-        str, typer.Option(help="Noise levels of settle and jump, falling from 1, such as 0.6,0.3.")
+        str,
+        typer.Option(
+            help="Noise levels of settle, jump and levels, falling from 1, such as 0.6,0.3."
+        ),
     ] = "0.05",
+    adaptive: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of references whose look at the last level earns the others of probe "
+            "levels, such as 0.05; a prompt gets them where it exceeds theirs."
+        ),
+    ] = None,
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
     fail_over: Annotated[
         float | None, typer.Option(help="Exit with 3 where more than this share is flagged.")
@@ -96,6 +107,7 @@ def audit(
         noises=noises,
         seed=seed,
         path=parse_path(path),
+        adaptive=adaptive,
         walk_steps=walk_steps,
         block_size=block_size,
         unit=unit,
@@ -184,6 +196,8 @@ def show(outcome: "Outcome") -> None:
     console.print(f"Verdict: {outcome.footing.verdict}", style="bold")
     for sentence in outcome.footing.says:
         console.print(sentence, highlight=False, markup=False)
+    if told := outcome.summary.get("labels"):
+        console.print(told, highlight=False, markup=False)
     if notes := outcome.summary.get("notes"):
         told = f"note: {len(notes)} training images could not be read; {notes[0]}"
         console.print(told, highlight=False, markup=False)

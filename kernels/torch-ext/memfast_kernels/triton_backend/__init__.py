@@ -11,7 +11,7 @@ from ..shapes import inner_neurons
 from .columns import columns
 from .merging import merge_moments
 from .normalised import normalised
-from .placing import architecture, buffers, cut, on_device, unfilled
+from .placing import PIECE_ROWS, SHORT_PIECE_ROWS, architecture, buffers, cut, on_device, unfilled
 from .pointwise import pointwise
 from .products import HALF, fold, fused, interleave
 from .tuning import FUSED_CHANNELS, walk
@@ -60,7 +60,8 @@ def column_moments(
     activation = _lines(activation)
     rows, neurons = activation.shape
     chosen = walk("normalised" if row_normalised else "columns", architecture(activation.device))
-    pieces = cut(rows, segment_rows, chosen.rows)
+    least = SHORT_PIECE_ROWS if row_normalised else PIECE_ROWS
+    pieces = cut(rows, segment_rows, chosen.rows, piece_rows=least)
     out = unfilled(rows, pieces, neurons, activation.device)
     if not rows or not neurons:
         return out

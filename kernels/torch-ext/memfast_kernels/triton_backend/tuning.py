@@ -41,11 +41,11 @@ class Product(NamedTuple):
 
 WALKS = (
     #    kernel          architecture  rows neurons warps
-    Walk("pointwise",    "sm",          128,     64,    8),
+    Walk("pointwise",    "sm",           64,     32,    2),
     Walk("pointwise",    "gfx",         128,     64,    4),
     Walk("pointwise",    "xpu",         128,     64,   16),
     Walk("pointwise",    "interpreter", 128,     32,    4),
-    Walk("columns",      "sm",          128,     64,    8),
+    Walk("columns",      "sm",           64,     32,    2),
     Walk("columns",      "gfx",         128,     64,    4),
     Walk("columns",      "xpu",         128,     64,   16),
     Walk("columns",      "interpreter", 128,     32,    4),

@@ -89,14 +89,6 @@ def halves(h):
 
 
 @triton.jit
-def early(h):
-    """A quarter of the last axis of [a, b, c]."""
-    half, _ = halves(h)
-    quarter, _ = halves(half)
-    return quarter
-
-
-@triton.jit
 def sum_of_squares(u):
     """Over the last axis of [a, b, c], mostly by multiply-adds."""
     left, right = halves(u)
