@@ -404,6 +404,7 @@ def arm_of(name: str, arguments: argparse.Namespace) -> Arm:
     """The arm of a name MODEL/TREATMENT[@SEED]."""
     label, _, seed = name.partition("@")
     treatment = label.split("/")[-1]
+    tested = name.split("/")[0] in arguments.test.split(",")
     own = TREATMENTS.get(treatment) if name != "check" else None
     changes = dict(pair.split("=", 1) for pair in arguments.set)
     settings = None if own is None else {**own, **{k: json.loads(v) for k, v in changes.items()}}
@@ -416,7 +417,7 @@ def arm_of(name: str, arguments: argparse.Namespace) -> Arm:
         models=str(arguments.models),
         tiny=arguments.tiny,
         at_most={k: int(v) for k, v in (pair.split("=") for pair in arguments.sizes)},
-        attack=arguments.attack,
+        attack=arguments.attack[: None if tested else 1],
     )
 
 
@@ -430,7 +431,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--choose", default="demo,double")
     parser.add_argument("--test", default="soft,flow,epsilon,wide")
-    parser.add_argument("--attack", nargs="*", type=int, default=[50])
+    parser.add_argument("--attack", nargs="*", type=int, default=[50])  # all: models of --test
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=N")
     parser.add_argument("--tiny", action="store_true")
