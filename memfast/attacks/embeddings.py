@@ -147,10 +147,10 @@ class Slopes:
     asked: tuple[Conditioning, int, slice]  # where the search began, draws an image, rows
     shared: Any = None  # what is told besides tensors: for good, if replayed
 
-    def __init__(self, driver: Driver):
+    def __init__(self, driver: Driver, graphs: bool = True):
         self.driver, self.gradients = driver, Gradients(driver.model)
         small = parameters(driver.model) < SMALL
-        self.replayed = Replayed(self._of, on=small and self.gradients.scale == 1)
+        self.replayed = Replayed(self._of, on=graphs and small and self.gradients.scale == 1)
 
     def __call__(
         self,

@@ -73,6 +73,7 @@ def repair(
         float, typer.Option(help="Held-out loss over the original's that rounds may cost.")
     ] = 1.02,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
+    graphs: options.Graphs = True,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -122,6 +123,7 @@ def repair(
         scattered=scattered,
         controls=controls,
         save_every=save_every,
+        graphs=graphs,
     )
     named: dict[str, Any] = {"reference": reference, "memorized": memorized}
     sets = [p and open_list(p, max_rejected=max_rejected) for p in named.values()]

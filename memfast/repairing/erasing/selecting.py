@@ -32,10 +32,11 @@ def selected_weights(
     share: float,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    graphs: bool = True,
 ) -> dict[str, Bool[Tensor, "..."]]:
     """{name: mask} of the `share` of all matrices' and kernels' weights whose Fisher information
     on the memorized images is the largest multiple of that on the reference images."""
-    ours, theirs = (fisher(driver, each, seed, progress) for each in (memorized, reference))
+    ours, theirs = (fisher(driver, each, seed, progress, graphs) for each in (memorized, reference))
     least = FAINTEST * torch.stack([each.mean() for each in theirs.values()]).mean()
     ratios = {name: ours[name] / (theirs[name] + least) for name in ours}
     every = torch.cat([ratio.flatten() for ratio in ratios.values()])
@@ -49,6 +50,7 @@ def fisher(
     samples: Samples,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    graphs: bool = True,
 ) -> dict[str, Tensor]:
     """Each matrix's and kernel's mean squared gradient, float32, of at most MOST samples at LEVELS
     noise levels; a sample's draws depend on its id and the seed alone."""
@@ -64,7 +66,7 @@ def fisher(
             return gradients.of(loss, [*weights.values()], materialize_grads=True)
 
     small = parameters(driver.model) < SMALL
-    replayed = Replayed(slopes, on=small and gradients.scale == 1)
+    replayed = Replayed(slopes, on=graphs and small and gradients.scale == 1)
     count = min(MOST, len(samples))
     for row in range(count):
         source = generator(f"{samples.ids[row]}/fisher", seed)

@@ -32,14 +32,16 @@ class Learning:
     told: tuple[Conditioning, Conditioning]  # of the rows in work: given and wanted
     shared: tuple[Any, Any] | None = None  # what they have besides tensors: for good, if replayed
 
-    def __init__(self, student: Driver, original: Driver, features: float = 0.0):
+    def __init__(
+        self, student: Driver, original: Driver, features: float = 0.0, graphs: bool = True
+    ):
         self.student, self.original, self.features = student, original, features
         self.model: Any = student.model
         self.parameters: list[nn.Parameter] = list(student.model.parameters())
         self.gradients = Gradients(student.model)
         self.fitting: Portion | None = None
         small = parameters(student.model) < SMALL  # its kernels take less time than their launch
-        self.replayed = Replayed(self._learnt, on=small and self.gradients.scale == 1)
+        self.replayed = Replayed(self._learnt, on=graphs and small and self.gradients.scale == 1)
 
     def __call__(self, drawn: Drawn, weights: Mapping[str, float]) -> tuple[Tensor, Slopes]:
         """Each row's error, and the gradients of the weighted sum of the objectives' means."""
