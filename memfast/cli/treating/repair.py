@@ -64,6 +64,7 @@ def repair(
     every: Annotated[
         int, typer.Option(min=1, help="Steps between those with attacked embeddings.")
     ] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="Of the attack, at each of those.")] = 3,
     scattered: Annotated[float, typer.Option(help="Weight: far embeddings.")] = 0.25,
     controls: Annotated[int, typer.Option(min=0, help="Reference images attacked as well.")] = 24,
     rounds: Annotated[
@@ -118,6 +119,7 @@ def repair(
         ema=ema,
         watch=watch,
         every=every,
+        stride=stride,
         surrogate=surrogate,
         adversarial=adversarial,
         scattered=scattered,
