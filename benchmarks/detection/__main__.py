@@ -23,6 +23,7 @@ def main() -> None:
     part.add_argument("--noises", type=int, default=1)
     part.add_argument("--walk", type=int, default=0, help="steps of the longest walk")
     part.add_argument("--peers", action="store_true")
+    part.add_argument("--sampling", action="store_true", help="the peer that looks after sampling")
     part.add_argument("--singles", type=int, default=100, help="of the singles, and of each list")
     part.add_argument("--foreign", type=Path, nargs="*", default=[], help="lists of other captions")
     part.add_argument("--device", default="cpu")

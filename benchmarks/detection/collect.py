@@ -37,6 +37,7 @@ def collect(
     noises: int,
     walk: int,
     peers: bool,
+    sampling: bool,
     singles: int,
     foreign: list[Path],
     device: str,
@@ -58,7 +59,7 @@ def collect(
     )
     with Worker(pipeline, settings) as worker, torch.no_grad():
         for noise, scene in enumerate(worker.scenes):
-            seen = [look_at(scene, unit, walk, peers) for unit in units(worker, prompts)]
+            seen = [look_at(scene, unit, walk, peers, sampling) for unit in units(worker, prompts)]
             found = {name: torch.cat([part[name][0] for part in seen]) for name in seen[0]}
             cost = {name: rows for name, (_, rows) in seen[0].items()}
             for name, value in columns_of(found, cost, columns).items():
@@ -133,7 +134,9 @@ def units(worker: Worker, prompts: list[Prompt]) -> Iterator[Unit]:
         yield worker.texts([prompt.text for prompt in prompts[start : start + worker.unit]])
 
 
-def look_at(scene: Scene, unit: Unit, walk: int, peers: bool) -> dict[str, tuple[Tensor, int]]:
+def look_at(
+    scene: Scene, unit: Unit, walk: int, peers: bool, sampling: bool
+) -> dict[str, tuple[Tensor, int]]:
     """(values, rows) by name, of one unit under one noise. Neurons' norms are "norms@…"."""
     size = unit.rows
     first = replace(scene.first(unit), moments=None)
@@ -161,10 +164,11 @@ def look_at(scene: Scene, unit: Unit, walk: int, peers: bool) -> dict[str, tuple
     if peers:
         found["alignment"] = alignment(scene, unit), 1
         found["curvature"] = curvature(scene, unit, first), 3
-        found["last step"] = last_step(scene, unit)
         entropy = attention_entropy(scene, unit)
         if entropy is not None:
             found["entropy"] = entropy, 1
+    if sampling:
+        found["last step"] = last_step(scene, unit)
     return found
 
 

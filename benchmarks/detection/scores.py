@@ -1,18 +1,20 @@
 """Scores of what was collected: what an audit would say of it, combinations, and peers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.detection.columns import Columns
-from memfast.auditing.looking.combining import COMBINATIONS, exceeded
+from memfast.auditing.looking.combining import COMBINATIONS, EVERY, exceeded
 
 Values = NDArray[np.float64]
-PATHS = ((0.3, 0.05), (0.2, 0.05), (0.3, 0.1), (0.4, 0.1), (0.4, 0.05), (0.6, 0.2), (0.6, 0.1))
+PATHS = ((0.05,), (0.1,), (0.2,), (0.3, 0.05), (0.2, 0.05), (0.3, 0.1), (0.4, 0.05), (0.6, 0.05))
 LONG = (0.6, 0.4, 0.3, 0.2, 0.1, 0.05)
-GATES = (0.05, 0.1)
+GATES = (0.1, 0.2, 0.3)
+NAMES = [name for name in COMBINATIONS if name != EVERY]
 NEURONS = ("energy", "located", "discriminant")
 LEARNT = ("located", "discriminant")  # from memorized examples too
 Named = dict[str, tuple[float, Values]]  # rows, [prompts, noises]
@@ -27,40 +29,19 @@ def every_score(columns: Columns) -> Named:
         in ("norm", "relative", "picture", "change", "shared relative", *NEURONS)
     }
     for path in (*PATHS, LONG):
-        parts = [f"relative@{level:g}" for level in path]
-        if all(part in columns.values for part in parts):
-            found |= combined(columns, parts, 1 + 2 * len(path))
-    for path in ((0.3,), (0.05,), (0.3, 0.05)):
-        for kind in NEURONS:
-            parts = [f"{score}@{level:g}" for level in path for score in ("relative", kind)]
-            if all(part in columns.values for part in parts):
-                name = f"mean {'+'.join(parts)}"
-                found[name] = 1.0 + 2 * len(path), combination(columns, "mean", parts)
+        found |= combined(columns, path)
     for gate in GATES:
         found |= gated(columns, gate)
     return found | peers(columns)
 
 
 def combination(columns: Columns, name: str, parts: Sequence[str]) -> Values:
-    """One of the audit's combinations of columns, a noise at a time. Signed ones are compared by
-    their values' exponential, since a combination takes logarithms."""
-    signed = [part.startswith(("discriminant", "shared cosine", "alignment")) for part in parts]
-    tables = np.stack(
-        [
-            np.exp(standard(columns, p)) if s else columns.values[p]
-            for p, s in zip(parts, signed, strict=True)
-        ],
-        2,
-    )
-    return np.stack(
-        [
-            COMBINATIONS[name]
-            .of(torch.from_numpy(t), torch.from_numpy(t[columns.reference]))
-            .numpy()
-            for t in tables.transpose(1, 0, 2)
-        ],
-        1,
-    )
+    """One of the audit's combinations of columns, a noise at a time."""
+    tables = np.stack([columns.values[part] for part in parts], 2).transpose(1, 0, 2)
+    known = tables[:, columns.reference]
+    pairs = zip(tables, known, strict=True)
+    found = [COMBINATIONS[name](*(torch.from_numpy(x) for x in pair)).numpy() for pair in pairs]
+    return np.stack(found, 1)
 
 
 def standard(columns: Columns, name: str) -> Values:
@@ -70,28 +51,42 @@ def standard(columns: Columns, name: str) -> Values:
     return (values - seen.mean(0)) / seen.std(0, ddof=1)
 
 
-def combined(columns: Columns, parts: Sequence[str], rows: int) -> Named:
-    """All combinations of parts."""
-    levels = ", ".join(part.partition("@")[2] for part in parts)
-    names = [name for name, each in COMBINATIONS.items() if each.parts]
-    return {f"levels {levels} {n}": (float(rows), combination(columns, n, parts)) for n in names}
+def combined(columns: Columns, path: Sequence[float]) -> Named:
+    """All combinations of the parts at some levels, with the neurons' energy at the last of them
+    and without, and with what is learnt from memorized examples in its place."""
+    parts = [f"relative@{level:g}" for level in path]
+    found: Named = {}
+    for name in NAMES:
+        for beside in (None, *NEURONS):
+            taken = parts if beside is None else [*parts, f"{beside}@{path[-1]:g}"]
+            if beside not in LEARNT or name == "mean":
+                if beside == "discriminant":
+                    continue  # has a sign
+                where = f"{', '.join(map(str, path))}{'' if beside is None else ' + ' + beside}"
+                found[f"{name} of {where}"] = 1 + 2 * len(path), combination(columns, name, taken)
+    return found
 
 
 def gated(columns: Columns, gate: float) -> Named:
-    """The long path, for the share of references with the highest look at its last level, and for
-    prompts that look higher than they; the mean rows are those of held-out captions."""
-    parts = [f"relative@{level:g}" for level in LONG]
-    if not all(part in columns.values for part in parts):
+    """One row where latents are shared, and two levels for prompts that look higher there than a
+    share `gate` of references; the mean rows are those of held-out captions."""
+    first, parts = "shared relative@0.05", ["relative@0.3", "relative@0.05", "energy@0.05"]
+    if first not in columns.values:
         return {}
-    last = columns.values[parts[-1]]
-    edge = exceeded(torch.from_numpy(last[columns.reference]), gate).numpy()
-    earns = last > edge
+    values = columns.values[first]
+    edge = exceeded(torch.from_numpy(values[columns.reference]), gate).numpy()
+    earns = values > edge
     others = (columns.kind == "heldout") & ~columns.reference
-    rows = 3 + 2 * (len(parts) - 1) * float(earns[others].mean())
+    rows = 1 + 5 * float(earns[others].mean())
     found: Named = {}
-    for name in (name for name, each in COMBINATIONS.items() if each.parts):
-        whole, one = combination(columns, name, parts), combination(columns, name, parts[-1:])
-        found[f"adaptive {gate:g} {name}"] = rows, np.where(earns, whole, one)
+    for name in NAMES:
+        whole = combination(columns, name, [first, *parts])
+        alone = np.maximum(values, np.median(values[columns.reference], 0))
+        held = replace(columns, values={first: alone})
+        found[f"adaptive {gate:g}, {name}"] = (
+            rows,
+            np.where(earns, whole, combination(held, name, [first])),
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from memfast.auditing.inputs import Examples
 from memfast.auditing.looking.combining import COMBINATIONS, combinations, exceeded
+from memfast.auditing.looking.gating import every
 from memfast.auditing.looking.scores import Baseline, discriminant_direction, score_of
 from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.errors import InputError, reading
@@ -28,7 +29,7 @@ KIND, FORMAT = "audit calibration", 2
 class Calibration:
     """What reference prompts taught: `baselines`, one a noise; `reference`: the scores of the
     reference prompts, mean over noises, that thresholds and combinations follow from. seen: ids of
-    all texts that were learnt from, by text alone. adaptive: see Settings; the last score is then
+    all texts that were learnt from, by text alone. adaptive: see Settings; the first score is then
     the one that every prompt has, and the others are NaN where it does not exceed `gate`."""
 
     names: list[str]
@@ -39,15 +40,15 @@ class Calibration:
 
     @property
     def gate(self) -> float | None:
-        """What a prompt's last score must exceed to get the others."""
+        """What a prompt's first score must exceed to get the others."""
         if self.adaptive is None:
             return None
-        return float(exceeded(self.reference[:, -1], self.adaptive))
+        return float(exceeded(self.reference[:, 0], self.adaptive))
 
     @property
     def partial(self) -> list[str]:
         """The scores that some prompts do not get."""
-        return [] if self.adaptive is None else self.names[:-1]
+        return [] if self.adaptive is None else self.names[1:]
 
     def columns(self) -> list[str]:
         """The names of `table`'s columns."""
@@ -68,7 +69,7 @@ class Calibration:
         known = self.reference
         if self.gate is not None:  # as if the references had been audited
             known = known.clone()
-            known[known[:, -1] <= self.gate, :-1] = torch.nan
+            known[known[:, 0] <= self.gate, 1:] = torch.nan
         return self._columns(known)[:, self.columns().index(column)]
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
@@ -80,13 +81,15 @@ class Calibration:
         return torch.cat([shown, torch.stack(combined, 1)], 1)
 
     def _combined(self, name: str, shown: Tensor, known: Tensor) -> Tensor:
-        """A combination of the scores that a prompt has: all, or the last alone."""
-        of = COMBINATIONS[name].of
+        """A combination of the scores that a prompt has: all, or the first alone, where no value is
+        small enough to be unusual."""
+        of = COMBINATIONS[name]
         found = of(shown, known)
         if self.adaptive is None:
             return found
-        lacking = shown[:, :-1].isnan().all(1)
-        return torch.where(lacking, of(shown[:, -1:], known[:, -1:]), found)
+        one, seen = shown[:, :1], known[:, :1]
+        alone = of(one.clamp(min=seen.median()), seen)
+        return torch.where(shown[:, 1:].isnan().all(1), alone, found)
 
     def _sided(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows scores"]:
         """Two-sided scores as squared distances from the reference's mean, in its deviations."""
@@ -181,7 +184,8 @@ def _observe(
 ) -> tuple[Float64[Tensor, "prompts noises scores"], Norms]:
     """The scores that need no baseline (NaN for the others), and the norms at the last look."""
     places, scores, norms = [], [], []
-    for rows, by_noise in worker.looks(prompts):
+    how = every if worker.settings.adaptive else None
+    for rows, by_noise in worker.looks(prompts, how):
         size = len(rows)
         places += rows
         scores.append(

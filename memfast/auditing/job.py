@@ -52,7 +52,7 @@ class Job:
             raise ValueError("calibration: the job has none yet")
         learnt = self.calibration
         if learnt.gate is not None:
-            return gated_block(worker, prompts, learnt.names, learnt.gate)
+            return gated_block(worker, prompts, learnt.names, learnt.baselines[0], learnt.gate)
         return worker.block(prompts, learnt.names, learnt.baselines)
 
 

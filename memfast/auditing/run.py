@@ -23,8 +23,9 @@ from memfast.auditing.inputs import (
 from memfast.auditing.job import Job, open_model
 from memfast.auditing.judging.references import COMPARED, Likeness
 from memfast.auditing.looking.combining import combinations
+from memfast.auditing.looking.gating import gated_names
 from memfast.auditing.looking.probes import PROBES
-from memfast.auditing.looking.scores import available, parts
+from memfast.auditing.looking.scores import available
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, usual_unit
 from memfast.auditing.outcome import Outcome, finish, second_look
@@ -54,7 +55,7 @@ def audit(
     memorized: Prompts | None = None,
     subspace: Subspace | None = None,
     settings: Settings | None = None,
-    score: str = "relative",
+    score: str = "distance",
     fpr: float = 0.01,
     column: str | None = None,
     max_rejected: int = 1000,
@@ -171,7 +172,7 @@ def _check(
     names = (
         available(probe.looks_made(settings), subspace is not None, memorized is not None, levels)
         if settings.adaptive is None
-        else parts(levels)
+        else gated_names(settings)
     )
     every = (*names, *combinations(names))
     if score not in every:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from memfast import NeuronStatistics, PromptSet
 from memfast.auditing import audit, merge
+from memfast.auditing.looking.combining import COMBINATIONS
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker
 from memfast.auditing.storing import manifest
@@ -58,20 +59,20 @@ def test_what_is_written(tiny_pipeline, lists, settings, tmp_path: Path) -> None
     table = pq.read_table(out / "scores.parquet").to_pydict()
     assert table["prompt"] == prompts.texts
     assert sorted(table["rank"]) == list(range(1, 23))
-    for column in ("relative", "norm", "change", "energy", "combined"):
+    for column in ("relative", "norm", "change", "energy", "combined", "distance"):
         values = np.array(table[column])
         assert np.isfinite(values).all()
         assert len(set(values)) == 20  # all differ, but for the two duplicated prompts
         assert values[20] == values[3]
         assert values[21] == values[10]
-    threshold = json.loads((out / "summary.json").read_text())["thresholds"]["relative"]
-    assert table["flagged"] == [value > threshold for value in table["relative"]]
+    threshold = json.loads((out / "summary.json").read_text())["thresholds"]["distance"]
+    assert table["flagged"] == [value > threshold for value in table["distance"]]
     best = table["rank"].index(1)
-    assert table["relative"][best] == max(table["relative"])
+    assert table["distance"][best] == max(table["distance"])
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["prompts"], summary["texts"], summary["rejected"]) == (22, 20, 0)
     assert summary["flagged"] == sum(table["flagged"])
-    assert set(summary["detection"]) == {"relative", "norm", "change", "energy", "combined"}
+    assert set(summary["detection"]) == {"relative", "norm", "change", "energy", *COMBINATIONS}
     figures = summary["detection"]["relative"]["x75"]
     assert (figures["positives"], figures["negatives"]) == (10, 10)
     positive, negative = (
@@ -309,39 +310,45 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
         score="discriminant",
     )
     assert outcome is not None
-    names = ["norm", "relative", "change", "energy", "located", "discriminant", "combined"]
-    assert outcome.result.columns == names
+    names = ["norm", "relative", "change", "energy", "located", "discriminant"]
+    assert outcome.result.columns == [*names, *COMBINATIONS]
     assert outcome.result.score == "discriminant"
 
 
 def test_rows_are_spent_where_the_first_look_is_high(tiny_pipeline, settings, tmp_path) -> None:
-    """Adaptive scores are those of looking at all levels, for the prompts that earn them; the same
-    bits after an interruption."""
-    plain = replace(settings, probe="levels", path=(0.6, 0.3, 0.05), noises=1)
-    adaptive = replace(plain, adaptive=0.3)
-    given = {"reference": REFERENCE, "score": "mean"}
-    every = audit(tiny_pipeline, TEXTS[:30], tmp_path / "every", settings=plain, **given)
-    some = audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", settings=adaptive, **given)
-    assert every is not None
-    assert some is not None
-    parts = ["relative@0.6", "relative@0.3", "relative@0.05"]
-    assert some.result.columns == [*parts, "combined", "mean", "whitened", "likelihood"]
-    full = every.result.values[:, [every.result.columns.index(n) for n in parts]]
-    seen = some.result.values[:, :3]
+    """Adaptive parts are those of the shared look, and of looking at all levels for the prompts
+    that earn it; the same bits after an interruption."""
+    plain = replace(settings, probe="levels", path=(0.6, 0.05), noises=1)
+    ways = {
+        "every": (plain, "mean"),
+        "some": (replace(plain, adaptive=0.3), "mean"),
+        "one": (replace(plain, probe="shared", path=(0.05,)), "relative"),
+    }
+    found = {}
+    for name, (chosen, score) in ways.items():
+        given = {"reference": REFERENCE, "settings": chosen, "score": score}
+        outcome = audit(tiny_pipeline, TEXTS[:30], tmp_path / name, **given)
+        assert outcome is not None
+        found[name] = outcome
+    some, parts = found["some"], ["relative@0.6", "relative@0.05", "energy"]
+    assert some.result.columns == ["relative@shared", *parts, *COMBINATIONS]
+    full = np.stack([found["every"].result.column(part) for part in parts], 1)
+    seen = np.stack([some.result.column(part) for part in parts], 1)
     earned = np.isfinite(seen[:, 0])
     assert 0 < earned.sum() < 30
     assert some.summary["looked_at_all_levels"] == earned.sum()
-    np.testing.assert_array_equal(seen[:, 2], full[:, 2])
     np.testing.assert_array_equal(seen[earned], full[earned])
-    assert full[~earned, 2].max() < full[earned, 2].min()
-    means = [x.result.values[earned, x.result.columns.index("mean")] for x in (every, some)]
-    np.testing.assert_array_equal(*means)
+    assert np.isnan(seen[~earned]).all()
+    shared = some.result.column("relative@shared")
+    np.testing.assert_array_equal(shared, found["one"].result.deciding)
+    assert shared[~earned].max() < shared[earned].min()
     assert some.summary["not_finite"] == 0
     assert np.isfinite(some.result.deciding).all()
     before = bits(tmp_path / "some")
     (tmp_path / "some" / "blocks" / "block-000001.safetensors").unlink()
     (tmp_path / "some" / "scores.parquet").unlink()
-    audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", settings=adaptive, batch_size=4, **given)
+    given = {"reference": REFERENCE, "settings": ways["some"][0], "score": "mean"}
+    audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", batch_size=4, **given)
     assert bits(tmp_path / "some") == before
 
 
@@ -350,7 +357,6 @@ def test_rows_are_spent_where_the_first_look_is_high(tiny_pipeline, settings, tm
     [
         {"adaptive": 0.0},
         {"adaptive": 0.1, "probe": "jump"},
-        {"adaptive": 0.1, "probe": "levels", "path": (0.05,)},
         {"adaptive": 0.1, "probe": "levels", "path": (0.3, 0.05), "noises": 2},
     ],
 )
@@ -386,14 +392,13 @@ def test_levels_have_parts_and_combinations(tiny_pipeline, settings, tmp_path) -
     )
     assert outcome is not None
     names = ["norm", "relative", "change", "energy", "relative@0.4", "relative@0.05"]
-    combined = ["combined", "mean", "whitened", "likelihood"]
-    assert outcome.result.columns == [*names, *combined]
+    assert outcome.result.columns == [*names, *COMBINATIONS]
     parts = [outcome.result.values[:, names.index(name)] for name in names]
     np.testing.assert_allclose(parts[1], (parts[4] + parts[5]) / 2)
     alone = replace(settings, probe="jump", path=(0.05,))
     single = audit(tiny_pipeline, TEXTS[:12], tmp_path / "one", reference=REFERENCE, settings=alone)
     assert single is not None
-    np.testing.assert_array_equal(single.result.deciding, parts[5])
+    np.testing.assert_array_equal(single.result.column("relative"), parts[5])
 
 
 def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, tmp_path) -> None:
@@ -405,8 +410,8 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"score": "nonsense"}, "must be one of norm, relative, change, energy, combined here"),
-        ({"score": "located"}, "must be one of norm, relative, change, energy, combined here"),
+        ({"score": "nonsense"}, "must be one of norm, relative, change, energy, combined, mean"),
+        ({"score": "located"}, "must be one of norm, relative, change, energy, combined, mean"),
         ({"engine": "dask"}, "must be one of local, ray"),
         ({"engine": "ray"}, "give its folder or hub id"),
         ({"fpr": 1.0}, "between 0 and 1"),
@@ -417,7 +422,10 @@ def test_without_a_reference_its_own_prompts_stand_in(tiny_pipeline, settings, t
         ({"memorized": [REFERENCE[0], "b b b"]}, "memorized and reference share 1 prompts"),
         ({"prompts": []}, "holds no prompt"),
         ({"prompts": "nowhere.txt"}, "no such file"),
-        ({"settings": Settings(probe="leap")}, "must be one of first, settle, jump, levels, walk"),
+        (
+            {"settings": Settings(probe="leap")},
+            "must be one of first, settle, jump, levels, shared, walk",
+        ),
     ],
 )
 def test_bad_input_writes_nothing(

@@ -25,6 +25,8 @@ def run(pipeline: StableDiffusionPipeline, settings: Settings, rows: list[int] |
     driver = driver_of(pipeline)
     with taps.tap(driver) as tapping, torch.no_grad():
         scene = Scene(driver, tapping, driver.initial_noise(["shared"], 3), settings)
+        if settings.probe == "shared":
+            assert scene.shared  # computed once a run
         hook = driver.model.register_forward_pre_hook(
             lambda _, args, given: rows.append(len(given["sample"])) if rows is not None else None,
             with_kwargs=True,
@@ -70,6 +72,23 @@ def test_every_level_is_a_jump_of_its_own(tiny_pipeline: StableDiffusionPipeline
         assert torch.equal(look.prediction.noise, expected.prediction.noise)
         assert torch.equal(look.empty.noise, expected.empty.noise)
         assert torch.equal(look.norms, expected.norms)
+
+
+def test_shared_latents_are_the_unprompted_jump(tiny_pipeline: StableDiffusionPipeline) -> None:
+    settings = Settings(probe="shared", path=(0.6, 0.2), **SCHEDULE)
+    scene, looks = run(tiny_pipeline, settings)
+    for look, level in zip(looks, settings.path, strict=True):
+        time = scene.driver.path.time_of(level)
+        latents = scene.step(scene.empty, time)
+        told = scene.driver.encode(TEXTS)
+        with torch.no_grad():
+            given = scene.driver.predict(latents.expand(3, -1, -1, -1), time, told)
+            empty = scene.driver.predict(latents, time, scene.no_prompt)
+        for output, prediction in ((given, look.prediction), (empty, look.empty)):
+            noise = scene.driver.path.noise(output, latents.expand_as(output), time)
+            torch.testing.assert_close(prediction.noise, noise, rtol=1e-4, atol=1e-5)
+    assert looks[0].moments
+    assert sum(m.count.sum() for m in looks[0].moments.values()) > 0
 
 
 def test_a_walk_is_the_pipelines_own(tiny_pipeline: StableDiffusionPipeline) -> None:
@@ -136,7 +155,7 @@ def tapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPipeline) -> None:
     """At pure noise, with the shared part replayed, as in a pass of the whole network."""
     scene, (look,) = run(tiny_pipeline, Settings(probe="first", **SCHEDULE))
-    assert scene.prefix.outputs
+    assert scene.start.prefix.outputs
     with trace(tiny_pipeline.unet) as traced, torch.no_grad():
         latents = scene.noise.repeat(len(TEXTS), 1, 1, 1)
         output = scene.driver.predict(latents, 999, scene.driver.encode(TEXTS))
@@ -200,7 +219,7 @@ def test_the_shared_part_is_what_no_prompt_has_touched(
     """It reaches up to the first cross-attention, and leaves the model as it was."""
     scene, _ = run(tiny_pipeline, Settings(probe="first", **SCHEDULE))
     paths = {module: path for path, module in tiny_pipeline.unet.named_modules()}
-    kept = {paths[module] for module in scene.prefix.outputs}
+    kept = {paths[module] for module in scene.start.prefix.outputs}
     block = "down_blocks.0.attentions.0.transformer_blocks.0"
     assert {"conv_in", "down_blocks.0.resnets.0", f"{block}.attn1", f"{block}.norm2"} <= kept
     assert not any("attn2" in path or path.startswith(("mid", "up")) for path in kept)

@@ -8,6 +8,7 @@ from scipy.stats import t as student
 from memfast.auditing.looking.combining import (
     COMBINATIONS,
     combinations,
+    distance,
     likelihood,
     mean,
     whitened,
@@ -26,9 +27,12 @@ from memfast.auditing.looking.scores import (
 )
 
 
-def look(clean: torch.Tensor, noise: torch.Tensor, empty: torch.Tensor | None) -> Look:
+def look(
+    clean: torch.Tensor, noise: torch.Tensor, empty: torch.Tensor | None, start: bool = False
+) -> Look:
     without = None if empty is None else Prediction(empty, empty)
-    return Look(Prediction(clean, noise), torch.zeros(len(clean), 3, dtype=torch.float64), without)
+    norms = torch.zeros(len(clean), 3, dtype=torch.float64)
+    return Look(Prediction(clean, noise), norms, without, start=start)
 
 
 def latents(*values: float) -> torch.Tensor:
@@ -40,20 +44,22 @@ def latents(*values: float) -> torch.Tensor:
     )
 
 
-def test_guidance_norm_is_that_of_the_looks_that_cost_a_row() -> None:
-    start = look(latents(0, 0), latents(1, 5), latents(0))
+def test_guidance_norm_is_that_of_the_looks_later_than_pure_noise() -> None:
+    start = look(latents(0, 0), latents(1, 5), latents(0), start=True)
     middle = look(latents(0, 0), latents(3, 4), latents(1, 1))
     alone = look(latents(0, 0), latents(3, 4), None)
     side = 36**0.5  # of a 4 x 3 x 3 cube of ones
     assert guidance_norm([start]).tolist() == pytest.approx([side, 5 * side])
     assert guidance_norm([start, alone]).tolist() == pytest.approx([side, 5 * side])
     assert guidance_norm([start, middle]).tolist() == pytest.approx([2 * side, 3 * side])
-    both = guidance_norm([start, middle, start])
+    late = look(latents(0, 0), latents(1, 5), latents(0))
+    both = guidance_norm([start, middle, late])
     assert both.tolist() == pytest.approx([1.5 * side, 4 * side])
+    assert guidance_norm([middle, late]).tolist() == pytest.approx([1.5 * side, 4 * side])
 
 
 def test_relative_norm_is_in_units_of_the_noise_without_the_prompt() -> None:
-    start = look(latents(0, 0), latents(1, 5), latents(4))
+    start = look(latents(0, 0), latents(1, 5), latents(4), start=True)
     middle = look(latents(0, 0), latents(3, 4), latents(1, 2))
     assert relative_norm([start]).tolist() == pytest.approx([3 / 4, 1 / 4])
     assert relative_norm([start, middle]).tolist() == pytest.approx([2, 1])
@@ -107,8 +113,8 @@ def drawn(rows: int, shift: float = 0.0) -> np.ndarray:
 
 
 def z(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    seen = np.log(known)
-    return (np.log(values) - seen.mean(0)) / seen.std(0, ddof=1)
+    low, centre, high = np.quantile(np.log(known), [0.25, 0.5, 0.75], axis=0)
+    return (np.log(values) - centre) / ((high - low) / 1.349)
 
 
 def test_combinations_against_numpy_and_scipy() -> None:
@@ -120,6 +126,7 @@ def test_combinations_against_numpy_and_scipy() -> None:
     inverse = np.linalg.inv(shrunk)
     expected = shown @ inverse.sum(1) / inverse.sum() ** 0.5
     np.testing.assert_allclose(whitened(*tensors), expected, rtol=1e-9)
+    np.testing.assert_allclose(distance(*tensors), (shown**2).mean(1) ** 0.5 - 1, rtol=1e-12)
     scale = student.std(5)
     raised = np.maximum(shown, 0) * scale  # the best shift of a part is to its value, if upward
     ratio = student.logpdf(0, 5) - student.logpdf(raised, 5)
@@ -130,13 +137,13 @@ def test_combinations_against_numpy_and_scipy() -> None:
 def test_a_combination_grows_with_every_part(name: str) -> None:
     known = torch.from_numpy(drawn(80))
     usual = known.median(0).values[None]
-    alone = COMBINATIONS[name].of(usual, known)
-    assert (COMBINATIONS[name].of(usual * 30, known) > alone).all()
+    assert (COMBINATIONS[name](usual * 30, known) > COMBINATIONS[name](usual, known)).all()
 
 
 def test_parts_are_there_where_levels_are_several() -> None:
     one, two = (available(3, False, False, levels) for levels in ((0.3,), (0.3, 0.05)))
     assert two == [*one, "relative@0.3", "relative@0.05"]
-    assert [*combinations(one)] == ["combined"]
-    assert combinations(two)["mean"] == [len(one), len(one) + 1]
+    energy = one.index("energy")
+    assert combinations(one)["mean"] == [one.index("relative"), energy]
+    assert combinations(two)["mean"] == [energy, len(one), len(one) + 1]
     assert combinations(two)["combined"] == [*range(len(two))]

@@ -1,11 +1,12 @@
 """Several scores as one, by what is known of them on references alone. Add one to COMBINATIONS.
 
-Some take every score, others the parts that one score has at several noise levels. A part is
-compared with the references by its logarithm: norms are positive, and skewed.
+One takes every score, the others those that have carried over from model to model: the relative
+norm, or its parts where there are several noise levels, and the neurons' energy. Each is compared
+with the references by its logarithm, since it is positive and skewed, in their quartiles, which a
+few memorized prompts among them do not move.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
@@ -17,7 +18,10 @@ Scores = Float64[Tensor, " rows"]
 SHRINKAGE = 0.2  # of the references' correlations towards none
 FREEDOM = 5.0  # of Student's t: finite kurtosis, and a tail that a norm's logarithm does not exceed
 _LEAST = 1e-300
+_QUARTILES = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+_BETWEEN = 1.349  # deviations of a normal law between its quartiles
 PART = "@"  # between a score's name and the noise level of its part
+CARRIED, BESIDE = "relative", "energy"
 
 
 def largest(values: Table, known: Known) -> Scores:
@@ -49,6 +53,13 @@ def likelihood(values: Table, known: Known) -> Scores:
     return (FREEDOM + 1) / 2 * (1 + (raised * spread).square() / FREEDOM).log().sum(1)
 
 
+def distance(values: Table, known: Known) -> Scores:
+    """The root mean square of the standardised logarithms, less that of a normal law: how far from
+    the references, on either side, since a prompt whose image the model makes with and without it
+    has a small norm."""
+    return _standardised(values, known).square().mean(1).sqrt() - 1
+
+
 def exceeded(values: Float64[Tensor, "references *scores"], rate: float) -> Tensor:
     """By column, the least value that at most a share `rate` of all exceeds."""
     return values.sort(0, descending=True).values[int(rate * len(values))]
@@ -56,27 +67,24 @@ def exceeded(values: Float64[Tensor, "references *scores"], rate: float) -> Tens
 
 def _standardised(values: Table, known: Known) -> Table:
     shown, seen = (part.clamp(min=_LEAST).log() for part in (values, known))
-    return (shown - seen.mean(0)) / seen.std(0).clamp(min=_LEAST)
+    low, centre, high = seen.quantile(_QUARTILES, 0)
+    return (shown - centre) / ((high - low) / _BETWEEN).clamp(min=_LEAST)
 
 
-@dataclass(frozen=True)
-class Combination:
-    """parts: it takes the parts of scores alone, and is there where there are several."""
-
-    of: Callable[[Table, Known], Scores]
-    parts: bool = True
-
-
+Combination = Callable[[Table, Known], Scores]
+EVERY = "combined"  # the one of every score
 COMBINATIONS: dict[str, Combination] = {
-    "combined": Combination(largest, parts=False),
-    "mean": Combination(mean),
-    "whitened": Combination(whitened),
-    "likelihood": Combination(likelihood),
+    EVERY: largest,
+    "mean": mean,
+    "whitened": whitened,
+    "likelihood": likelihood,
+    "distance": distance,
 }
 
 
 def combinations(names: Sequence[str]) -> dict[str, list[int]]:
     """The columns that each combination takes, of the scores of these names."""
-    every, parts = [*range(len(names))], [n for n, name in enumerate(names) if PART in name]
-    found = {name: parts if each.parts else every for name, each in COMBINATIONS.items()}
-    return {name: taken for name, taken in found.items() if taken}
+    parts = [name for name in names if PART in name] or [CARRIED]
+    taken = [n for n, name in enumerate(names) if name in (*parts, BESIDE)]
+    found = {name: [*range(len(names))] if name == EVERY else taken for name in COMBINATIONS}
+    return {name: columns for name, columns in found.items() if columns}

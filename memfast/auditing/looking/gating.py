@@ -4,41 +4,49 @@ from collections.abc import Sequence
 
 import torch
 from memfast_kernels import Moments
+from memfast_kernels.shapes import statistics_device
 
-from memfast.auditing.looking.probes import Look, Prediction, apart, at_last_level
+from memfast.auditing.looking.combining import BESIDE
+from memfast.auditing.looking.probes import Look, Scene, Unit, levels
+from memfast.auditing.looking.scores import Baseline, parts
+from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Block, Worker, pooled, score_looks
 from memfast.pipelines.identity import made_on
 from memfast.prompts import Prompt
 
+CHEAP = "shared"  # what the part of the one look is called
+
+
+def gated_names(settings: Settings) -> list[str]:
+    """The scores that there are; every prompt has the first."""
+    return [*parts([CHEAP, *settings.path]), BESIDE]
+
+
+def cheap(scene: Scene, unit: Unit) -> list[Look]:
+    """The one look: where all prompts share the latents, at the last level of the path."""
+    return [scene.at(scene.shared[-1], unit)]
+
+
+def every(scene: Scene, unit: Unit) -> list[Look]:
+    """What references get: all looks."""
+    return [*cheap(scene, unit), *levels(scene, unit)]
+
 
 def gated_block(
-    worker: Worker, prompts: Sequence[Prompt], names: Sequence[str], gate: float
+    worker: Worker, prompts: Sequence[Prompt], names: Sequence[str], baseline: Baseline, gate: float
 ) -> Block:
-    """A block of the parts of a score: the last of every prompt, and where it exceeds `gate` the
-    others too, NaN elsewhere."""
+    """A block of `gated_names`: the first of every prompt, and where it exceeds `gate` the others
+    too, NaN elsewhere."""
     scores = torch.full((len(prompts), 1, len(names)), torch.nan, dtype=torch.float64)
+    baseline = baseline.to(statistics_device(worker.driver.device))
     seen: list[dict[str, Moments]] = [{}]
-    starts: dict[int, Prediction] = {}
-    for rows, (looks,) in worker.looks(prompts, at_last_level):
-        last = score_looks(looks, names[-1:], None)[: len(rows), 0].cpu()
-        scores[rows, 0, -1] = last
-        for row in (last > gate).nonzero().flatten().tolist():
-            starts[rows[row]] = looks[0].prediction[row]
+    for rows, (looks,) in worker.looks(prompts, cheap):
+        scores[rows, 0, :1] = score_looks(looks, names[:1], None)[: len(rows)].cpu()
         seen = [pooled([*seen, looks[0].moments or {}])]
-    places, size = sorted(starts), worker.unit
-    for part in (places[n : n + size] for n in range(0, len(places), size)):
-        looks = other_levels(worker, [prompts[n] for n in part], [starts[n] for n in part])
-        scores[part, 0, :-1] = score_looks(looks, names[:-1], None)[: len(part)].cpu()
+    high = (scores[:, 0, 0] > gate).nonzero().flatten()
+    for rows, (looks,) in worker.looks([prompts[n] for n in high], levels):
+        found = score_looks(looks, names[1:], baseline)[: len(rows)]
+        scores[high[rows], 0, 1:] = found.cpu()
     truncated = worker.driver.truncated([prompt.text for prompt in prompts])
     moments = {site: each.to("cpu") for site, each in seen[0].items()}
     return Block(scores, truncated, moments, made_on(worker.driver.model))
-
-
-@torch.no_grad()
-def other_levels(worker: Worker, prompts: list[Prompt], starts: list[Prediction]) -> list[Look]:
-    """The looks of one unit at all levels but the last, after a first one that no part is of."""
-    unit = worker.texts([prompt.text for prompt in prompts])
-    start = Prediction.stack(starts + starts[-1:] * (worker.unit - len(starts)))
-    scene = worker.scenes[0]
-    looks = apart(scene, start, unit.conditioning, scene.levels[:-1])
-    return [looks[0], *looks]

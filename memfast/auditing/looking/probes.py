@@ -4,9 +4,10 @@ All prompts share their noises: differences between prompts are due to the promp
 prompt has touched is computed once a run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -41,16 +42,6 @@ class Prediction:
     clean: Latents
     noise: Latents
 
-    def __getitem__(self, row: int) -> "Prediction":
-        """One row's, kept apart from the others."""
-        return Prediction(self.clean[row].clone(), self.noise[row].clone())
-
-    @staticmethod
-    def stack(rows: "Sequence[Prediction]") -> "Prediction":
-        """Several rows' as one."""
-        cleans, noises = ([getattr(row, name) for row in rows] for name in ("clean", "noise"))
-        return Prediction(torch.stack(cleans), torch.stack(noises))
-
     def guided(self, empty: "Prediction", scale: float) -> "Prediction":
         """Classifier-free guidance: away from the prediction without a prompt."""
         return Prediction(
@@ -65,13 +56,26 @@ class Look:
 
     empty: its prediction without a prompt, where there is one. norms: of every feed-forward neuron
     in the pass with the prompts, L2 over tokens, all sites side by side. moments: by site, pooled
-    over the unit's rows, of the look at pure noise alone.
+    over the unit's rows, of the first look alone. start: it is the look at pure noise, from which
+    others begin.
     """
 
     prediction: Prediction
     norms: Float64[Tensor, "rows neurons"]
     empty: Prediction | None = None
     moments: dict[str, Moments] | None = None
+    start: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """Latents that all prompts share (or one a row), their time, the prediction there without a
+    prompt, and the network before its first cross-attention."""
+
+    latents: Latents
+    time: Time
+    empty: Prediction
+    prefix: Prefix | None
 
 
 class Scene:
@@ -89,35 +93,49 @@ class Scene:
         self.levels = [driver.path.time_of(level) for level in settings.path]
         self.noise = noise
         self.no_prompt = driver.no_prompt
-        if len(noise) == 1:
-            self.prefix = Prefix(driver, self._unprompted)
-        else:
-            self.prefix = None
-            self._unprompted()
+        self.start = self._point(noise, self.schedule[0])
+        self.empty = self.start.empty
 
-    def _unprompted(self) -> None:
-        told = self.no_prompt.expand(len(self.noise))
-        self.empty = self.look(self.noise, self.schedule[0], told).prediction
+    @cached_property
+    def shared(self) -> list[Point]:
+        """One step to each noise level from the prediction without a prompt."""
+        return [self._point(self.step(self.empty, time), time) for time in self.levels]
+
+    def _point(self, latents: Latents, time: Time) -> Point:
+        told, seen = self.no_prompt.expand(len(latents)), []
+
+        def run() -> None:
+            seen.append(self.look(latents, time, told).prediction)
+
+        if len(latents) > 1:
+            run()
+            return Point(latents, time, seen[0], None)
+        prefix = Prefix(self.driver, run)
+        return Point(latents, time, seen[0], prefix)
 
     def first(self, unit: Unit) -> Look:
-        """The look at pure noise, with and without the prompts: one row each.
+        """The look at pure noise, with and without the prompts: one row each."""
+        return replace(self.at(self.start, unit), start=True)
+
+    def at(self, point: Point, unit: Unit) -> Look:
+        """The look at a point, with and without the prompts: one row each.
 
         Prompts whose norms are not finite are left out of the moments.
         """
         rows = torch.arange(unit.rows)
-        look = self._first(unit, rows)
+        look = self._at(point, unit, rows)
         if self.taps.leaves_out:
             return look
         finite = look.norms[: unit.rows].isfinite().all(1).cpu()
-        return look if finite.all() else self._first(unit, rows[finite])
+        return look if finite.all() else self._at(point, unit, rows[finite])
 
-    def _first(self, unit: Unit, counted: Tensor) -> Look:
+    def _at(self, point: Point, unit: Unit, counted: Tensor) -> Look:
         size = len(unit.conditioning)
-        latents = self.noise.expand(size, *self.noise.shape[1:])
-        replayed = self.prefix.replayed(size) if self.prefix else nullcontext()
+        latents = point.latents.expand(size, *point.latents.shape[1:])
+        replayed = point.prefix.replayed(size) if point.prefix else nullcontext()
         with replayed, self.taps.counting(counted) as moments:
-            look = self.look(latents, self.schedule[0], unit.conditioning)
-        return replace(look, empty=self.empty, moments=moments)
+            look = self.look(latents, point.time, unit.conditioning)
+        return replace(look, empty=point.empty, moments=moments)
 
     def look(self, latents: Latents, time: Time, conditioning: Conditioning) -> Look:
         """A look with the prompts alone: one row each."""
@@ -176,20 +194,14 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
 def levels(scene: Scene, unit: Unit) -> list[Look]:
     """Pure noise, then from there one step to each noise level, with and without the prompts."""
     start = scene.first(unit)
-    return [start, *apart(scene, start.prediction, unit.conditioning, scene.levels)]
+    steps = ((scene.step(start.prediction, level), level) for level in scene.levels)
+    return [start, *(scene.both(latents, level, unit.conditioning) for latents, level in steps)]
 
 
-def at_last_level(scene: Scene, unit: Unit) -> list[Look]:
-    """As `levels`, with the last of them alone."""
-    start = scene.first(unit)
-    return [start, *apart(scene, start.prediction, unit.conditioning, scene.levels[-1:])]
-
-
-def apart(
-    scene: Scene, start: Prediction, conditioning: Conditioning, times: Sequence[Time]
-) -> list[Look]:
-    """The looks one step from `start` at each time."""
-    return [scene.both(scene.step(start, time), time, conditioning) for time in times]
+def shared(scene: Scene, unit: Unit) -> list[Look]:
+    """At each noise level, one step from the prediction without a prompt: what is looked at there
+    is every prompt's, and so is the prediction without one."""
+    return [scene.at(point, unit) for point in scene.shared]
 
 
 def walk(scene: Scene, unit: Unit) -> list[Look]:
@@ -208,7 +220,7 @@ Looks = Callable[[Scene, Unit], list[Look]]
 class Probe:
     """A probe; how many looks it takes, and the denoiser rows a prompt and noise that they cost.
 
-    parts: the noise levels of its looks, where they start anew from pure noise and so are apart.
+    parts: the noise levels of its looks, where none goes on from another.
     """
 
     looks: Looks
@@ -224,5 +236,6 @@ PROBES: dict[str, Probe] = {
     "levels": Probe(
         levels, lambda s: 1 + len(s.path), lambda s: 1 + 2 * len(s.path), lambda s: s.path
     ),
+    "shared": Probe(shared, lambda s: len(s.path), lambda s: len(s.path), lambda s: s.path),
     "walk": Probe(walk, lambda s: s.walk_steps, lambda s: 2 * s.walk_steps - 1),
 }

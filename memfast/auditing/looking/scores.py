@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from memfast.auditing.looking.combining import PART
+from memfast.auditing.looking.combining import CARRIED, PART
 from memfast.auditing.looking.probes import Look
 from memfast.precision import exact
 
@@ -45,7 +45,7 @@ class Baseline:
 
 def guidance_norm(looks: Sequence[Look]) -> Scores:
     """L2 norm of the noise predicted with the prompt minus that without (Wen et al., ICLR 2024):
-    mean over the looks that cost a row without the prompt, or else at pure noise."""
+    mean over the looks that know both, later than pure noise, or else there."""
     return torch.stack([_length(given - empty) for given, empty in _noises(looks)]).mean(0)
 
 
@@ -58,8 +58,8 @@ def relative_norm(looks: Sequence[Look]) -> Scores:
 
 def _noises(looks: Sequence[Look]) -> list[tuple[Tensor, Tensor]]:
     """The predicted noises with and without the prompt, of the looks to compare them at."""
-    paid = [look for look in looks[1:] if look.empty is not None] or looks[:1]
-    return [(look.prediction.noise, look.empty.noise) for look in paid if look.empty]
+    later = [look for look in looks if look.empty and not look.start] or looks[:1]
+    return [(look.prediction.noise, look.empty.noise) for look in later if look.empty]
 
 
 def change(looks: Sequence[Look]) -> Scores:
@@ -132,7 +132,6 @@ SCORES: dict[str, Score] = {
     "located": Score(of_norms=located_energy, needs="a subspace"),
     "discriminant": Score(of_norms=discriminant, needs="memorized prompts"),
 }
-PARTED = "relative"  # the score that has a part of its own at each of several noise levels
 
 
 def score_of(name: str) -> Score:
@@ -152,9 +151,9 @@ def available(
         "memorized prompts": memorized,
     }
     names = [name for name, score in SCORES.items() if have[score.needs]]
-    return names + parts(levels)
+    return names + (parts(levels) if len(levels) > 1 else [])
 
 
-def parts(levels: Sequence[float]) -> list[str]:
-    """The names of the parts at these noise levels, where they are several."""
-    return [f"{PARTED}{PART}{level:g}" for level in levels if len(levels) > 1]
+def parts(levels: Sequence[float | str]) -> list[str]:
+    """The names of the parts of the looks at these noise levels."""
+    return [f"{CARRIED}{PART}{level}" for level in levels]

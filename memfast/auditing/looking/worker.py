@@ -199,14 +199,14 @@ def score_looks(
     looks: Sequence[Look], names: Sequence[str], baseline: Baseline | None
 ) -> Float64[Tensor, "rows scores"]:
     """The named scores of the looks of one noise; those of norms are NaN without a baseline. Parts
-    of a score are of a look each, in their order, from the second look on."""
+    of a score are of a look each, in their order, those at pure noise left out."""
     norms = looks[-1].norms
-    parts = iter(looks[1:])
+    parts = (look for look in looks if not look.start)
     columns = []
     for name in names:
         score = score_of(name)
         if score.of_looks:
-            columns.append(score.of_looks([looks[0], next(parts)] if PART in name else looks))
+            columns.append(score.of_looks([next(parts)] if PART in name else looks))
         elif score.of_norms and baseline:
             columns.append(score.of_norms(norms, baseline))
         else:

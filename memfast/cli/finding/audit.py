@@ -35,14 +35,16 @@ def audit(
     subspace: Annotated[
         Path | None, typer.Option(help="From `memfast locate`: neurons with a score of their own.")
     ] = None,
-    probe: Annotated[str, typer.Option(help="first, settle, jump, levels or walk.")] = "jump",
+    probe: Annotated[
+        str, typer.Option(help="first, settle, jump, levels, shared or walk.")
+    ] = "jump",
     score: Annotated[
         str,
         typer.Option(
-            help="Which flags; also norm, change, energy, located, discriminant, combined; with "
-            "probe levels also mean, whitened, likelihood."
+            help="Which flags; also relative, norm, change, energy, located, discriminant, "
+            "combined, mean, whitened, likelihood."
         ),
-    ] = "relative",
+    ] = "distance",
     noises: Annotated[int, typer.Option(min=1, help="Noises a prompt is looked at with.")] = 1,
     fpr: FalsePositives = 0.01,
     path: Annotated[
@@ -54,8 +56,8 @@ def audit(
     adaptive: Annotated[
         float | None,
         typer.Option(
-            help="Share of references whose look at the last level earns the others of probe "
-            "levels, such as 0.05; a prompt gets them where it exceeds theirs."
+            help="With probe levels: one row for every prompt, and the probe where that is higher "
+            "than of this share of references, such as 0.1."
         ),
     ] = None,
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
