@@ -52,18 +52,15 @@ def standard(columns: Columns, name: str) -> Values:
 
 
 def combined(columns: Columns, path: Sequence[float]) -> Named:
-    """All combinations of the parts at some levels, with the neurons' energy at the last of them
-    and without, and with what is learnt from memorized examples in its place."""
-    parts = [f"relative@{level:g}" for level in path]
+    """All combinations of the parts at some levels; with the neurons' energy at the last of them;
+    and the mean with a subspace's, located on memorized examples."""
+    parts, levels = [f"relative@{level:g}" for level in path], ", ".join(map(str, path))
+    beside = [(name, kind) for name in NAMES for kind in (None, "energy")] + [("mean", "located")]
     found: Named = {}
-    for name in NAMES:
-        for beside in (None, *NEURONS):
-            taken = parts if beside is None else [*parts, f"{beside}@{path[-1]:g}"]
-            if beside not in LEARNT or name == "mean":
-                if beside == "discriminant":
-                    continue  # has a sign
-                where = f"{', '.join(map(str, path))}{'' if beside is None else ' + ' + beside}"
-                found[f"{name} of {where}"] = 1 + 2 * len(path), combination(columns, name, taken)
+    for name, kind in beside:
+        taken = parts if kind is None else [*parts, f"{kind}@{path[-1]:g}"]
+        where = levels if kind is None else f"{levels} + {kind}"
+        found[f"{name} of {where}"] = 1.0 + 2 * len(path), combination(columns, name, taken)
     return found
 
 
