@@ -53,10 +53,10 @@ def gated_block(
         found = score_looks(looks, names[-CHEAP:], baseline)[: len(rows)]
         scores[rows, 0, -CHEAP:] = found.cpu()
         seen = [pooled([*seen, looks[0].moments or {}])]
-    high = earns(scores[:, 0, -CHEAP:]).nonzero().flatten()
+    high: list[int] = earns(scores[:, 0, -CHEAP:]).nonzero().flatten().tolist()
     for rows, (looks,) in worker.looks([prompts[n] for n in high], other_levels):
         found = score_looks(looks, names[:-CHEAP], None)[: len(rows)]
-        scores[high[rows], 0, :-CHEAP] = found.cpu()
+        scores[[high[row] for row in rows], 0, :-CHEAP] = found.cpu()
     truncated = worker.driver.truncated([prompt.text for prompt in prompts])
     moments = {site: each.to("cpu") for site, each in seen[0].items()}
     return Block(scores, truncated, moments, made_on(worker.driver.model))
