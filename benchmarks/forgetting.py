@@ -4,12 +4,13 @@
     python benchmarks/forgetting.py --out arms.jsonl --only demo/uniform --set steps=600
 
 Arms run side by side as processes; after the minutes those that still run are ended. A line is
-written as its arm ends, and an arm that has one is not run again. The first compares replayed with
-launched steps. Captions are dealt by duplicate group: memorized ones that the original copies into
-located, validation and test; all others into those that rank and teach, validation and test. The
-`CANDIDATES` run on the models of `--choose`; the best two by "validation" there then run on those
-of `--test`: every figure of "test" is of captions that neither taught nor chose. `--models`
-holds a folder a model, laid out as the demo's data; `--tiny` runs all at sizes that mean nothing.
+written as its arm ends, and an arm that has one is not run again. Captions are dealt by duplicate
+group: memorized ones that the original copies into located, validation and test; all others into
+those that rank and teach, validation and test. The `CANDIDATES` run on the models of `--choose`;
+the best by "validation" there then runs on those of `--test`: every figure of "test" is of captions
+that neither taught nor chose. `--models` holds a folder a model, laid out as the demo's data;
+`--tiny` runs all at sizes that mean nothing. MODEL/prepare does what a model's arms share, once,
+and leaves it in `--kept`; `check` compares replayed with launched steps.
 """
 
 import argparse
@@ -22,34 +23,31 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-TEACH = {"learning_rate": 1e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0, "adversarial": 0.0}
-UNIFORM = {**TEACH, "steps": 1500, "perturb": 0.6}
+TEACH = {"learning_rate": 2e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0, "adversarial": 0.0}
+UNIFORM = {**TEACH, "steps": 1000, "perturb": 0.6}
 SELECT = {**UNIFORM, "selected": 0.3, "perturb_high": 0.95, "perturb_low": 0.4}
 GENTLE = {**SELECT, "perturb_low": 0.2}
-FEATURES = {"features": 0.1}
-PRESSED = {"adversarial": 0.3, "every": 4, "ema": 0.99}
+FEATURES = {"features": 1.0}
+PRESSED = {"adversarial": 0.3, "every": 5, "stride": 2, "ema": 0.99}
 TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "original": None,
     "removed": None,
+    "removed-selectively": None,
     "uniform": UNIFORM,
     "selective": SELECT,
     "gentle": GENTLE,
     "selective+features": {**SELECT, **FEATURES},
-    "gentle+features": {**GENTLE, **FEATURES},
-    "selective+features+pressed": {**SELECT, **FEATURES, **PRESSED},
-    "gentle+features+pressed": {**GENTLE, **FEATURES, **PRESSED},
-    "uniform+features+pressed": {**UNIFORM, **FEATURES, **PRESSED},
+    "uniform+pressed": {**UNIFORM, **PRESSED},
     "selective+pressed": {**SELECT, **PRESSED},
-    "long": {**SELECT, **FEATURES, **PRESSED, "steps": 3000},
+    "gentle+pressed": {**GENTLE, **PRESSED},
+    "selective+pressed, long": {**SELECT, **PRESSED, "steps": 2500},
+    "gentle+pressed, long": {**GENTLE, **PRESSED, "steps": 2500},
+    "prepare": None,
 }
-CANDIDATES = (
-    "uniform",
-    "selective+features",
-    "gentle+features+pressed",
-    "selective+features+pressed",
-    "long",
-)
-ABLATIONS = ("selective", "uniform+features+pressed", "gentle+features", "selective+pressed")
+CANDIDATES = ("uniform", "gentle+pressed", "selective+pressed")
+ABLATIONS = ("selective", "gentle", "uniform+pressed", "selective+features")
+REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
+REMOVED = ("removed", "removed-selectively")
 COPIED = 24  # memorized captions, at least: where fewer are copied, those seen most often as well
 ATTACKED = 16
 SIZES = {"rank": 24, "copies": 24, "attacked": ATTACKED, "singles": 24, "loss": 48, "clip": 96}
@@ -73,6 +71,7 @@ class Arm:
     eager: bool = False
     at_most: dict[str, int] = field(default_factory=dict)
     attack: list[int] = field(default_factory=lambda: [50])
+    kept: str = ""
 
     @property
     def data(self) -> Path:
@@ -151,13 +150,24 @@ class Bench:
 
         if self.arm.tiny:
             return [True] * len(prompts)
+        file = self.kept("copied.json")
+        if file and file.exists():
+            known = json.loads(file.read_text())
+            return [known[prompt.text] for prompt in prompts]
         cases = self.cases(prompts)
         with captured([self.driver.model]):
             images = [made(self.driver, cases, seed) for seed in (3, 4)]
         passed = self.passed(images, cases, cases.training_images())["both"]
         which = dict(zip(cases.texts, passed.tolist(), strict=True))
-        self.found["copied"] = sum(which.values())
-        return [bool(which[prompt.text]) for prompt in prompts]
+        which = {text: bool(is_copy) for text, is_copy in which.items()}
+        if file:
+            file.write_text(json.dumps(which))
+        return [which[prompt.text] for prompt in prompts]
+
+    def kept(self, name: str) -> Path | None:
+        """A file of what all arms of a model share, where there is a place for it."""
+        arm = self.arm
+        return Path(arm.kept) / f"{arm.data.name}-{arm.seed}-{name}" if arm.kept else None
 
     def cases(self, prompts: list[Any], most: int | None = None) -> Any:
         from memfast.measuring.cases import load_cases
@@ -173,6 +183,8 @@ class Bench:
         treated = self.timed("removing", self.removed)
         neurons = [sum(ffn_sites(d.model).values()) for d in (self.driver, treated)]
         treated = self.timed("teaching", lambda: self.repaired(treated))
+        if self.arm.name.endswith("/prepare"):
+            return {"arm": self.arm.name, "gone": 1 - neurons[1] / neurons[0]}
         with captured([self.driver.model, treated.model]):
             self.timed("measuring", lambda: self.measure(treated))
         return {
@@ -197,10 +209,14 @@ class Bench:
         from memfast.prompts import PromptSet
         from memfast.removing.compact import compact
         from memfast.repairing.removal import harm_of, remove_to_damage
+        from memfast.selection import Subspace
 
         arm, count = self.arm, self.arm.sizes["rank"]
         if arm.rule is None:
             return self.driver
+        file = self.kept(f"{arm.rule}.safetensors")
+        if file and file.exists():
+            return self.driver.with_model(compact(self.driver.model, Subspace.load(file)))
         sets = {"reference": self.parts.teach[:count]}
         if arm.rule == "selective":
             sets["memorized"] = self.parts.located[:count]
@@ -215,6 +231,8 @@ class Bench:
         removal = remove_to_damage(
             self.driver, known["reference"], harm, most, trials=trials, **how
         )
+        if file:
+            removal.subspace.save(file)
         return self.driver.with_model(compact(self.driver.model, removal.subspace))
 
     def repaired(self, treated: Any) -> Any:
@@ -407,19 +425,21 @@ def arm_of(name: str, arguments: argparse.Namespace) -> Arm:
     """The arm of a name MODEL/TREATMENT[@SEED]."""
     label, _, seed = name.partition("@")
     treatment = label.split("/")[-1]
+    tested = name.split("/")[0] in arguments.test.split(",")
     own = TREATMENTS.get(treatment) if name != "check" else None
     changes = dict(pair.split("=", 1) for pair in arguments.set)
     settings = None if own is None else {**own, **{k: json.loads(v) for k, v in changes.items()}}
     return Arm(
         name,
         settings,
-        None if treatment in ("original", "check") else arguments.rule,
+        REMOVALS.get(treatment, "reference"),
         seed=int(seed or 0),
         device=arguments.device,
         models=str(arguments.models),
         tiny=arguments.tiny,
         at_most={k: int(v) for k, v in (pair.split("=") for pair in arguments.sizes)},
-        attack=arguments.attack,
+        kept=str(arguments.kept or ""),
+        attack=arguments.attack[: None if tested else 1],
     )
 
 
@@ -427,14 +447,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--kept", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--only", default="")
     parser.add_argument("--choose", default="demo,double")
     parser.add_argument("--test", default="soft,flow,epsilon,wide")
-    parser.add_argument("--rule", default="reference")
-    parser.add_argument("--attack", nargs="*", type=int, default=[50])
+    parser.add_argument("--attack", nargs="*", type=int, default=[50])  # all: models of --test
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--sizes", nargs="*", default=[], metavar="NAME=N")
     parser.add_argument("--tiny", action="store_true")
@@ -459,23 +479,24 @@ class Queue:
 
     def first(self) -> list[str]:
         """What does not wait for anything."""
-        lots = (
-            (CANDIDATES, self.choose),
-            (("original", "removed"), self.choose),
-            (("uniform", "original"), self.test),
-        )
-        names = [f"{model}/{name}" for names, models in lots for name in names for model in models]
-        return ["check", *names]
+        return [f"{model}/{name}" for name in CANDIDATES for model in self.choose]
 
     def following(self) -> list[str]:
-        """What to run once the candidates have: the best two on other models, ablations, seeds."""
+        """What to run once the candidates have: the best on other models and for longer, all else,
+        seeds."""
         if any(f"{model}/{name}" in self.open for model in self.choose for name in CANDIDATES):
             return []
-        best, every = ranked(self.lines, self.choose)[:2], (*self.choose, *self.test)
-        names = [f"{model}/{name}" for name in best for model in self.test]
-        names += [f"{model}/{name}" for name in ABLATIONS for model in self.choose]
-        names += [f"{m}/{name}@{seed}" for seed in (1, 2) for name in best[:1] for m in every]
-        return names + [f"{model}/removed" for model in self.test]
+        order, every = ranked(self.lines, self.choose), (*self.choose, *self.test)
+        best = [name for name in order if f"{name}, long" in TREATMENTS][:1]
+        lots = (
+            (best, self.test),
+            ([f"{name}, long" for name in best], self.choose),
+            (["uniform"], self.test),
+            (ABLATIONS, self.choose),
+            (("original", *REMOVED), every),
+            ([f"{name}@{seed}" for name in best for seed in (1, 2)], every),
+        )
+        return [f"{model}/{name}" for names, models in lots for name in names for model in models]
 
     def ask(self, names: Sequence[str]) -> None:
         """Queue arms, each once, of models that are there."""

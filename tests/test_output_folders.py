@@ -299,3 +299,16 @@ while True:
         recover_folder(path)
         names = sorted(entry.name for entry in path.iterdir())
         assert names in ([".memfast", "weights"], [".memfast", *"abcdef"])
+
+
+def test_what_was_killed_at_its_first_or_last_moment_is_taken_away(tmp_path: Path) -> None:
+    """When nothing was in the work folder yet, or nothing any more."""
+    out = tmp_path / "out"
+    replace_folder(out, lambda new: new.mkdir(), "model")
+    work, lock = folders._work_folder(out)
+    os.close(lock)
+    other, held = folders._work_folder(tmp_path / "other")
+    recover_folder(out)
+    assert not work.exists()
+    assert other.exists()  # of another output
+    os.close(held)

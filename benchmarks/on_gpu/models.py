@@ -1,6 +1,6 @@
 """Whole denoisers of Stable Diffusion 1.4 and XL with random weights, and memfast's commands."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,6 +104,15 @@ class Watched:
         self.state = merge_in_order(self.state, half)
 
 
+def told_of(check: Callable[[], None]) -> str:
+    """What a check says: a figure beside a failed one is shown with it."""
+    try:
+        check()
+    except ArithmeticError as error:
+        return f"WRONG: {error}"
+    return "right"
+
+
 def check_counts(model: nn.Module, watched: Watched, arguments: dict[str, Any]) -> None:
     """Norms and maxima of every site are those of what its contracting linear read."""
     truth: dict[str, tuple[Tensor, Tensor]] = {}
@@ -178,12 +187,14 @@ def of_unet(bench: Bench, name: str, model: Any, arguments: dict[str, Any]) -> R
         watched = Watched(model, traced)
         off = (watched.seen(arguments).float() - expected).norm() / expected.norm()
         row["output off by"] = f"{float(off):.1e}"
-        check_counts(model, watched, arguments)
+        row["counts"] = told_of(lambda: check_counts(model, watched, arguments))
         row["watched"] = bench.ms(lambda: watched.seen(arguments))
         row["kept"] = bench.ms(lambda: watched.kept(arguments))
         with captured([model], watched.lists):
-            check_replays(model, watched, arguments)
+            row["replays"] = told_of(lambda: check_replays(model, watched, arguments))
             row["kept, replayed"] = bench.ms(lambda: watched.kept(arguments))
+            own: Any = vars(model).get("forward")
+            row["captured"] = own is not None and not own.refused
             row["replay, host µs"] = bench.host_us(lambda: watched.seen(arguments))
     with without_fused_products():
         row["kept, replayed, no fused product"] = replayed(bench, model, arguments)

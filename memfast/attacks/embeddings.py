@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from math import inf
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,11 +145,12 @@ class Slopes:
     """
 
     asked: tuple[Conditioning, int, slice]  # where the search began, draws an image, rows
+    shared: Any = None  # what is told besides tensors: for good, if replayed
 
-    def __init__(self, driver: Driver):
+    def __init__(self, driver: Driver, graphs: bool = True):
         self.driver, self.gradients = driver, Gradients(driver.model)
         small = parameters(driver.model) < SMALL
-        self.replayed = Replayed(self._of, on=small and self.gradients.scale == 1)
+        self.replayed = Replayed(self._of, on=graphs and small and self.gradients.scale == 1)
 
     def __call__(
         self,
@@ -166,7 +168,8 @@ class Slopes:
         self.asked = start, draws, rows
         others = [leaf for name, leaf in start.leaves.items() if name not in sought]
         calls = self.driver.calls_of(times, start.repeat_interleave(draws)[rows])
-        plain = len(clean) == len(targets) and calls is None and start.text_rows is None
+        self.shared = start.shared if self.shared is None else self.shared
+        plain = len(clean) == len(targets) and calls is None and start.shared is self.shared
         run = self.replayed if plain else self._of  # what is replayed makes the same calls
         return run(noisy, exact, times, *sought.values(), *others)
 

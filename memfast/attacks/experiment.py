@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memfast.attacks.embeddings import STARTS, AttackSettings, find_embeddings
+from memfast.attacks.embeddings import STARTS, AttackSettings, Slopes, find_embeddings
 from memfast.errors import InputError
 from memfast.measuring.cases import Cases
 from memfast.measuring.replication import Replication, broken, replication
@@ -68,10 +68,12 @@ def attack_cases(
     settings: AttackSettings | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     progress: Advance | None = None,
+    graphs: bool = True,
 ) -> Attacked:
     """Attack the first training image of each caption, then generate from what was found.
 
     seeds: image seeds a found embedding is judged on. `progress` is told images times steps.
+    graphs: replay the search on CUDA.
     Raises InputError for an unknown start, and when no caption has a training image.
     """
     settings = settings or AttackSettings()
@@ -86,7 +88,8 @@ def attack_cases(
     notes: list[str] = []
     for name in starts:
         start = STARTS[name](driver, cases.ids, cases.texts, settings.seed)
-        found = find_embeddings(driver, clean, start, cases.ids, settings, progress)
+        slopes = Slopes(driver, graphs)
+        found = find_embeddings(driver, clean, start, cases.ids, settings, progress, slopes)
         for steps, conditioning in found.items():
             images = [
                 driver.generate(conditioning, cases.ids, seed, schedule).float().cpu()

@@ -106,6 +106,7 @@ def attack(
                 settings=settings,
                 seeds=image_seeds,
                 progress=stage(f"attacking: {name}", total),
+                graphs=graphs,
             )
         found: list[dict[str, Any]] = []
         advance = stage("triggers", len(triggers.PARAPHRASES) + 1)

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -14,8 +15,6 @@ from memfast.errors import InputError, reading, some, writing
 from memfast.files.atomic import sync_folder, unfinished
 from memfast.files.ledger import NAME, Ledger, write_ledger
 
-_WORK = re.compile(r"\.memfast-[0-9a-f]{8}\.folder")
-_TARGET = "target"  # in a work folder: the name of what it is to replace
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -88,13 +87,9 @@ def replace_folder(
     check_replaceable(path, kind, overwrite)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.parent / f".memfast-{secrets.token_hex(4)}.folder"
-        work.mkdir()
-        descriptor = os.open(work, os.O_RDONLY)
+        work, descriptor = _work_folder(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         with writing(path):
-            (work / _TARGET).write_text(path.name, encoding="utf-8", errors="surrogateescape")
             write(work / "new")
             write_ledger(work / "new", kind)
             _sync_tree(work / "new")
@@ -104,6 +99,23 @@ def replace_folder(
     finally:
         _settle(work, path)
         os.close(descriptor)
+
+
+def _work_folder(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, and the lock on it, which says that its owner lives."""
+    while True:
+        work = path.parent / f".memfast-{_of(path)}-{secrets.token_hex(4)}.folder"
+        work.mkdir()
+        descriptor = os.open(work, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if work.exists():  # nobody took it for a dead one's meanwhile
+            return work, descriptor
+        os.close(descriptor)
+
+
+def _of(path: Path) -> str:
+    """In a work folder's name: what it is to replace."""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
 
 
 def check_replaceable(path: str | Path, kind: str, overwrite: bool) -> None:
@@ -126,13 +138,14 @@ def recover_folder(path: str | Path) -> None:
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         return
+    ours = re.compile(rf"\.memfast-{_of(path)}-[0-9a-f]{{8}}\.folder")
     for work in path.parent.iterdir():
-        if not _WORK.fullmatch(work.name) or not (work / _TARGET).is_file():
+        if not ours.fullmatch(work.name):
             continue
-        target = (work / _TARGET).read_text(encoding="utf-8", errors="surrogateescape")
-        if target != path.name:
-            continue
-        descriptor = os.open(work, os.O_RDONLY)
+        try:
+            descriptor = os.open(work, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its owner has just ended
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _settle(work, path)
@@ -168,7 +181,6 @@ def _settle(work: Path, path: Path) -> None:
     for part in ("new", "old"):
         shutil.rmtree(work / part, ignore_errors=True)
     with suppress(OSError):
-        (work / _TARGET).unlink()
         work.rmdir()
 
 

@@ -4,26 +4,25 @@ A small model's eager pass waits for Python most of its time; a replay takes the
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import update_wrapper
 from operator import attrgetter, is_
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from memfast.errors import is_out_of_memory
-
-Run = Callable[[], Any]
-Recorder = Callable[[Run], tuple[Any, Run]]  # what a run returns, and a replay of it
+from memfast.memory.recording import RECORDERS, Recorder, Run, reading_nothing
 
 EAGER = 2  # passes of a shape before it is captured: kernels are compiled, and reads are found out
 MOST = 32  # graphs of a model
 _log = logging.getLogger("memfast")
+_LIVING: "WeakSet[Captured]" = WeakSet()
 
 
 @contextmanager
@@ -50,6 +49,13 @@ def captured(
             stack.callback(_restore, model, vars(model).get("forward"))
             model.forward = Captured(model, left, RECORDERS[device.type])
         yield
+
+
+def give_back() -> None:
+    """Drop all graphs, since memory has run out."""
+    for each in list(_LIVING):
+        if any(isinstance(done, Recorded) for done in each.passes.values()):
+            each.refuse("memory has run out")
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -135,6 +141,7 @@ class Captured:
         self.state = State(model)
         self.record = recorder(self.device)
         self.passes: dict[Any, int | Recorded] = {}
+        _LIVING.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.refused or not self._may():
@@ -153,7 +160,7 @@ class Captured:
             return self.eager(*args, **kwargs)
         try:
             if done < EAGER:
-                with _no_reading(self.device):
+                with reading_nothing(self.device):
                     output = self._leaving(lambda: self._run(given, leaves, spec))[0]
                 self.passes[key] = EAGER
                 return output
@@ -162,16 +169,24 @@ class Captured:
         except Exception as error:
             if done < EAGER and is_out_of_memory(error):
                 raise
-            self.refused = True
-            self.passes.clear()
-            _tell(self.model, str(error).partition("\n")[0])
+            self.refuse(str(error).partition("\n")[0])
         return self.eager(*args, **kwargs)
 
+    def refuse(self, reason: str) -> None:
+        """Run passes one by one from now on, and give back what graphs hold."""
+        if not self.refused:
+            self.refused = True
+            self.passes.clear()
+            _tell(self.model, reason)
+
     def _may(self) -> bool:
-        """Whether this call may be replayed: no gradients, no hooks within, no compiler."""
+        """Whether this call may be replayed: no gradients, no hooks within, no compiler, no
+        capture that is under way."""
         if torch.is_grad_enabled() or torch.is_autocast_enabled(self.device.type):
             return False
         if self.model.training or torch.compiler.is_compiling():
+            return False
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return False
         return not any(self.state.hooks)
 
@@ -224,54 +239,6 @@ class Captured:
         for each, left in zip(self.left, recorded.left, strict=True):
             each.extend(left)
         return tree_map_only(Tensor, Tensor.clone, recorded.output)
-
-
-class CudaRecorder:
-    """Captures runs on one device. All its graphs share memory: none is replayed before another's
-    results are read."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.stream = device, torch.cuda.Stream(device)
-        self.pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Run) -> tuple[Any, Run]:
-        """Raises what stopped the capture."""
-        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
-        how: Any = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
-        output, failed = None, None
-        try:
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, **how):
-                try:
-                    output = run()
-                except Exception as error:
-                    failed = error
-        except Exception as error:  # a capture that was broken off cannot be ended either
-            torch.cuda.set_stream(before)
-            with suppress(Exception):
-                torch._C._cuda_endAllocateToPool(self.device.index, self.pool)  # type: ignore[attr-defined]
-            raise failed or error from error
-        if failed is not None:
-            raise failed
-        return output, graph.replay
-
-
-RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaRecorder}
-
-
-@contextmanager
-def _no_reading(device: torch.device) -> Iterator[None]:
-    """Within the context it is an error to wait for a CUDA device, which no capture allows."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 def _is_tensor(leaf: Any) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from memfast.memory.captured import give_back
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -23,7 +25,8 @@ def free_memory(device: torch.device | str) -> int:
 
 
 def release(device: torch.device | str) -> None:
-    """Give unused memory back, so that others or larger pieces can have it."""
+    """Give unused memory back, and what captured passes hold, so that others can have it."""
+    give_back()
     gc.collect()
     device = torch.device(device)
     if device.type != "cpu":

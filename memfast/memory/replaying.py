@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from memfast.errors import one_line
-from memfast.memory.captured import RECORDERS, Recorder
+from memfast.memory.recording import RECORDERS, Recorder, reading_nothing
 
 OFTEN = 3  # calls with inputs of one shape before they are captured
 MOST = 4  # graphs, each with memory of its own
@@ -40,10 +40,13 @@ class Replayed:
         key = tuple((each.shape, each.dtype) for each in inputs)
         if key in self.graphs:
             return self.graphs[key](*inputs)
-        self.calls[key] = self.calls.get(key, 0) + 1
-        if self.calls[key] < OFTEN or len(self.graphs) == MOST:
+        self.calls[key] = calls = self.calls.get(key, 0) + 1
+        if calls < OFTEN - 1 or len(self.graphs) == MOST:
             return self.run(*inputs)
         try:
+            if calls < OFTEN:
+                with reading_nothing(device):
+                    return self.run(*inputs)
             self.record = self.record or RECORDERS[device.type](device)
             self.graphs[key] = _Graph(self.run, inputs, self.record)
         except Exception as error:  # what memory lacks, or what no graph can hold

@@ -51,12 +51,16 @@ class Listener:
         """
         call: Call = {}
         done = 0
+        rows_of: dict[int, torch.Tensor | None] = {}  # of the text, by a step's call: of all steps
         inside = False  # the null caption's pass
 
         def before(seen: Arguments) -> None:
             if not inside:
                 self._check_time(seen, len(call))
-                self.traced.text_rows = self._text_rows(texts, seen, len(call))
+                number = len(call)
+                if number not in rows_of:
+                    rows_of[number] = self._text_rows(texts, seen, number)
+                self.traced.text_rows = rows_of[number]
 
         def after(seen: Arguments) -> None:
             nonlocal done, inside

@@ -109,9 +109,11 @@ class Places:
         some = next(iter(seen.values()))
         images, device = len(some.count), some.mean.device
         parts = [
-            seen[path].to(device) if path in seen else Moments.empty(images, neurons, device)
+            seen[path] if path in seen else Moments.empty(images, neurons, device)
             for path, neurons in self.sites.items()
         ]
+        if any(part.mean.device != device for part in parts):
+            parts = [part.to(device) for part in parts]
         count = torch.stack([part.count for part in parts], 1)
         rest = {n: torch.cat([getattr(part, n) for part in parts], 1) for n in _FIELDS[1:]}
         return Row(count, **rest, site=self._on(device))

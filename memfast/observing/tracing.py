@@ -11,6 +11,7 @@ from functools import partial, reduce
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from memfast_kernels import (
     Moments,
     Prepared,
@@ -88,7 +89,8 @@ def is_bare(linear: nn.Module) -> bool:
     return type(linear) is nn.Linear and not changed
 
 
-Counted = Callable[[int], Tensor | None]  # rows an image -> bool [images, rows], None for all
+Own = tuple[Tensor, list[int]]  # which rows of all images count, and how many of each
+Counted = Callable[[int, torch.device], Own | None]  # of so many rows an image; None for all
 
 
 class ObservedLinear(nn.Module):
@@ -115,13 +117,13 @@ class ObservedLinear(nn.Module):
         taken = to_rows(self.linear, inputs)
         length = _rows_per_image(taken)
         neurons = taken[..., self.columns].flatten(0, -2)
-        counted = self.counted(length)
-        if counted is None:
+        own = self.counted(length, neurons.device)
+        if own is None:
             self.seen.append(self._moments(neurons, length))
         else:
-            images = zip(neurons.split(length), counted.to(neurons.device), strict=True)
-            kept = [rows[own] for rows, own in images]
-            self.seen.append(Moments.cat([self._moments(rows, len(rows)) for rows in kept]))
+            index, sizes = own
+            images = neurons.index_select(0, index).split(sizes)
+            self.seen.append(Moments.cat([self._moments(rows, len(rows)) for rows in images]))
         return self.linear(inputs, *args, **kwargs)
 
     def _moments(self, neurons: Tensor, rows: int) -> Moments:
@@ -129,15 +131,13 @@ class ObservedLinear(nn.Module):
 
 
 class Trace:
-    """What the neurons did since the last `drain`.
-
-    text_rows: set before a pass, which rows of its text stream are no padding; None counts all.
-    """
+    """What the neurons did since the last `drain`."""
 
     def __init__(self, sites: dict[str, Site], driver: Driver | None = None):
         self.sites = sites
         self.driver = driver
-        self.text_rows: Tensor | None = None
+        self._text_rows: Tensor | None = None
+        self._own: dict[tuple[str, int, int], Own | None] = {}  # while those are the text's rows
         self.seen: dict[str, list[Moments]] = {path: [] for path in sites}
 
     @property
@@ -149,11 +149,29 @@ class Trace:
         """Whether rows at a site may be padding."""
         return self.driver is not None and self.driver.padded(path)
 
-    def counted(self, path: str, length: int) -> Tensor | None:
-        """Which of the rows of each image count at a site that is about to run; None for all."""
+    @property
+    def text_rows(self) -> Tensor | None:
+        """Which rows of the text stream are no padding in the coming pass; None counts all."""
+        return self._text_rows
+
+    @text_rows.setter
+    def text_rows(self, rows: Tensor | None) -> None:
+        if rows is not self._text_rows:
+            self._text_rows = rows
+            self._own.clear()
+
+    def counted(self, path: str, length: int, device: torch.device) -> Own | None:
+        """Which rows count at a site that is about to run, of images of `length` rows.
+
+        Where they lie is read from the device once for all passes with the same `text_rows`.
+        """
         if self.driver is None or self.text_rows is None:
             return None
-        return self.driver.counted(path, self.text_rows, length, len(self.seen[path]))
+        key = path, length, len(self.seen[path])
+        if key not in self._own:
+            own = self.driver.counted(path, self.text_rows, length, key[2])
+            self._own[key] = None if own is None else _places(own.cpu(), device)
+        return self._own[key]
 
     def drain(self) -> dict[str, Moments]:
         """The moments of each site in the one forward pass since the last drain.
@@ -221,6 +239,10 @@ def trace(
     finally:
         for parent, child_name, child in replaced:
             parent._modules[child_name] = child
+
+
+def _places(own: Bool[Tensor, "images rows"], device: torch.device) -> Own:
+    return own.flatten().nonzero().flatten().to(device), own.sum(1).tolist()
 
 
 def _rows_per_image(hidden: Tensor) -> int:

@@ -102,14 +102,15 @@ def hollow(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def count_call(model: nn.Module, arguments: dict[str, Any], gradients: bool) -> Count:
-    """What one call takes, with gradients by all floating arguments where asked."""
+    """What one call takes, with gradients by latents and embeddings where asked: positions, times
+    and pooled texts take none."""
     if not gradients:
         with torch.no_grad():
             return count(lambda: model(**arguments, return_dict=False), model)
     leaves: list[Tensor] = []
 
     def asking(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 2:
             leaf = leaf.detach().requires_grad_()
             leaves.append(leaf)
         return leaf

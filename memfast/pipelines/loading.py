@@ -83,9 +83,10 @@ def _without_bars() -> Iterator[None]:
 
 
 def _ready(pipeline: Any, device: str | torch.device, name: str) -> Any:
-    check_weights(name, pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    pipeline = pipeline.to(device)
+    check_weights(name, pipeline.components)  # there, which reads them fastest
+    return pipeline
 
 
 def _index(folder: Path, name: str) -> dict[str, Any]:

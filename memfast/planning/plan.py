@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_map
 
 from memfast.errors import InputError
 from memfast.memory.counting import Count, count, without_memory
+from memfast.pipelines.drivers.slices import SHARE as IMAGES_SHARE
+from memfast.pipelines.drivers.slices import at_once
 from memfast.pipelines.fitting import COUNTED, SHARE, count_call, hollow, made_from
 from memfast.planning.parts import Parts
 from memfast.precision import name_of
@@ -104,8 +106,8 @@ def plan(parts: Parts, command: str, dtype: torch.dtype, memory: int) -> Plan:
             row = counted(parts, dtype, COUNTED, gradients=True, checkpointing=True).bytes / COUNTED
     most = work.useful * together
     batch = max(0, min(most, int(room / row))) // together * together
-    picture = picture_bytes(parts, dtype) if work.paints else 0
-    held = max(row * max(batch, 1), picture)
+    picture, pictures = picture_bytes(parts, dtype) if work.paints else (0, 0)
+    held = max(row * max(batch, 1), min(pictures, max(picture, int(IMAGES_SHARE * room))))
     factor = 3 if work.gradients else 1
     return Plan(
         command,
@@ -143,16 +145,18 @@ def counted(
         return count_call(model, hollow(inputs), gradients)
 
 
-def picture_bytes(parts: Parts, dtype: torch.dtype) -> int:
-    """What decoding one picture takes."""
+def picture_bytes(parts: Parts, dtype: torch.dtype) -> tuple[int, int]:
+    """What decoding one picture takes, and as many as are decoded together."""
     config = dict(parts.vae)
     kind = getattr(diffusers, str(config.get("_class_name", "AutoencoderKL")), None)
     if kind is None or "latent_channels" not in config:
-        return 0
+        return 0, 0
     own = torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
     side = parts.denoiser[1].get("sample_size") or 128
     side = side if isinstance(side, int) else side[0]
     with without_memory(), torch.no_grad():
         vae: Any = made_from(kind, config, own)
         latents = torch.empty(1, config["latent_channels"], side, side, dtype=own)
-        return count(lambda: vae.decode(latents).sample, vae).bytes
+        pictures: list[torch.Tensor] = []
+        found = count(lambda: pictures.append(vae.decode(latents).sample), vae).bytes
+    return found, found * at_once(pictures[0][0, 0].numel())

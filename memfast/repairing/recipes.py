@@ -6,19 +6,19 @@ from typing import Any
 from memfast.errors import InputError
 from memfast.repairing.settings import RepairSettings
 
-TEACHING = {"learning_rate": 1e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0}
+TEACHING = {"batch": 24, "surrogate": 0.0, "scattered": 0.0}
 ERASING = {"perturb": 0.6, "selected": 0.3, "perturb_high": 0.95, "perturb_low": 0.4}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "quick": {**TEACHING, **ERASING, "steps": 500, "adversarial": 0.0, "features": 0.1},
+    "quick": {**TEACHING, **ERASING, "steps": 500, "learning_rate": 2e-3, "adversarial": 0.0},
     "thorough": {
         **TEACHING,
         **ERASING,
         "steps": 2500,
-        "features": 0.1,
-        "ema": 0.99,
-        "adversarial": 0.1,
+        "learning_rate": 1e-3,
+        "adversarial": 0.3,
         "every": 5,
-        "watch": 250,
+        "stride": 2,
+        "ema": 0.99,
     },
 }
 

@@ -139,7 +139,8 @@ class Lesson:
             count = sum(min(MOST, len(each)) for each in (chosen, material.reference))
             advance = stage("what memorized captions use", count)
             share, seed = settings.selected, settings.seed
-            masks = selected_weights(result, chosen, material.reference, share, seed, advance)
+            sets = chosen, material.reference
+            masks = selected_weights(result, *sets, share, seed, advance, settings.graphs)
             perturb(result.model, settings.perturb_low, seed, masks, settings.perturb_high)
 
         advance = stage("repairing", settings.steps)

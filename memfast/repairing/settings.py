@@ -8,7 +8,7 @@ from memfast.attacks.embeddings import STARTS
 from memfast.errors import InputError
 
 HIGHEST_RATE = 1000  # far above any that teaches
-MAY_CHANGE = ("learning_rate", "save_every")
+MAY_CHANGE = ("learning_rate", "save_every", "graphs")
 """What a repair that goes on may be given anew: they say how it gets there, not where."""
 
 
@@ -40,7 +40,8 @@ class RepairSettings:
     `draws` and `attack_rate` as in AttackSettings. `every`: only at every so many steps is the
     adversarial objective drawn, whose attack costs more than all else. `controls`: so many
     reference images are attacked as well, though not from their own captions, which teaches more
-    than located ones alone. save_every: steps between checkpoints.
+    than located ones alone. save_every: steps between checkpoints. graphs: replay the steps of
+    small models on CUDA.
     """
 
     steps: int = 150
@@ -68,6 +69,7 @@ class RepairSettings:
     every: int = 1
     controls: int = 24
     save_every: int = 25
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "stride", "life", "draws", "every", "save_every"):

@@ -173,6 +173,21 @@ def test_norms_and_moments_are_those_of_a_trace(tiny_pipeline: StableDiffusionPi
         torch.testing.assert_close(moments.variance, expected.variance, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["flux-dev", "sd3"])
+def test_one_read_by_a_kernel_gives_the_same_norms(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding of texts left out, too."""
+    driver, norms = driver_of(build(name)), []
+    for kernels in (False, True):
+        monkeypatch.setattr(taps, "has_kernels", lambda driver, own=kernels: own)
+        with taps.tap(driver) as tapping, torch.no_grad():
+            settings = Settings(probe="first", **driver.schedule().as_dict())
+            scene = Scene(driver, tapping, driver.initial_noise(["shared"], 3), settings)
+            norms.append(scene.first(Unit(driver.encode(TEXTS), len(TEXTS))).norms)
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.usefixtures("tapped")
 def test_prompts_that_are_not_finite_leave_no_moments(
     tiny_pipeline: StableDiffusionPipeline,

@@ -19,6 +19,7 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker
 from memfast.memory import captured as module
 from memfast.memory.captured import EAGER, Captured, captured, why_not
+from memfast.memory.free import release
 from memfast.observing.tracing import trace
 from memfast.prompts import PromptSet
 from tests.conftest import tiny_unet
@@ -121,6 +122,31 @@ def test_collect_gives_the_same_bits(pipeline: Any, how: dict, replays: list[int
                 assert torch.equal(getattr(ours[site], name), tensor), (site, name)
 
 
+def test_an_audit_tells_times_on_the_device(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number would be copied there, which no capture allows, and be another pass each time."""
+    told: list[Any] = []
+    forward = type(pipeline.unet).forward
+
+    def hearing(unet: Any, *args: Any, **kwargs: Any) -> Any:
+        told.append(kwargs["timestep"])
+        return forward(unet, *args, **kwargs)
+
+    monkeypatch.setattr(type(pipeline.unet), "forward", hearing)
+    settings = Settings(
+        probe="walk",
+        walk_steps=2,
+        threads=1,
+        num_inference_steps=8,
+        guidance_scale=2.0,
+        graphs=False,
+    )
+    with Worker(pipeline, settings) as worker:
+        list(worker.looks(list(PromptSet.of(PROMPTS[:2]))))
+    assert told
+    assert {time.device.type for time in told} == {pipeline.unet.device.type}
+    assert {time.dtype for time in told} == {torch.int64}
+
+
 @pytest.mark.parametrize("probe", ["jump", "walk"])
 def test_an_audit_gives_the_same_bits(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch, probe: str, replays: list[int]
@@ -162,6 +188,20 @@ def test_other_weights_are_captured_anew(unet: Any, replays: list[int]) -> None:
         same(unet, range(5))
         assert len(replays) == 5 * once
     assert "forward" not in vars(unet)
+
+
+@torch.no_grad()
+def test_graphs_are_given_back_where_memory_runs_out(
+    unet: Any, replays: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with captured([unet]):
+        same(unet, range(4))
+        before = len(replays)
+        release(unet.device)
+        same(unet, range(4))
+    assert before == len(replays) > 0
+    (told_once,) = caplog.messages
+    assert told_once.endswith("not replayed: memory has run out")
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def density(path: Path) -> Tensor:
 
 def weights(folder: Path) -> Tensor:
     (file,) = (f for part in ("unet", "transformer") for f in (folder / part).glob("diff*.s*"))
-    return torch.cat([tensor.double().flatten() for tensor in load_file(file).values()])
+    return torch.cat([t.double().flatten() for _, t in sorted(load_file(file).items())])
 
 
 def scores(folder: Path) -> Tensor:
@@ -96,7 +96,7 @@ def figures(*names: str) -> Callable[[Path], Tensor]:
 
 def losses(folder: Path) -> Tensor:
     methods = json.loads((folder / "summary.json").read_text())["methods"]
-    return torch.tensor([row["reference"]["loss"]["value"] for row in methods])
+    return torch.tensor([row["reference"]["loss_ratio"]["value"] for row in methods])
 
 
 def rates(folder: Path) -> Tensor:

@@ -254,7 +254,7 @@ def test_the_command_takes_a_recipe_and_changes_of_it(tiny_folder, tmp_path, mem
     settings = made["settings"]
     assert settings["recipe"] == "thorough"
     assert settings["steps"] == settings["batch"] == 2
-    for key in set(RECIPES["thorough"]) - {"steps", "batch", "watch"}:
+    for key in set(RECIPES["thorough"]) - {"steps", "batch"}:
         assert settings[key] == RECIPES["thorough"][key]
     assert made["looks"][0]["step"] == 2
     with pytest.raises(InputError, match="recipe must be one of"):

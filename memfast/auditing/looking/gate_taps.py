@@ -14,9 +14,14 @@ from memfast.observing.tracing import Trace
 from memfast.pipelines.drivers.driver import Driver
 
 
+def has_kernels(driver: Driver) -> bool:
+    """Whether statistics cost one read, or none, on the driver's device."""
+    return driver.device.type != "cpu" and "triton" in available(driver.device, driver.dtype)
+
+
 def gates_tell(driver: Driver) -> bool:
     """Whether gates count in passing on the driver's device, and every row of a pass counts."""
-    if driver.device.type == "cpu" or "triton" not in available(driver.device, driver.dtype):
+    if not has_kernels(driver):
         return False
     one_call = len(driver.models) == 1 and type(driver).calls_of is Driver.calls_of
     return one_call and not any(map(driver.padded, find_sites(driver.model)))

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from memfast_kernels import Moments, column_moments, merge
 from torch import Tensor, nn
 
-from memfast.auditing.looking.gate_taps import GateTaps, gates_tell
+from memfast.auditing.looking.gate_taps import GateTaps, gates_tell, has_kernels
 from memfast.blocks.families import Site, find_sites
 from memfast.errors import InputError
 from memfast.observing.tracing import trace
@@ -38,6 +38,7 @@ class Taps:
         self._moments: dict[str, Moments] = {}
         self._squares: dict[str, list[Tensor]] = {site: [] for site in neurons}
         self._rows = dict.fromkeys(neurons, 0)
+        self._kernels = has_kernels(driver)
 
     def see(self, site: str, neurons: Tensor) -> None:
         """Called with what one site's contracting linear reads, [rows, tokens, neurons]."""
@@ -46,11 +47,8 @@ class Taps:
         if self.text_rows is not None:
             run = len(seen) % driver.runs(site)
             own = driver.counted(site, driver.of_call(self.text_rows), neurons.shape[1], run)
-        squares = neurons.float().square()
-        if own is not None:
-            own = own.to(neurons.device)
-            squares = squares * own[..., None]
-        seen.append(driver.of_all(squares.sum(1), rows))
+        own = None if own is None else own.to(neurons.device)
+        seen.append(driver.of_all(self._sums(neurons, own), rows))
         self._rows[site] += len(neurons)
         if self._counted is not None:
             chosen = torch.zeros(rows, dtype=torch.bool).index_fill(0, self._counted, True)
@@ -61,6 +59,17 @@ class Taps:
             moments = column_moments(flat)
             before = self._moments.get(site)
             self._moments[site] = moments if before is None else merge(before, moments)
+
+    def _sums(self, neurons: Tensor, own: Tensor | None) -> Tensor:
+        """Sums of squares over the tokens that count, [rows, neurons]."""
+        if self._kernels:
+            weight = None if own is None else own.flatten().to(neurons.dtype)
+            found = column_moments(
+                neurons.flatten(0, 1), row_weight=weight, segment_rows=neurons.shape[1]
+            )
+            return found.m2 + found.count[:, None] * found.mean.square()
+        squares = neurons.float().square()
+        return (squares if own is None else squares * own[..., None]).sum(1)
 
     @contextmanager
     def counting(self, rows: Int64[Tensor, " counted"]) -> Iterator[dict[str, Moments]]:

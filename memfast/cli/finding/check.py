@@ -33,12 +33,12 @@ def check(
         float | None, typer.Option(help="Exit with 3 where more than this share replicates.")
     ] = None,
     column: options.Column = None,
-    limits: Limits = None,
+    limit: Limits = None,
     max_rejected: MaxRejected = BORNE,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
     overwrite: options.Overwrite = False,
     config: options.Config = None,
@@ -48,6 +48,7 @@ def check(
     from memfast.auditing.looking.settings import Settings
     from memfast.auditing.run import audit
     from memfast.cli.console import console, progress
+    from memfast.precision import name_of
     from memfast.prompts import open_list
 
     for listed in (prompts, reference):
@@ -57,8 +58,8 @@ def check(
     steps = request["num_inference_steps"] or Settings.walk_steps
     settings = Settings(
         seed=seed,
-        dtype=dtype,
-        device=device,
+        dtype=name_of(pipeline.dtype),
+        device=str(pipeline.device),
         walk_steps=min(steps, Settings.walk_steps),
         **request,
     )

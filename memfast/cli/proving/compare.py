@@ -31,8 +31,8 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Images a caption and repetition.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of everything.")] = 3,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     config: options.Config = None,
     **request: Unpack[options.Request],
 ) -> None:

@@ -64,6 +64,7 @@ def repair(
     every: Annotated[
         int, typer.Option(min=1, help="Steps between those with attacked embeddings.")
     ] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="Of the attack, at each of those.")] = 3,
     scattered: Annotated[float, typer.Option(help="Weight: far embeddings.")] = 0.25,
     controls: Annotated[int, typer.Option(min=0, help="Reference images attacked as well.")] = 24,
     rounds: Annotated[
@@ -73,6 +74,7 @@ def repair(
         float, typer.Option(help="Held-out loss over the original's that rounds may cost.")
     ] = 1.02,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
+    graphs: options.Graphs = True,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -117,11 +119,13 @@ def repair(
         ema=ema,
         watch=watch,
         every=every,
+        stride=stride,
         surrogate=surrogate,
         adversarial=adversarial,
         scattered=scattered,
         controls=controls,
         save_every=save_every,
+        graphs=graphs,
     )
     named: dict[str, Any] = {"reference": reference, "memorized": memorized}
     sets = [p and open_list(p, max_rejected=max_rejected) for p in named.values()]

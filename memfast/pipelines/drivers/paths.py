@@ -185,3 +185,13 @@ def _on(device: torch.device | str, times: Times) -> Tensor:
     if isinstance(times, Tensor):
         return times.to(device, torch.float32)
     return torch.full((), float(times), device=device, dtype=torch.float32)
+
+
+def as_scalar(times: Times, device: torch.device | str) -> Tensor:
+    """A number as diffusers' UNets would make a tensor of it, but written on the device, which
+    waits for nothing; tensors as they are."""
+    if isinstance(times, Tensor):
+        return times
+    wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
+    dtype = torch.int64 if isinstance(times, int) else wide
+    return torch.full((), times, dtype=dtype, device=device)

@@ -11,8 +11,9 @@ from memfast.errors import is_out_of_memory
 from memfast.memory.free import free_memory
 from memfast.memory.portions import Portion
 
-MAPS = 3  # full-size maps of the first block's channels that are alive at once
+MAPS = 11  # full-size maps of the first block's channels alive at once, counted: Stable Diffusion's
 SHARE = 0.5  # of the free memory
+PIXELS = 1 << 21  # at once: more keep no device busier
 
 
 def row_bytes(vae: Any, pixels: int) -> int:
@@ -39,10 +40,15 @@ def computes_on(vae: Any) -> torch.device:
     return _get_group_onload_device(vae) if _is_group_offload_enabled(vae) else vae.device
 
 
+def at_once(pixels: int) -> int:
+    """How many images of so many pixels are worked on together, at most."""
+    return max(1, PIXELS // pixels)
+
+
 def in_slices(vae: Any, pixels: int, values: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
     """`work` on all of the first dimension of `values`; pixels: of one image or clip."""
     device = computes_on(vae)
-    rows = int(SHARE * free_memory(device) / row_bytes(vae, pixels))
+    rows = min(at_once(pixels), int(SHARE * free_memory(device) / row_bytes(vae, pixels)))
     fitting = Portion(max(1, rows), device)
     return torch.cat([*fitting.over(len(values), lambda part: _or_tiled(vae, values[part], work))])
 

@@ -32,10 +32,11 @@ def selected_weights(
     share: float,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    graphs: bool = True,
 ) -> dict[str, Bool[Tensor, "..."]]:
     """{name: mask} of the `share` of all matrices' and kernels' weights whose Fisher information
     on the memorized images is the largest multiple of that on the reference images."""
-    ours, theirs = (fisher(driver, each, seed, progress) for each in (memorized, reference))
+    ours, theirs = (fisher(driver, each, seed, progress, graphs) for each in (memorized, reference))
     least = FAINTEST * torch.stack([each.mean() for each in theirs.values()]).mean()
     ratios = {name: ours[name] / (theirs[name] + least) for name in ours}
     every = torch.cat([ratio.flatten() for ratio in ratios.values()])
@@ -49,6 +50,7 @@ def fisher(
     samples: Samples,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    graphs: bool = True,
 ) -> dict[str, Tensor]:
     """Each matrix's and kernel's mean squared gradient, float32, of at most MOST samples at LEVELS
     noise levels; a sample's draws depend on its id and the seed alone."""
@@ -63,8 +65,8 @@ def fisher(
             loss = (wide(driver.predict(noisy, time, given)) - exact).square().mean()
             return gradients.of(loss, [*weights.values()], materialize_grads=True)
 
-    plain = told.text_rows is None and gradients.scale == 1  # the same calls for every caption
-    replayed = Replayed(slopes, on=plain and parameters(driver.model) < SMALL)
+    small = parameters(driver.model) < SMALL
+    replayed = Replayed(slopes, on=graphs and small and gradients.scale == 1)
     count = min(MOST, len(samples))
     for row in range(count):
         source = generator(f"{samples.ids[row]}/fisher", seed)
@@ -75,7 +77,8 @@ def fisher(
             times = driver.path.at_share(share).to(driver.device)
             noisy = driver.path.add(clean, noise, times)
             exact = wide(driver.path.target(clean, noise, times))
-            found = replayed(noisy, exact, times, *told.leaves.values())
+            run = replayed if driver.calls_of(times, told) is None else slopes
+            found = run(noisy, exact, times, *told.leaves.values())
             slope = [each.float() for each in found]
             torch._foreach_addcmul_(sums, slope, slope, 1 / (count * LEVELS))
         if progress:

@@ -30,21 +30,26 @@ class Learning:
     """
 
     told: tuple[Conditioning, Conditioning]  # of the rows in work: given and wanted
+    shared: tuple[Any, Any] | None = None  # what they have besides tensors: for good, if replayed
 
-    def __init__(self, student: Driver, original: Driver, features: float = 0.0):
+    def __init__(
+        self, student: Driver, original: Driver, features: float = 0.0, graphs: bool = True
+    ):
         self.student, self.original, self.features = student, original, features
         self.model: Any = student.model
         self.parameters: list[nn.Parameter] = list(student.model.parameters())
         self.gradients = Gradients(student.model)
         self.fitting: Portion | None = None
         small = parameters(student.model) < SMALL  # its kernels take less time than their launch
-        self.replayed = Replayed(self._learnt, on=small and self.gradients.scale == 1)
+        self.replayed = Replayed(self._learnt, on=graphs and small and self.gradients.scale == 1)
 
     def __call__(self, drawn: Drawn, weights: Mapping[str, float]) -> tuple[Tensor, Slopes]:
         """Each row's error, and the gradients of the weighted sum of the objectives' means."""
         shares = torch.cat([torch.full((n,), weights[k] / n) for k, n in drawn.sizes.items()])
-        calls = self.student.calls_of(drawn.times, drawn.given)
-        plain = calls is None and drawn.given.text_rows is None  # the same calls at every step
+        shared = drawn.given.shared, drawn.wanted.shared
+        self.shared = self.shared or shared
+        alike = all(now is first for now, first in zip(shared, self.shared, strict=True))
+        plain = alike and self.student.calls_of(drawn.times, drawn.given) is None
 
         def part(rows: slice) -> tuple[Tensor, Slopes]:
             asked = self._asked(drawn, shares, rows)

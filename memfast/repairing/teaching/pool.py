@@ -76,7 +76,7 @@ class Pool:
     def _slopes(self, student: Driver) -> Slopes:
         """The student's, as long as it is taught."""
         if self.slopes is None or self.slopes.driver is not student:
-            self.slopes = Slopes(student)
+            self.slopes = Slopes(student, self.settings.graphs)
         return self.slopes
 
     def _told(self, rows: Tensor) -> Conditioning:

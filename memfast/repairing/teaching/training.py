@@ -78,7 +78,7 @@ def _train(
 ) -> History:
     settings, model, weights = material.settings, student.model, active(material)
     parameters = list(model.parameters())
-    learn = Learning(student, original, settings.features)
+    learn = Learning(student, original, settings.features, settings.graphs)
     fused = student.device.type == "cuda"
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=fused)
     average = Average(parameters, settings.ema)

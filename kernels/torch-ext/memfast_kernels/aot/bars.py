@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..triton_backend.placing import PIECE_ROWS, cut
+from ..triton_backend.placing import PIECE_ROWS, SHORT_PIECE_ROWS, cut
 from ..triton_backend.tuning import Product
 from .cases import MATRIX_KERNELS, TUNED, WALKING, Case
 from .inspection import Report
@@ -24,7 +24,8 @@ ATOMICS = ("ATOM.", "ATOMG", "RED.", "REDG", "global_atomic", "flat_atomic", "bu
 WALKED, EPILOGUE, DUAL = 10.5, 9.0, 11.0
 SHUFFLES = 32
 EXCHANGES = ("SHFL", "BAR", "DADD", "DMUL", "DFMA", "DSETP")
-PART_BYTES, PART_SHARE = 20, 0.02
+PART_BYTES = 20
+PART_SHARE, PART_SHARES = 0.02, {"normalised": 0.08}  # of H's bytes in half precision
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,10 @@ def _share_of_parts(case: Case) -> float:
     """Bytes of partial results over those of H, where a program walks."""
     if isinstance(case.tile, Product) and not case.tile.kernel.startswith("gated"):
         return 0.0
+    least = SHORT_PIECE_ROWS if case.tile.kernel == "normalised" else PIECE_ROWS
     widest = 0.0
-    for segment in range(PIECE_ROWS, 20 * PIECE_ROWS, 8):
-        pieces = cut(segment, segment, case.tile.rows).pieces
+    for segment in range(least, 20 * least, 8):
+        pieces = cut(segment, segment, case.tile.rows, piece_rows=least).pieces
         widest = max(widest, PART_BYTES * pieces / (2 * segment) if pieces > 1 else 0.0)
     return widest
 
@@ -98,7 +100,9 @@ BARS: dict[str, Callable[[Case, Report, float | None], bool]] = {
     "no exchange in the walk": lambda case, report, added: (
         case.tile.kernel not in WALKING or report.in_loop(*EXCHANGES) == 0
     ),
-    "bytes of parts": lambda case, report, added: _share_of_parts(case) <= PART_SHARE,
+    "bytes of parts": lambda case, report, added: (
+        _share_of_parts(case) <= PART_SHARES.get(case.tile.kernel, PART_SHARE)
+    ),
 }
 
 

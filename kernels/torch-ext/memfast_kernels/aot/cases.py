@@ -166,10 +166,11 @@ def cases() -> Iterator[Case]:
         # before sm_80 there is no bfloat16
         half = "fp16" if architecture in ("sm_70", "sm_75") else "bf16"
         for dtype in (half,) if products else (half, "fp32"):
+            taken = tile if products else tile.of(4 if dtype == "fp32" else 2)
             if tile.kernel not in ("columns", "normalised"):
-                yield Case(tile, architecture, False, False, dtype)
-            yield Case(tile, architecture, True, False, dtype)
-            yield Case(tile, architecture, True, True, dtype)
+                yield Case(taken, architecture, False, False, dtype)
+            yield Case(taken, architecture, True, False, dtype)
+            yield Case(taken, architecture, True, True, dtype)
         if architecture in TUNED:
             yield Case(tile, architecture, True, True, half, one=True)
     for kernel in ("fold_parts", "merge_moments"):

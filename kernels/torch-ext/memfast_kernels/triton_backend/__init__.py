@@ -11,7 +11,7 @@ from ..shapes import inner_neurons
 from .columns import columns
 from .merging import merge_moments
 from .normalised import normalised
-from .placing import architecture, buffers, cut, on_device, unfilled
+from .placing import PIECE_ROWS, SHORT_PIECE_ROWS, architecture, buffers, cut, on_device, unfilled
 from .pointwise import pointwise
 from .products import HALF, fold, fused, interleave
 from .tuning import FUSED_CHANNELS, walk
@@ -36,7 +36,7 @@ def geglu(
     rows, width = projected.shape
     neurons = inner_neurons("projected", width, gated)
     hidden = projected.new_empty(rows, neurons)
-    chosen = walk("pointwise", architecture(projected.device))
+    chosen = walk("pointwise", architecture(projected.device)).of(projected.element_size())
     pieces = cut(rows, segment_rows, chosen.rows)
     out = None if segment_rows is None else unfilled(rows, pieces, neurons, projected.device)
     if rows and neurons:
@@ -59,8 +59,10 @@ def column_moments(
 ) -> Moments:
     activation = _lines(activation)
     rows, neurons = activation.shape
-    chosen = walk("normalised" if row_normalised else "columns", architecture(activation.device))
-    pieces = cut(rows, segment_rows, chosen.rows)
+    kernel = "normalised" if row_normalised else "columns"
+    chosen = walk(kernel, architecture(activation.device)).of(activation.element_size())
+    least = SHORT_PIECE_ROWS if row_normalised else PIECE_ROWS
+    pieces = cut(rows, segment_rows, chosen.rows, piece_rows=least)
     out = unfilled(rows, pieces, neurons, activation.device)
     if not rows or not neurons:
         return out

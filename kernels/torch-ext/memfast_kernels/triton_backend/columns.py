@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .device import store_parts
-from .walking import add_tile, four, join_sums, place, slot_rows, widen
+from .walking import add_four, four, join_sums, place, slot_rows, widen
 
 
 @triton.jit
@@ -52,17 +52,8 @@ def columns(
             d *= h.to(tl.float32)
         if chunk == 0:
             shift = ((a + b) + (c + d)) * share
-        total, squares, top, some = add_tile(
-            a, row < left, shift, total, squares, top, some, MASKED
-        )
-        total, squares, top, some = add_tile(
-            b, row < left - SLOTS, shift, total, squares, top, some, MASKED
-        )
-        total, squares, top, some = add_tile(
-            c, row < left - 2 * SLOTS, shift, total, squares, top, some, MASKED
-        )
-        total, squares, top, some = add_tile(
-            d, row < left - 3 * SLOTS, shift, total, squares, top, some, MASKED
+        total, squares, top, some = add_four(
+            a, b, c, d, row, left, shift, total, squares, top, some, SLOTS, MASKED
         )
         source += ROWS * row_stride
     mean, m2, max_abs, nonzero = join_sums(seen, shift, total, squares, top, some, 0)

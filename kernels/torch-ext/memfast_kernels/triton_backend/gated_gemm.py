@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .device import cast, gate, matrix, store_parts
-from .walking import add_rows, early, in_threads, join_sums, place, widen
+from .walking import add_rows, halves, in_threads, join_sums, place, widen
 
 
 @triton.jit
@@ -131,7 +131,7 @@ def gated_gemm(
                 n = tl.full((1, SPREAD), ROWS // SPREAD, tl.float32)
             seen += n
             if chunk == 0:
-                few = early(h)
+                few, _ = halves(h)
                 shift = tl.sum(few, 2) / tl.maximum(tl.minimum(n, few.shape[2]), 1.0)
             total, squares, top, some = add_rows(
                 h, counted, shift, total, squares, top, some, MASKED

@@ -12,6 +12,7 @@ from ..moments import Moments
 from ..shapes import segments_of
 
 PIECE_ROWS = 512  # the fewest rows behind a partial result: 20 bytes to 1024 of H in half precision
+SHORT_PIECE_ROWS = 128  # where a program takes whole rows, and few programs would be left
 NOWHERE = nullcontext()
 
 
@@ -52,18 +53,24 @@ class Pieces(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def cut(rows: int, segment_rows: int | None, chunk_rows: int, walks: bool = True) -> Pieces:
+def cut(
+    rows: int,
+    segment_rows: int | None,
+    chunk_rows: int,
+    walks: bool = True,
+    piece_rows: int = PIECE_ROWS,
+) -> Pieces:
     """Without statistics (segment_rows is None), or a walk, every chunk is a piece of its own."""
     size = rows if segment_rows is None else segment_rows
     walks = walks and segment_rows is not None
-    chunks = max(1, cdiv(cdiv(size, max(1, size // PIECE_ROWS)), chunk_rows)) if walks else 1
-    piece_rows = chunks * chunk_rows
+    chunks = max(1, cdiv(cdiv(size, max(1, size // piece_rows)), chunk_rows)) if walks else 1
+    whole = chunks * chunk_rows
     return Pieces(
         segment_rows=size,
         segments=int(segments_of(rows, size)),
-        pieces=cdiv(size, piece_rows),
+        pieces=cdiv(size, whole),
         chunks=chunks,
-        masked=size % piece_rows != 0,
+        masked=size % whole != 0,
     )
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .device import activate, cast, gate, store_parts
-from .walking import add_tile, four, join_sums, place, slot_rows, widen
+from .walking import add_four, four, join_sums, place, slot_rows, widen
 
 
 @triton.jit
@@ -79,10 +79,9 @@ def pointwise(
             h0, h1, h2, h3 = widen(h0), widen(h1), widen(h2), widen(h3)
             if chunk == 0:
                 shift = ((h0 + h1) + (h2 + h3)) * share
-            total, squares, top, some = add_tile(h0, in0, shift, total, squares, top, some, MASKED)
-            total, squares, top, some = add_tile(h1, in1, shift, total, squares, top, some, MASKED)
-            total, squares, top, some = add_tile(h2, in2, shift, total, squares, top, some, MASKED)
-            total, squares, top, some = add_tile(h3, in3, shift, total, squares, top, some, MASKED)
+            total, squares, top, some = add_four(
+                h0, h1, h2, h3, row, left, shift, total, squares, top, some, SLOTS, MASKED
+            )
         source += ROWS * row_stride
         target += ROWS * neurons
     if MOMENTS:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 class Walk(NamedTuple):
     """A chunk of rows × neurons, which a program takes again and again.
 
-    A thread holds 16 bytes of a row, and four such rows: rows · neurons / 32 threads in half
-    precision, where rows are not normalised.
+    Neurons are those of half precision. Where rows are not normalised a thread holds 16 bytes of
+    four rows each, and in float32 a program has half as many neurons.
     """
 
     kernel: str
@@ -24,6 +24,12 @@ class Walk(NamedTuple):
     rows: int
     neurons: int
     warps: int
+
+    def of(self, itemsize: int) -> "Walk":
+        """For elements of so many bytes."""
+        if self.kernel == "normalised":
+            return self
+        return self._replace(neurons=self.neurons * 2 // itemsize)
 
 
 class Product(NamedTuple):
@@ -41,11 +47,11 @@ class Product(NamedTuple):
 
 WALKS = (
     #    kernel          architecture  rows neurons warps
-    Walk("pointwise",    "sm",          128,     64,    8),
+    Walk("pointwise",    "sm",           64,     32,    2),
     Walk("pointwise",    "gfx",         128,     64,    4),
     Walk("pointwise",    "xpu",         128,     64,   16),
     Walk("pointwise",    "interpreter", 128,     32,    4),
-    Walk("columns",      "sm",          128,     64,    8),
+    Walk("columns",      "sm",           64,     32,    2),
     Walk("columns",      "gfx",         128,     64,    4),
     Walk("columns",      "xpu",         128,     64,   16),
     Walk("columns",      "interpreter", 128,     32,    4),

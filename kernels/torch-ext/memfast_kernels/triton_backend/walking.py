@@ -89,14 +89,6 @@ def halves(h):
 
 
 @triton.jit
-def early(h):
-    """A quarter of the last axis of [a, b, c]."""
-    half, _ = halves(h)
-    quarter, _ = halves(half)
-    return quarter
-
-
-@triton.jit
 def sum_of_squares(u):
     """Over the last axis of [a, b, c], mostly by multiply-adds."""
     left, right = halves(u)
@@ -116,22 +108,53 @@ def largest(h, AXIS: tl.constexpr):
 
 
 @triton.jit
-def add_tile(h, valid, shift, total, squares, top, some, MASKED: tl.constexpr):
-    """The sums, element by element, with a tile of rows: Σu, Σu², max |h|, nonzero, where
-    u = h - shift. h: float32, zero where not valid."""
+def apart_from(h, shift, valid, MASKED: tl.constexpr):
+    """h - shift, zero where not valid."""
     u = h - shift
     if MASKED:
         u = tl.where(valid, u, 0.0)
-    total += u
-    squares = tl.fma(u, u, squares)
-    top = nan_maximum(top, tl.abs(h))
-    some += (h != 0.0).to(tl.float32)
+    return u
+
+
+@triton.jit
+def some_of(h):
+    """1.0 where not zero."""
+    return (h != 0.0).to(tl.float32)
+
+
+@triton.jit
+def add_four(
+    a,  # the tiles of a chunk, float32, zero where there is no row
+    b,
+    c,
+    d,
+    row,
+    left,
+    shift,
+    total,
+    squares,
+    top,
+    some,
+    SLOTS: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """The sums with a chunk's rows, element by element: Σu, Σu², max |h|, nonzero, where
+    u = h - shift. Four are added to each other first, which leaves a quarter of the roundings."""
+    top = nan_maximum(nan_maximum(top, tl.abs(a)), tl.abs(b))
+    top = nan_maximum(nan_maximum(top, tl.abs(c)), tl.abs(d))
+    some += (some_of(a) + some_of(b)) + (some_of(c) + some_of(d))
+    a = apart_from(a, shift, row < left, MASKED)
+    b = apart_from(b, shift, row < left - SLOTS, MASKED)
+    c = apart_from(c, shift, row < left - 2 * SLOTS, MASKED)
+    d = apart_from(d, shift, row < left - 3 * SLOTS, MASKED)
+    total += (a + b) + (c + d)
+    squares += tl.fma(a, a, b * b) + tl.fma(c, c, d * d)
     return total, squares, top, some
 
 
 @triton.jit
 def add_rows(h, valid, shift, total, squares, top, some, MASKED: tl.constexpr):
-    """The same with the rows that lie along the last axis of h [a, b, rows]."""
+    """The same with the rows that lie along the last axis of h, zero where not valid."""
     u = h - tl.expand_dims(shift, 2)
     if MASKED:
         u = tl.where(valid, u, 0.0)

@@ -13,7 +13,7 @@ from memfast.errors import InputError
 from memfast.pipelines.drivers.calls import Arguments, run
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
-from memfast.pipelines.drivers.paths import Latents, Times
+from memfast.pipelines.drivers.paths import Latents, Times, as_scalar
 from memfast.pipelines.schedule import Schedule
 
 EMBEDDINGS = "encoder_hidden_states"
@@ -119,7 +119,8 @@ class StableDiffusion(UNetDriver):
         return found
 
     def arguments(self, latents: Latents, time: Times, conditioning: Conditioning) -> Arguments:
-        return {"sample": latents, "timestep": time, **conditioning.leaves}
+        when = as_scalar(time, latents.device)
+        return {"sample": latents, "timestep": when, **conditioning.leaves}
 
     def _sampled(
         self, conditioning: Conditioning, sources: list[torch.Generator], schedule: Schedule
