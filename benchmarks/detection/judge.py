@@ -64,7 +64,11 @@ def of_score(columns: Columns, values: Values) -> dict[str, Any]:
     found: dict[str, Any] = dict(against(values, positive, heldout))
     first = values[:, 0]
     interval = figures(
-        first[positive], first[heldout], columns.group[positive], columns.group[heldout], draws=300
+        first[positive],
+        first[heldout],
+        columns.group[positive].tolist(),
+        columns.group[heldout].tolist(),
+        draws=300,
     )
     found["interval"] = {name: [each.low, each.high] for name, each in interval.items()}
     for kind in ("single", "foreign"):

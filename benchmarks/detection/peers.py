@@ -1,9 +1,10 @@
 """What others look at, from their formulas, on the same noises and models."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memfast.auditing.looking.probes import Look, Scene, Unit
 from memfast.precision import wide
@@ -35,12 +36,12 @@ def curvature(scene: Scene, unit: Unit, first: Look) -> Tensor:
     difference: two rows more (Jeon et al., ICML 2025, arXiv 2412.04140)."""
     size, time = len(unit.conditioning), scene.schedule[0]
     latents = scene.noise.expand(size, *scene.noise.shape[1:])
-    gap = first.prediction.noise - first.empty.noise
+    gap = first.prediction.noise - scene.empty.noise
     length = gap.flatten(1).norm(dim=1)
     scale = SHIFT * latents.flatten(1).norm(dim=1) / length.clamp(min=1e-12)
     shape = (-1, *(1,) * (gap.ndim - 1))
     moved = scene.both(latents + scale.view(shape) * gap, time, unit.conditioning)
-    change = (moved.prediction.noise - moved.empty.noise) - gap
+    change = (moved.prediction.noise - (moved.empty or scene.empty).noise) - gap
     return (change.flatten(1).norm(dim=1) / scale)[: unit.rows].double().cpu()
 
 
@@ -66,7 +67,7 @@ def last_step(scene: Scene, unit: Unit) -> tuple[Tensor, int]:
     for before, time in pairwise(times):
         latents = scene.step(scene.guided(look, before), time)
         look = scene.both(latents, time, unit.conditioning)
-    gap = wide(look.prediction.noise) - wide(look.empty.noise)
+    gap = wide(look.prediction.noise) - wide((look.empty or scene.empty).noise)
     return gap.square().flatten(1).sum(1)[: unit.rows].double().cpu(), 2 * len(times) - 1
 
 
@@ -79,7 +80,7 @@ def attention_entropy(scene: Scene, unit: Unit) -> Tensor | None:
     for module in scene.driver.model.modules():
         if hasattr(module, "to_k") and hasattr(module, "get_attention_scores"):
 
-            def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            def see(module: Any, args: tuple, kwargs: dict) -> None:
                 told = kwargs.get("encoder_hidden_states")
                 if told is None or getattr(module, "add_k_proj", None) is not None:
                     return

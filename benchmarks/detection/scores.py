@@ -1,7 +1,6 @@
 """Scores of what was collected: what an audit would say of it, combinations, and peers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from memfast.auditing.looking.combining import COMBINATIONS, EVERY, exceeded
 Values = NDArray[np.float64]
 PATHS = ((0.05,), (0.1,), (0.2,), (0.3, 0.05), (0.2, 0.05), (0.3, 0.1), (0.4, 0.05), (0.6, 0.05))
 LONG = (0.6, 0.4, 0.3, 0.2, 0.1, 0.05)
-GATES = (0.1, 0.2, 0.3)
+GATES = (0.05, 0.1, 0.15)
 NAMES = [name for name in COMBINATIONS if name != EVERY]
 NEURONS = ("energy", "located", "discriminant")
 LEARNT = ("located", "discriminant")  # from memorized examples too
@@ -52,42 +51,29 @@ def standard(columns: Columns, name: str) -> Values:
 
 
 def combined(columns: Columns, path: Sequence[float]) -> Named:
-    """All combinations of the parts at some levels, with the neurons' energy at the last of them
-    and without, and with what is learnt from memorized examples in its place."""
-    parts = [f"relative@{level:g}" for level in path]
+    """All combinations of the parts at some levels; with the neurons' energy at the last of them;
+    and the mean with a subspace's, located on memorized examples."""
+    parts, levels = [f"relative@{level:g}" for level in path], ", ".join(map(str, path))
+    beside = [(name, kind) for name in NAMES for kind in (None, "energy")] + [("mean", "located")]
     found: Named = {}
-    for name in NAMES:
-        for beside in (None, *NEURONS):
-            taken = parts if beside is None else [*parts, f"{beside}@{path[-1]:g}"]
-            if beside not in LEARNT or name == "mean":
-                if beside == "discriminant":
-                    continue  # has a sign
-                where = f"{', '.join(map(str, path))}{'' if beside is None else ' + ' + beside}"
-                found[f"{name} of {where}"] = 1 + 2 * len(path), combination(columns, name, taken)
+    for name, kind in beside:
+        taken = parts if kind is None else [*parts, f"{kind}@{path[-1]:g}"]
+        where = levels if kind is None else f"{levels} + {kind}"
+        found[f"{name} of {where}"] = 1.0 + 2 * len(path), combination(columns, name, taken)
     return found
 
 
 def gated(columns: Columns, gate: float) -> Named:
-    """One row where latents are shared, and two levels for prompts that look higher there than a
-    share `gate` of references; the mean rows are those of held-out captions."""
-    first, parts = "shared relative@0.05", ["relative@0.3", "relative@0.05", "energy@0.05"]
-    if first not in columns.values:
-        return {}
-    values = columns.values[first]
-    edge = exceeded(torch.from_numpy(values[columns.reference]), gate).numpy()
-    earns = values > edge
-    others = (columns.kind == "heldout") & ~columns.reference
-    rows = 1 + 5 * float(earns[others].mean())
-    found: Named = {}
-    for name in NAMES:
-        whole = combination(columns, name, [first, *parts])
-        alone = np.maximum(values, np.median(values[columns.reference], 0))
-        held = replace(columns, values={first: alone})
-        found[f"adaptive {gate:g}, {name}"] = (
-            rows,
-            np.where(earns, whole, combination(held, name, [first])),
-        )
-    return found
+    """The last level for every prompt, the others for those as far from the references there as a
+    share `gate` of them; the mean rows are those of held-out captions."""
+    last, others = ["relative@0.05", "energy@0.05"], ["relative@0.3"]
+    far = combination(columns, "distance", last)
+    edge = exceeded(torch.from_numpy(far[columns.reference]), gate).numpy()
+    earns = far > edge
+    heldout = (columns.kind == "heldout") & ~columns.reference
+    rows = 3 + (1 + 2 * len(others)) * float(earns[heldout].mean())
+    whole = combination(columns, "distance", [*others, *last])
+    return {f"adaptive {gate:g}, distance": (rows, np.where(earns, whole, far))}
 
 
 def peers(columns: Columns) -> Named:

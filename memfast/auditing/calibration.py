@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from memfast.auditing.inputs import Examples
-from memfast.auditing.looking.combining import COMBINATIONS, combinations, exceeded
-from memfast.auditing.looking.gating import every
+from memfast.auditing.looking.combining import COMBINATIONS, combinations, distance, exceeded
+from memfast.auditing.looking.gating import CHEAP
 from memfast.auditing.looking.scores import Baseline, discriminant_direction, score_of
 from memfast.auditing.looking.worker import Worker, score_looks
 from memfast.errors import InputError, reading
@@ -29,8 +29,8 @@ KIND, FORMAT = "audit calibration", 2
 class Calibration:
     """What reference prompts taught: `baselines`, one a noise; `reference`: the scores of the
     reference prompts, mean over noises, that thresholds and combinations follow from. seen: ids of
-    all texts that were learnt from, by text alone. adaptive: see Settings; the first score is then
-    the one that every prompt has, and the others are NaN where it does not exceed `gate`."""
+    all texts that were learnt from, by text alone. adaptive: see Settings; every prompt then has
+    the last scores, and the others are NaN where it does not earn them."""
 
     names: list[str]
     baselines: list[Baseline]
@@ -38,17 +38,16 @@ class Calibration:
     seen: list[str]
     adaptive: float | None = None
 
-    @property
-    def gate(self) -> float | None:
-        """What a prompt's first score must exceed to get the others."""
-        if self.adaptive is None:
-            return None
-        return float(exceeded(self.reference[:, 0], self.adaptive))
+    def earns(self, last: Float64[Tensor, "rows scores"]) -> Bool[Tensor, " rows"]:
+        """Which prompts of these last scores get the others: those farther from the references than
+        a share `adaptive` of these is."""
+        known = self.reference[:, -CHEAP:]
+        return distance(last, known) > exceeded(distance(known, known), self.adaptive or 0.0)
 
     @property
     def partial(self) -> list[str]:
         """The scores that some prompts do not get."""
-        return [] if self.adaptive is None else self.names[1:]
+        return [] if self.adaptive is None else self.names[:-CHEAP]
 
     def columns(self) -> list[str]:
         """The names of `table`'s columns."""
@@ -67,9 +66,9 @@ class Calibration:
     def column(self, column: str) -> Float64[Tensor, " prompts"]:
         """A column of `table` for the reference prompts."""
         known = self.reference
-        if self.gate is not None:  # as if the references had been audited
+        if self.adaptive is not None:  # as if the references had been audited
             known = known.clone()
-            known[known[:, 0] <= self.gate, 1:] = torch.nan
+            known[~self.earns(known[:, -CHEAP:]), :-CHEAP] = torch.nan
         return self._columns(known)[:, self.columns().index(column)]
 
     def _columns(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows columns"]:
@@ -81,15 +80,13 @@ class Calibration:
         return torch.cat([shown, torch.stack(combined, 1)], 1)
 
     def _combined(self, name: str, shown: Tensor, known: Tensor) -> Tensor:
-        """A combination of the scores that a prompt has: all, or the first alone, where no value is
-        small enough to be unusual."""
+        """A combination of the scores that a prompt has: all, or the last alone."""
         of = COMBINATIONS[name]
         found = of(shown, known)
         if self.adaptive is None:
             return found
-        one, seen = shown[:, :1], known[:, :1]
-        alone = of(one.clamp(min=seen.median()), seen)
-        return torch.where(shown[:, 1:].isnan().all(1), alone, found)
+        lacking = shown[:, :-CHEAP].isnan().all(1)
+        return torch.where(lacking, of(shown[:, -CHEAP:], known[:, -CHEAP:]), found)
 
     def _sided(self, means: Float64[Tensor, "rows scores"]) -> Float64[Tensor, "rows scores"]:
         """Two-sided scores as squared distances from the reference's mean, in its deviations."""
@@ -184,8 +181,7 @@ def _observe(
 ) -> tuple[Float64[Tensor, "prompts noises scores"], Norms]:
     """The scores that need no baseline (NaN for the others), and the norms at the last look."""
     places, scores, norms = [], [], []
-    how = every if worker.settings.adaptive else None
-    for rows, by_noise in worker.looks(prompts, how):
+    for rows, by_noise in worker.looks(prompts):
         size = len(rows)
         places += rows
         scores.append(

@@ -51,8 +51,9 @@ class Job:
         if self.calibration is None:
             raise ValueError("calibration: the job has none yet")
         learnt = self.calibration
-        if learnt.gate is not None:
-            return gated_block(worker, prompts, learnt.names, learnt.baselines[0], learnt.gate)
+        if learnt.adaptive is not None:
+            baseline = learnt.baselines[0]
+            return gated_block(worker, prompts, learnt.names, baseline, learnt.earns)
         return worker.block(prompts, learnt.names, learnt.baselines)
 
 

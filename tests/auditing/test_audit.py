@@ -315,40 +315,43 @@ def test_located_neurons_and_examples_bring_scores(tiny_pipeline, settings, tmp_
     assert outcome.result.score == "discriminant"
 
 
-def test_rows_are_spent_where_the_first_look_is_high(tiny_pipeline, settings, tmp_path) -> None:
-    """Adaptive parts are those of the shared look, and of looking at all levels for the prompts
-    that earn it; the same bits after an interruption."""
-    plain = replace(settings, probe="levels", path=(0.6, 0.05), noises=1)
+def test_rows_are_spent_where_the_first_look_is_far(tiny_pipeline, settings, tmp_path) -> None:
+    """Adaptive scores are those of looking at all levels, for the prompts that earn it, and of the
+    last level alone for the others; the same bits after an interruption."""
+    plain = replace(settings, probe="levels", path=(0.6, 0.3, 0.05), noises=1)
     ways = {
-        "every": (plain, "mean"),
-        "some": (replace(plain, adaptive=0.3), "mean"),
-        "one": (replace(plain, probe="shared", path=(0.05,)), "relative"),
+        "every": plain,
+        "some": replace(plain, adaptive=0.3),
+        "one": replace(plain, path=(0.05,)),
     }
     found = {}
-    for name, (chosen, score) in ways.items():
-        given = {"reference": REFERENCE, "settings": chosen, "score": score}
+    for name, chosen in ways.items():
+        given = {"reference": REFERENCE, "settings": chosen}
         outcome = audit(tiny_pipeline, TEXTS[:30], tmp_path / name, **given)
         assert outcome is not None
-        found[name] = outcome
-    some, parts = found["some"], ["relative@0.6", "relative@0.05", "energy"]
-    assert some.result.columns == ["relative@shared", *parts, *COMBINATIONS]
-    full = np.stack([found["every"].result.column(part) for part in parts], 1)
-    seen = np.stack([some.result.column(part) for part in parts], 1)
+        found[name] = outcome.result
+    names = ["relative@0.6", "relative@0.3", "relative@0.05", "energy"]
+    assert found["some"].columns == [*names, *COMBINATIONS]
+    full, seen = (
+        np.stack([found[way].column(name) for name in names], 1) for way in ("every", "some")
+    )
     earned = np.isfinite(seen[:, 0])
     assert 0 < earned.sum() < 30
-    assert some.summary["looked_at_all_levels"] == earned.sum()
     np.testing.assert_array_equal(seen[earned], full[earned])
-    assert np.isnan(seen[~earned]).all()
-    shared = some.result.column("relative@shared")
-    np.testing.assert_array_equal(shared, found["one"].result.deciding)
-    assert shared[~earned].max() < shared[earned].min()
-    assert some.summary["not_finite"] == 0
-    assert np.isfinite(some.result.deciding).all()
+    np.testing.assert_array_equal(seen[:, 2:], full[:, 2:])
+    assert np.isnan(seen[~earned, :2]).all()
+    for way, rows in (("every", earned), ("one", ~earned)):
+        np.testing.assert_array_equal(found["some"].deciding[rows], found[way].deciding[rows])
+    alone = found["one"].deciding
+    assert alone[~earned].max() < alone[earned].min()
+    summary = json.loads((tmp_path / "some" / "summary.json").read_text())
+    assert summary["looked_at_all_levels"] == earned.sum()
+    assert summary["not_finite"] == 0
     before = bits(tmp_path / "some")
     (tmp_path / "some" / "blocks" / "block-000001.safetensors").unlink()
     (tmp_path / "some" / "scores.parquet").unlink()
-    given = {"reference": REFERENCE, "settings": ways["some"][0], "score": "mean"}
-    audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", batch_size=4, **given)
+    given = {"reference": REFERENCE, "settings": ways["some"], "batch_size": 4}
+    audit(tiny_pipeline, TEXTS[:30], tmp_path / "some", **given)
     assert bits(tmp_path / "some") == before
 
 
@@ -357,6 +360,7 @@ def test_rows_are_spent_where_the_first_look_is_high(tiny_pipeline, settings, tm
     [
         {"adaptive": 0.0},
         {"adaptive": 0.1, "probe": "jump"},
+        {"adaptive": 0.1, "probe": "levels", "path": (0.05,)},
         {"adaptive": 0.1, "probe": "levels", "path": (0.3, 0.05), "noises": 2},
     ],
 )

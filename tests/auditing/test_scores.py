@@ -126,7 +126,7 @@ def test_combinations_against_numpy_and_scipy() -> None:
     inverse = np.linalg.inv(shrunk)
     expected = shown @ inverse.sum(1) / inverse.sum() ** 0.5
     np.testing.assert_allclose(whitened(*tensors), expected, rtol=1e-9)
-    np.testing.assert_allclose(distance(*tensors), (shown**2).mean(1) ** 0.5 - 1, rtol=1e-12)
+    np.testing.assert_allclose(distance(*tensors), (shown**2).mean(1) ** 0.25 - 1, rtol=1e-12)
     scale = student.std(5)
     raised = np.maximum(shown, 0) * scale  # the best shift of a part is to its value, if upward
     ratio = student.logpdf(0, 5) - student.logpdf(raised, 5)

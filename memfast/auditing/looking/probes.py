@@ -4,7 +4,7 @@ All prompts share their noises: differences between prompts are due to the promp
 prompt has touched is computed once a run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -193,9 +193,14 @@ def jump(scene: Scene, unit: Unit) -> list[Look]:
 
 def levels(scene: Scene, unit: Unit) -> list[Look]:
     """Pure noise, then from there one step to each noise level, with and without the prompts."""
+    return at_levels(scene, unit, scene.levels)
+
+
+def at_levels(scene: Scene, unit: Unit, times: Sequence[Time]) -> list[Look]:
+    """The same at some of the levels' times."""
     start = scene.first(unit)
-    steps = ((scene.step(start.prediction, level), level) for level in scene.levels)
-    return [start, *(scene.both(latents, level, unit.conditioning) for latents, level in steps)]
+    steps = ((scene.step(start.prediction, time), time) for time in times)
+    return [start, *(scene.both(latents, time, unit.conditioning) for latents, time in steps)]
 
 
 def shared(scene: Scene, unit: Unit) -> list[Look]:

@@ -20,8 +20,8 @@ class Settings:
     num_inference_steps, guidance_scale and true_guidance_scale: the schedule of `walk` and of the
     pictures of the second look; they, and the pictures' height, width and num_frames, are the
     pipeline's own where None.
-    adaptive: of probe `levels` and one noise, the share of references whose look as of `shared` at
-    the last level of the path earns the probe; a prompt gets it where its own exceeds theirs.
+    adaptive: of probe `levels` and one noise, the share of references whose look at the last level
+    earns the others; a prompt gets them where its own is as far from the references.
     unit: prompts of one call of the denoiser; None: what keeps the device busy (8 on a CPU), of
     that what fits. Every call has exactly that many rows, the last one padded, because kernels
     choose their order of summation by shape.
@@ -58,10 +58,10 @@ class Settings:
         if self.adaptive is not None:
             if not 0 < self.adaptive < 1:
                 raise InputError(f"adaptive {self.adaptive}: must lie between 0 and 1")
-            if self.probe != "levels" or self.noises > 1:
+            if self.probe != "levels" or len(self.path) < 2 or self.noises > 1:
                 raise InputError(
-                    f"adaptive with probe {self.probe!r} and {self.noises} noises: needs probe "
-                    "'levels' and one noise"
+                    f"adaptive with probe {self.probe!r}, path {self.path}, {self.noises} noises: "
+                    "needs probe 'levels', two levels or more and one noise"
                 )
         steps = self.num_inference_steps
         if self.probe == "walk" and steps is not None and self.walk_steps > steps:

@@ -56,8 +56,8 @@ def audit(
     adaptive: Annotated[
         float | None,
         typer.Option(
-            help="With probe levels: one row for every prompt, and the probe where that is higher "
-            "than of this share of references, such as 0.1."
+            help="With probe levels: the last level for every prompt, the others where that is as "
+            "far from the references as this share of them, such as 0.05."
         ),
     ] = None,
     walk_steps: Annotated[int, typer.Option(min=1, help="Steps of probe walk.")] = 7,
