@@ -6,15 +6,14 @@ from typing import Any
 from memfast.errors import InputError
 from memfast.repairing.settings import RepairSettings
 
-TEACHING = {"batch": 24, "surrogate": 0.0, "scattered": 0.0}
+TEACHING = {"learning_rate": 1e-3, "batch": 24, "surrogate": 0.0, "scattered": 0.0}
 ERASING = {"perturb": 0.6, "selected": 0.3, "perturb_high": 0.95, "perturb_low": 0.4}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "quick": {**TEACHING, **ERASING, "steps": 500, "learning_rate": 2e-3, "adversarial": 0.0},
+    "quick": {**TEACHING, **ERASING, "steps": 500, "adversarial": 0.0},
     "thorough": {
         **TEACHING,
         **ERASING,
         "steps": 2500,
-        "learning_rate": 1e-3,
         "adversarial": 0.3,
         "every": 5,
         "stride": 2,
