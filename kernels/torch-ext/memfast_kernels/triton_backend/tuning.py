@@ -15,8 +15,8 @@ from typing import NamedTuple
 class Walk(NamedTuple):
     """A chunk of rows × neurons, which a program takes again and again.
 
-    Neurons are those of half precision. Where rows are not normalised a thread holds 16 bytes of
-    four rows each, and in float32 a program has half as many neurons.
+    Neurons are those of half precision: in float32 a program of `pointwise`, which holds value and
+    gate of four rows, has half as many.
     """
 
     kernel: str
@@ -27,7 +27,7 @@ class Walk(NamedTuple):
 
     def of(self, itemsize: int) -> "Walk":
         """For elements of so many bytes."""
-        if self.kernel == "normalised":
+        if self.kernel != "pointwise":
             return self
         return self._replace(neurons=self.neurons * 2 // itemsize)
 
