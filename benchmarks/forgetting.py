@@ -44,6 +44,7 @@ TREATMENTS: Mapping[str, Mapping[str, Any] | None] = {
     "gentle+pressed, long": {**GENTLE, **PRESSED, "steps": 2500},
     "prepare": None,
 }
+FOLDERS = ("models", "kept")  # of the machine: no part of a result
 CANDIDATES = ("uniform", "gentle+pressed", "selective+pressed")
 ABLATIONS = ("selective", "gentle", "uniform+pressed", "selective+features")
 REMOVALS = {"check": None, "original": None, "removed-selectively": "selective"}
@@ -193,7 +194,7 @@ class Bench:
             "gone": 1 - neurons[1] / neurons[0],
             **self.found,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-            "settings": asdict(self.arm),
+            "settings": {k: v for k, v in asdict(self.arm).items() if k not in FOLDERS},
         }
 
     def timed(self, name: str, work: Any) -> Any:
