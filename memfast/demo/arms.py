@@ -17,7 +17,6 @@ from memfast.measuring.replication import hits, replication
 from memfast.measuring.similarity import Toolbox
 from memfast.pipelines.drivers.table import driver_of
 
-METRICS = ("l2_ratio", "ssim")  # an image that passes both thresholds is a copy
 SEEDS = (1, 2)
 
 

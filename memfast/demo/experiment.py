@@ -20,11 +20,11 @@ from memfast.blocks.families import ffn_sites
 from memfast.blocks.sizes import parameters
 from memfast.choosing.locating import check_request, locate, step_masks
 from memfast.demo import DATA
-from memfast.demo.arms import METRICS, SEEDS, Arm, copies, generate, similarity, time_per_image
+from memfast.demo.arms import SEEDS, Arm, copies, generate, similarity, time_per_image
 from memfast.demo.kept import Kept
 from memfast.measuring.cases import Cases, load_cases
 from memfast.measuring.groups import halves
-from memfast.measuring.rates import Interval, mean_interval
+from memfast.measuring.rates import Interval
 from memfast.measuring.similarity import toolbox
 from memfast.observing.collecting import collect
 from memfast.observing.sensitivity import collect_sensitivity
@@ -32,7 +32,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.progress import Stage
 from memfast.prompts import PromptSet, read_prompts
 from memfast.removing.compact import compact
-from memfast.repairing.proving import came_back
+from memfast.repairing.proving import METRICS, brought_back, rate_of
 from memfast.repairing.removal import harm_of, largest, remove_to_damage
 from memfast.repairing.run import repair
 from memfast.repairing.settings import RepairSettings
@@ -200,11 +200,11 @@ def run(pipeline: DiffusionPipeline, plan: Plan, kept: Kept, stage: Stage) -> Ex
     for name in treated if plan.attacked else ():
         pipeline.unet = models[name]
         attacks[name] = tuple(
-            interval_of(
+            rate_of(
                 kept.tensors(
                     f"attack on {name}, {kind}",
                     lambda cases=cases: attacked(pipeline, cases, library, stage),
-                ),
+                )["back"],
                 cases,
             )
             for kind, cases in targets.items()
@@ -239,15 +239,10 @@ def run(pipeline: DiffusionPipeline, plan: Plan, kept: Kept, stage: Stage) -> Ex
 def attacked(
     pipeline: DiffusionPipeline, cases: Cases, library: Tensor, stage: Stage
 ) -> dict[str, Tensor]:
-    """1 where an image came back, [captions, seeds]."""
+    """1 for each image that came back, [captions]."""
     driver = driver_of(pipeline)
-    back = came_back(driver, cases, library, driver.schedule(), ATTACK, ("prompt",), stage)
+    back = brought_back(driver, cases, library, driver.schedule(), ATTACK, ("prompt",), stage)
     return {"back": back}
-
-
-def interval_of(made: dict[str, Tensor], cases: Cases) -> Interval:
-    """The share that came back."""
-    return mean_interval(made["back"], cases.groups, rate=True)
 
 
 def share_by_step(

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from memfast.demo.arms import METRICS
 from memfast.demo.experiment import Experiment
 from memfast.measuring.cases import Cases
 from memfast.measuring.similarity import toolbox
+from memfast.repairing.proving import METRICS
 from memfast.report.pictures import Album, Shot, judged
 
 PICTURES = 48  # captions a gallery

@@ -29,7 +29,7 @@ def copied(
     told = driver.encode_all(cases.texts)
     images = [driver.generate(told, cases.ids, seed, schedule).float().cpu() for seed in seeds]
     found = replication(toolbox(METRICS, device=driver.device), images, cases, library)
-    return mean_interval(_by_both(found), cases.groups, rate=True)
+    return rate_of(_by_both(found), cases)
 
 
 def brought_back(
@@ -40,23 +40,8 @@ def brought_back(
     attack: AttackSettings | None,
     starts: Sequence[str],
     stage: Stage = silent,
-) -> Interval:
-    """The share of images that the attack brings back from any start, by both metrics at once."""
-    passed = came_back(driver, cases, library, schedule, attack, starts, stage)
-    return mean_interval(passed, cases.groups, rate=True)
-
-
-def came_back(
-    driver: Driver,
-    cases: Cases,
-    library: torch.Tensor,
-    schedule: Schedule,
-    attack: AttackSettings | None,
-    starts: Sequence[str],
-    stage: Stage = silent,
 ) -> torch.Tensor:
-    """1 for each image that the attack brings back, see `brought_back`; as `mean_interval` takes
-    it."""
+    """1 for each image that the attack brings back from any start, by both metrics at once."""
     attack = attack or AttackSettings()
     total = len(cases) * attack.steps[-1] * len(starts)
     result = attack_cases(
@@ -71,6 +56,11 @@ def came_back(
         progress=stage("attacking", total),
     )
     return _by_both(result.together(attack.steps[-1]))
+
+
+def rate_of(passed: torch.Tensor, cases: Cases) -> Interval:
+    """The share of 1 among what `brought_back` returns, over groups of near-duplicates."""
+    return mean_interval(passed, cases.groups, rate=True)
 
 
 def _by_both(found: Replication) -> torch.Tensor:

@@ -28,7 +28,7 @@ from memfast.pipelines.schedule import Request
 from memfast.progress import Stage, silent
 from memfast.prompts import Prompt, PromptSet
 from memfast.removing.compact import compact
-from memfast.repairing.proving import brought_back
+from memfast.repairing.proving import brought_back, rate_of
 from memfast.repairing.removal import remove_to_damage
 from memfast.repairing.run import Lesson, check_located, check_original
 from memfast.repairing.settings import RepairSettings
@@ -100,9 +100,9 @@ def repair_in_rounds(
     found: list[Round] = []
     for number in range(rounds + 1):
         started = perf_counter()
+        told = library, teacher.schedule(), attack, starts, stage
         rates = [
-            brought_back(student, part, library, teacher.schedule(), attack, starts, stage)
-            for part in (validation, control)
+            rate_of(brought_back(student, part, *told), part) for part in (validation, control)
         ]
         damage = lesson.harm(student.model)
         neurons = sum(ffn_sites(student.model).values())

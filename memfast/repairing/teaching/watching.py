@@ -10,7 +10,7 @@ from memfast.attacks.embeddings import AttackSettings
 from memfast.measuring.cases import Cases
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.schedule import Schedule
-from memfast.repairing.proving import brought_back, copied
+from memfast.repairing.proving import brought_back, copied, rate_of
 from memfast.repairing.teaching.averaging import assign
 
 WATCHED = 24  # captions whose images are generated, at most
@@ -64,8 +64,8 @@ class Watch:
         return bool(self.good and self.looks) and not self.looks[-1].good
 
     def _brought_back(self, cases: Cases) -> float:
-        told = ATTACK, ("prompt",)
-        return brought_back(self.student, cases, self.library, self.schedule, *told).value
+        told = self.library, self.schedule, ATTACK, ("prompt",)
+        return rate_of(brought_back(self.student, cases, *told), cases).value
 
     def put(self) -> None:
         """Give the model its last good weights, where it had any."""
