@@ -9,7 +9,6 @@ On a CPU (`--device cpu`) the shapes are tiny and the figures mean nothing but t
 
 import argparse
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from on_gpu.bench import Bench, Row
 from on_gpu.commands import auditing, collecting
 from on_gpu.kernels import feed_forward, gate, host
 from on_gpu.models import unet
+
+from memfast.files import atomic_write_json
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "unet": unet,
@@ -49,13 +50,6 @@ def document(found: dict[str, Any]) -> str:
         body = table(rows["rows"]) + f"\n\n{rows.get('failed', '')}".rstrip()
         parts.append(f"## {name.replace('_', ' ')}\n{SECTIONS[name].__doc__}\n\n{body}\n")
     return "\n".join(parts)
-
-
-def write(path: Path, found: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1))
-    os.replace(partial, path)
 
 
 def main() -> None:
@@ -86,7 +80,7 @@ def main() -> None:
             for row in SECTIONS[name](bench):
                 rows.append({**row, "at": round(time.perf_counter() - start)})
                 print(f"  {row}", flush=True)
-                write(arguments.out, found)
+                atomic_write_json(arguments.out, found)
                 if time.perf_counter() - start > 60 * arguments.minutes:
                     break
             else:
@@ -94,7 +88,7 @@ def main() -> None:
         except Exception as error:
             section["failed"] = f"{type(error).__name__}: {error}"
             print(f"  failed: {section['failed']}\n{traceback.format_exc()}", flush=True)
-        write(arguments.out, found)
+        atomic_write_json(arguments.out, found)
         if time.perf_counter() - start > 60 * arguments.minutes:
             break
     if arguments.docs:

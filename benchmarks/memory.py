@@ -10,7 +10,6 @@ command line's own functions, on as many prompts as fill its default batch. On a
 import argparse
 import gc
 import json
-import os
 import sys
 import tempfile
 import time
@@ -27,6 +26,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from on_gpu.bench import Bench, Row
+from on_gpu.models import SD14, SDXL, SMALL, made_on
 from PIL import Image
 from transformers import (
     CLIPTextConfig,
@@ -36,6 +37,7 @@ from transformers import (
 )
 
 from memfast import cli
+from memfast.files import atomic_write_json
 from memfast.pipelines.loading import DEMO
 from memfast.planning.parts import parts_of
 from memfast.planning.plan import plan
@@ -54,27 +56,6 @@ COMMANDS: dict[str, list[str]] = {
         "--repeats", "1", "--seeds", "1", "--metrics", "ssim", "--methods", "none",
     ],
 }  # fmt: skip
-XL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-TINY: dict[str, Any] = {
-    "sample_size": 8,
-    "block_out_channels": (32, 32),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-}
 
 
 def main() -> None:
@@ -84,27 +65,19 @@ def main() -> None:
     parser.add_argument("--commands", default=",".join(COMMANDS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    bench, rows = Bench(arguments.device), list[Row]()
     for name in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as scratch:
-            for row in measured(name, Path(scratch), arguments.commands, arguments.device):
+            for row in measured(name, Path(scratch), arguments.commands, bench):
                 rows.append({"model": name, **row})
                 print(json.dumps(rows[-1]), flush=True)
-                partial = arguments.out.with_suffix(".partial")
-                partial.write_text(json.dumps({"card": card(arguments.device), "rows": rows}))
-                os.replace(partial, arguments.out)
+                atomic_write_json(arguments.out, {"card": bench.card(), "rows": rows})
 
 
-def card(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
-
-
-def measured(name: str, folder: Path, commands: str, device: str) -> Iterator[dict[str, Any]]:
+def measured(name: str, folder: Path, commands: str, bench: Bench) -> Iterator[Row]:
     """A row for each command: seconds, gigabytes at most, and those that were counted before."""
-    cuda = device.startswith("cuda")
-    model = folder / "model"
-    with torch.device(device):
-        side = save_pipeline(name, model, tiny=not cuda)
+    cuda, model = bench.cuda, folder / "model"
+    side = save_pipeline(name, model, bench)
     lists = save_lists(folder, side)
     clear(cuda)
     memory = torch.cuda.mem_get_info()[0] if cuda else 10**10
@@ -113,7 +86,7 @@ def measured(name: str, folder: Path, commands: str, device: str) -> Iterator[di
         counted = plan(parts, command, torch.bfloat16, memory)
         out = folder / command
         words = [command, str(model), *(word.format(**lists) for word in COMMANDS[command])]
-        words += [*STEPS, "--out", str(out), "--device", device, "--dtype", "bfloat16"]
+        words += [*STEPS, "--out", str(out), "--device", str(bench.device), "--dtype", "bfloat16"]
         start = time.perf_counter()
         code = run(words)
         seconds = time.perf_counter() - start
@@ -146,21 +119,21 @@ def clear(cuda: bool) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def save_pipeline(name: str, folder: Path, tiny: bool) -> int:
+def save_pipeline(name: str, folder: Path, bench: Bench) -> int:
     """Writes a pipeline of random weights; returns the side of its pictures in pixels."""
-    xl = name == "sdxl"
+    xl, tiny = name == "sdxl", not bench.cuda
     tokenizer = CLIPTokenizer.from_pretrained(DEMO / "tokenizer", model_max_length=77)
     text = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
                 num_attention_heads=12, projection_dim=768)  # fmt: skip
     second = dict(text, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
                   num_attention_heads=20, projection_dim=1280)  # fmt: skip
-    unet = XL if xl else {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+    unet = SDXL if xl else SD14
     widths = (128, 256, 512, 512)
     if tiny:
         text |= dict(hidden_size=32, intermediate_size=64)
         text |= dict(num_hidden_layers=1, num_attention_heads=4)
         second, widths = dict(text, projection_dim=32), (8, 8, 8, 8)
-        unet = TINY | dict(cross_attention_dim=64 if xl else 32, attention_head_dim=4)
+        unet = SMALL | dict(cross_attention_dim=64 if xl else 32)
         if xl:
             unet |= dict(addition_embed_type="text_time", addition_time_embed_dim=8,
                          projection_class_embeddings_input_dim=6 * 8 + 32)  # fmt: skip
@@ -169,9 +142,7 @@ def save_pipeline(name: str, folder: Path, tiny: bool) -> int:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    standard = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
+    with made_on(bench):
         parts: dict[str, Any] = {
             "unet": UNet2DConditionModel(**unet),
             "vae": AutoencoderKL(
@@ -197,8 +168,6 @@ def save_pipeline(name: str, folder: Path, tiny: bool) -> int:
                 feature_extractor=None,
                 requires_safety_checker=False,
             )
-    finally:
-        torch.set_default_dtype(standard)
     pipeline.save_pretrained(folder)
     return unet["sample_size"] * 8
 

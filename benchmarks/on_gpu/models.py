@@ -5,43 +5,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import (
-    UNet2DConditionModel,
-)
+from diffusers import UNet2DConditionModel
 from memfast_kernels.triton_backend import tuning
 from torch import Tensor, nn
 
 from memfast.blocks.families import find_sites
+from memfast.blocks.families.examples import EXAMPLES
 from memfast.memory.captured import captured
 from memfast.observing.side_by_side import Places, merge_in_order
 from memfast.observing.side_by_side import Row as Statistics
 from memfast.observing.tracing import trace
 from on_gpu.bench import Bench, Row
 
-SD14: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
-SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-SMALL: dict[str, Any] = {
-    "sample_size": 8,
-    "block_out_channels": (32, 32),
-    "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "cross_attention_dim": 32,
-    "attention_head_dim": 4,
-    "norm_num_groups": 8,
-}
+SD14, SDXL = (
+    {**EXAMPLES[name].released, "sample_size": EXAMPLES[name].size} for name in ("SD 1.4", "SDXL")
+)
+SMALL: dict[str, Any] = {**EXAMPLES["SD 1.4"].tiny, "cross_attention_dim": 32}
 
 
 @contextmanager
