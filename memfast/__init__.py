@@ -35,6 +35,12 @@ _HOMES = {
     "learn_gates": "memfast.choosing.learned_gates",
     "evaluate": "memfast.evaluation.run",
     "attack": "memfast.attacks.run",
+    "Guard": "memfast.guarding.guard",
+    "attach_guard": "memfast.guarding.guard",
+    "calibrate_guard": "memfast.guarding.calibrating",
+    "index_images": "memfast.measuring.index",
+    "ImageIndex": "memfast.measuring.index",
+    "guard": "memfast.guarding.guard",
 }
 
 _BASES = {"ModelMixin": "diffusers", "PreTrainedModel": "transformers"}

@@ -23,6 +23,7 @@ FLOORS = (
     {"measuring"},
     {"attacks"},
     {"auditing", "evaluation", "repairing"},
+    {"guarding"},
     {"report"},
     {"demo"},
     {"cli"},

@@ -7,6 +7,7 @@ import typer
 from memfast.cli.command import Command, speaking
 from memfast.cli.doctor import doctor
 from memfast.cli.finding import audit, check, collect, families, locate, merge, plan
+from memfast.cli.guarding import calibrate, generate, index
 from memfast.cli.proving import attack, compare, demo, evaluate, report
 from memfast.cli.treating import compact, make_safe, prune, repair
 
@@ -52,6 +53,9 @@ COMMANDS = {
     "repair": repair.repair,
     "make-safe": make_safe.make_safe,
     "audit": audit.audit,
+    "calibrate": calibrate.calibrate,
+    "generate": generate.generate,
+    "index": index.index,
     "merge": merge.merge,
     "report": report.report,
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -32,6 +33,15 @@ class Conditioning:
     def __getitem__(self, rows: Index) -> "Conditioning":
         """The prompts at these rows."""
         return self._each(lambda leaf: leaf[rows])
+
+    def digest(self, prompt: int) -> bytes:
+        """Identifies what a prompt's searched leaves hold."""
+        total = sha256()
+        for name, leaf in self.searching().items():
+            row = leaf[prompt].detach().cpu().contiguous()
+            total.update(f"{name}{row.dtype}{tuple(row.shape)}".encode())
+            total.update(row.flatten().view(torch.uint8).numpy().data)
+        return total.digest()
 
     def expand(self, prompts: int) -> "Conditioning":
         """A single prompt's, for so many."""

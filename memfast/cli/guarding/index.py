@@ -1,0 +1,35 @@
+"""memfast index IMAGES --out DIR --network N"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memfast.cli import options
+from memfast.cli.lists import Limits
+
+
+def index(
+    images: Annotated[Path, typer.Argument(help="A folder of training images.")],
+    out: options.OutFolder,
+    network: Annotated[
+        str, typer.Option(help="Its features: sscd_disc_large, sscd_disc_mixup, …")
+    ] = "sscd_disc_large",
+    weights: Annotated[
+        str | None, typer.Option(help="The network's file, if it needs one.")
+    ] = None,
+    limit: Limits = None,
+    overwrite: options.Overwrite = False,
+    config: options.Config = None,
+) -> None:
+    """Index training images: a guard and an audit find copies of any of them there."""
+    from memfast.cli.console import progress, show_figures, tell
+    from memfast.measuring.index import index_images
+
+    with progress() as bar:
+        advance = bar.stage("indexing", 0)
+        made = index_images(
+            images, out, network, weights=weights, overwrite=overwrite, progress=advance
+        )
+    show_figures("indexed", made)
+    tell(made)

@@ -1,0 +1,166 @@
+"""What a guard compares prompts with: the scores of reference prompts, and the threshold they set.
+
+Two looks, two kinds: `ByPrompt` before the first step, as an audit looks; `BySteps` at the first
+ordinary steps, for free where there is guidance.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from memfast.auditing.calibration import Calibration
+from memfast.auditing.looking.combining import exceeded, mean
+from memfast.auditing.looking.scores import Baseline
+from memfast.auditing.looking.settings import Settings
+from memfast.auditing.storing import manifest
+from memfast.errors import InputError, reading
+from memfast.files import load_tensors, save_tensors
+
+KIND, FORMAT = "guard calibration", 1
+SCORE = "distance"
+
+
+@dataclass(frozen=True)
+class Footing:
+    """On what a guard's threshold rests. model: the fingerprint of the denoiser that it is of.
+    rate: the share of `references` prompts that exceed it, of false alarms therefore."""
+
+    model: str
+    rate: float
+    references: int
+
+    @classmethod
+    def of(cls, model: str, fpr: float, references: int) -> "Footing":
+        """That of a wanted rate: with fewer than 1/fpr references, of their maximum."""
+        return cls(model, max(fpr, 1 / references), references)
+
+
+@dataclass(frozen=True)
+class ByPrompt:
+    """Of looks before the first step. learnt: an audit's calibration, made under `settings`.
+    score: the column that decides."""
+
+    look: ClassVar[str] = "prompt"
+    footing: Footing
+    learnt: Calibration
+    settings: Settings
+    score: str = SCORE
+
+    @property
+    def threshold(self) -> float:
+        """A prompt above it is flagged."""
+        return self.learnt.threshold(self.score, self.footing.rate)
+
+    def scores(self, found: Float64[Tensor, "rows noises scores"]) -> Float64[Tensor, " rows"]:
+        """The deciding scores of what a look found, a row a prompt."""
+        return self.learnt.table(found)[:, self.learnt.columns().index(self.score)]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        learnt = self.learnt
+        tensors = {"reference": learnt.reference}
+        for field in ("mean", "deviation"):
+            tensors[field] = torch.stack([getattr(each, field) for each in learnt.baselines])
+        told = {"names": learnt.names, "score": self.score, "settings": self.settings.as_dict()}
+        _save(path, self, tensors, told)
+
+
+@dataclass(frozen=True)
+class BySteps:
+    """Of the first ordinary steps. reference: of each prompt and step |with - without the prompt|
+    over |without|, of the denoiser's outputs. schedule: the run that they were seen in."""
+
+    look: ClassVar[str] = "steps"
+    footing: Footing
+    reference: Float64[Tensor, "prompts steps"]
+    schedule: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """How many steps are looked at."""
+        return self.reference.shape[1]
+
+    @property
+    def usual(self) -> Float64[Tensor, " steps"]:
+        """The references' median at every step."""
+        return self.reference.median(0).values
+
+    @property
+    def threshold(self) -> float:
+        """An image above it is flagged."""
+        return float(exceeded(mean(self.reference, self.reference), self.footing.rate))
+
+    def scores(self, found: Float64[Tensor, "rows steps"]) -> Float64[Tensor, " rows"]:
+        """The mean over steps of the logarithms, standardised by the references' quartiles."""
+        return mean(found, self.reference)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        _save(path, self, {"reference": self.reference}, {"schedule": self.schedule})
+
+
+GuardCalibration = ByPrompt | BySteps
+
+
+def said(made: GuardCalibration) -> dict[str, Any]:
+    """What a calibration is, in few figures."""
+    footing = made.footing
+    return {
+        "look": made.look,
+        "references": footing.references,
+        "false_alarm_rate": footing.rate,
+        "threshold": made.threshold,
+        "model": footing.model,
+    }
+
+
+def _save(
+    path: str | Path, made: GuardCalibration, tensors: dict[str, Tensor], told: dict[str, Any]
+) -> None:
+    header = {"kind": KIND, "format": FORMAT, "look": made.look, "footing": vars(made.footing)}
+    save_tensors(path, tensors, header | told)
+
+
+def load_calibration(path: str | Path) -> GuardCalibration:
+    """The calibration in a file that `save` wrote, or in the folder of an audit with references.
+
+    Raises InputError for what is neither, damaged, or an audit that stands on its own list.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _of_audit(path)
+    tensors, header = load_tensors(path, KIND, FORMAT, finite=True)
+    with reading(path):
+        footing = Footing(**header["footing"])
+        if header["look"] == BySteps.look:
+            return BySteps(footing, tensors["reference"], header["schedule"])
+        means, deviations = tensors["mean"], tensors["deviation"]
+        baselines = [Baseline(*each) for each in zip(means, deviations, strict=True)]
+        learnt = Calibration(header["names"], baselines, tensors["reference"], seen=[])
+        return ByPrompt(footing, learnt, _settings(header["settings"]), header["score"])
+
+
+def _of_audit(folder: Path) -> ByPrompt:
+    manifest.check_audit(folder)
+    run = manifest.of(folder)
+    with reading(folder):
+        record = run.read()
+        identity, decision = record["identity"], record["decision"]
+        if record["reference"]["own"]:
+            raise InputError(
+                f"{folder}: an audit without --reference; its threshold rests on its own list"
+            )
+        learnt = Calibration.load(folder / manifest.CALIBRATION, run.hash)
+        if learnt.adaptive is not None:
+            raise InputError(f"{folder}: an adaptive audit; a guard needs one without --adaptive")
+        footing = Footing.of(identity["model"], decision["fpr"], len(learnt.reference))
+        return ByPrompt(footing, learnt, _settings(identity["settings"]), decision["score"])
+
+
+def _settings(told: dict[str, Any]) -> Settings:
+    values: dict[str, Any] = {**told, "path": tuple(told["path"])}
+    return Settings(**values)

@@ -1,0 +1,279 @@
+"""One call of a guarded pipeline: looked at, acted on, recorded."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from PIL import Image
+from torch import Tensor
+
+from memfast.errors import InputError
+from memfast.guarding.calibration import BySteps
+from memfast.guarding.looking import PromptLook
+from memfast.guarding.policies import POLICIES, Flagged
+from memfast.guarding.running import Call, Differences, Watch, guidance_of, texts_of
+from memfast.pipelines.drivers.calls import Arguments
+from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.guidance import CONDITIONAL
+from memfast.pipelines.loading import denoisers_of
+
+if TYPE_CHECKING:
+    from memfast.guarding.guard import Guard
+
+
+class Again(Exception):
+    """Ends a run that is to start from other noises; never leaves a guard."""
+
+
+@dataclass
+class Record:
+    """What a guard saw of one image, and did.
+
+    prompt: None where embeddings were given. score: above the threshold it is flagged; None where
+    the run ended before it was known. policy: the one that settled it, or the last. after: the
+    score that the policy left, where it looked again. withheld: it gave a black image in its place.
+    """
+
+    prompt: str | None
+    score: float | None = None
+    flagged: bool = False
+    policy: str | None = None
+    after: float | None = None
+    withheld: bool = False
+
+
+class GuardedRun:
+    """A run of a guarded pipeline. Policies act on it by its methods, at places of its images."""
+
+    def __init__(self, guard: "Guard", asked: Arguments) -> None:
+        self.guard, self.texts = guard, texts_of(asked)
+        self.weight = guidance_of(guard.driver, asked)
+        self.seed = guard.seed
+        self.records: list[Record] = []
+        self._leaves: dict[int, Mapping[str, Tensor]] = {}
+        self._noises: dict[int, Tensor] = {}
+        self._softened: set[int] = set()
+        self._checked: set[int] = set()
+        self._told: Conditioning | None = None
+        self._states = _random_states(asked)
+
+    @property
+    def look(self) -> PromptLook:
+        """The look before the first step."""
+        assert self.guard.look is not None
+        return self.guard.look
+
+    # ------------------------------------------------------------------ the run
+
+    def made(self, own: Callable[[], Any]) -> Any:
+        """What the pipeline's `own` call returns, under guard."""
+        try:
+            output = self._once(own)
+        except Again:
+            self._states()
+            with self._noises_in_place():
+                output = self._once(own)
+        return self._finished(output)
+
+    def _once(self, own: Callable[[], Any]) -> Any:
+        self._differences: list[Tensor] = []
+        self._halves = Differences()
+        watch = Watch(self.guard.driver, self.weight, self._before, self._after)
+        with watch.on(denoisers_of(self.guard.pipeline)):
+            return own()
+
+    def _before(self, call: Call) -> Arguments | None:
+        if call.tells and not self.records:
+            texts = self.texts or [None] * call.images
+            self.records = [Record(text) for text in texts]
+            self._told = call.told(self.texts)
+            if self.guard.look is not None:
+                self._judge(self.guard.scores(self._told))
+        return self._retold(call) if self._leaves and call.tells else None
+
+    def _retold(self, call: Call) -> Arguments:
+        seen, start = dict(call.seen), call.rows(CONDITIONAL).start
+        for name in call.driver.searched:
+            seen[name] = seen[name].clone()
+            for place, leaves in self._leaves.items():
+                seen[name][start + place] = leaves[name][0].to(seen[name])
+        return seen
+
+    def _after(self, call: Call, output: Tensor) -> Tensor | None:
+        calibration = self.guard.calibration
+        if not isinstance(calibration, BySteps) or self.weight is None:
+            return None
+        looking = call.number < calibration.steps
+        if not looking and not self._softened:
+            return None
+        pair = self._halves.halves(call, output)
+        if pair is None:
+            return None
+        shares = Differences.shares(*pair)
+        if looking:
+            self._differences.append(shares)
+        if call.number == calibration.steps - 1 and self.records[0].score is None:
+            self._judge(calibration.scores(torch.stack(self._differences, 1)))
+        if not self._softened:
+            return None
+        usual = float(calibration.usual[min(call.number, calibration.steps - 1)])
+        return self._soft(call, output, pair, (usual / shares).clamp(max=1))
+
+    def _soft(
+        self, call: Call, output: Tensor, pair: tuple[Tensor, Tensor], kept: Tensor
+    ) -> Tensor:
+        """The output after which guidance goes only so far at the softened places."""
+        output, weight = output.clone(), self.weight or 1.0
+        start = call.rows(CONDITIONAL).start if call.half is None else 0
+        for place in self._softened:
+            given, empty, share = pair[0][place], pair[1][place], float(kept[place])
+            if call.half in (None, CONDITIONAL):
+                output[start + place] = empty + share * (given - empty)
+            else:  # the other half has gone by: this one makes the sum what it should be
+                wanted = empty + weight * share * (given - empty)
+                output[place] = (wanted - weight * given) / (1 - weight)
+        return output
+
+    def _judge(self, scores: Float64[Tensor, " images"]) -> None:
+        """Record the scores, and let the policies act on what is flagged."""
+        threshold, told = self.guard.threshold, self._told
+        assert told is not None
+        for record, score in zip(self.records, scores.tolist(), strict=True):
+            record.score, record.flagged = score, not score <= threshold
+        places = [place for place, record in enumerate(self.records) if record.flagged]
+        if not places:
+            return
+        together: dict[bytes, list[int]] = {}
+        alike = self.guard.look is not None
+        for place in places:
+            key = told.digest(place) if alike else bytes([place])
+            together.setdefault(key, []).append(place)
+        images = [*together.values()]
+        firsts = [own[0] for own in images]
+        flagged = Flagged(
+            [self.records[n].prompt or f"embeddings {n}" for n in firsts],
+            told[torch.tensor(firsts)],
+            scores[firsts],
+            threshold,
+            images,
+            self,
+        )
+        for name in self.guard.policies:
+            for place in flagged.places:
+                self.records[place].policy = name
+            settled = POLICIES[name].act(flagged)
+            if settled.all():
+                break
+            flagged = flagged.part(~settled)
+        if self._noises:
+            raise Again
+
+    # ------------------------------------------------------------------ what policies do
+
+    def tell(self, places: Sequence[int], told: Conditioning) -> None:
+        """Tell the denoiser this, one row, in place of the images' prompt."""
+        self._leaves |= dict.fromkeys(places, told.searching())
+
+    def rescored(self, flagged: Flagged, scores: Float64[Tensor, " prompts"]) -> None:
+        """Record what a second look saw."""
+        for own, score in zip(flagged.images, scores.tolist(), strict=True):
+            for place in own:
+                self.records[place].after = score
+
+    def start_from(self, place: int, noise: Tensor) -> None:
+        """Begin the run again, an image's with another initial noise."""
+        self._noises[place] = noise
+
+    def soften(self, places: Sequence[int]) -> None:
+        """Bring guidance down to its usual share at every step from now on."""
+        self._softened |= set(places)
+
+    def check(self, places: Sequence[int]) -> None:
+        """Compare the finished images with the index of training images."""
+        self._checked |= set(places)
+
+    def withhold(self, places: Sequence[int]) -> None:
+        """Give black images in the place of these."""
+        for place in places:
+            self.records[place].withheld = True
+
+    # ------------------------------------------------------------------ its ends
+
+    @contextmanager
+    def _noises_in_place(self) -> Iterator[None]:
+        """Within the context the pipeline's noise is replaced where another was chosen."""
+        pipeline = self.guard.pipeline
+        prepare = pipeline.prepare_latents
+
+        def prepared(*args: Any, **kwargs: Any) -> Any:
+            found = prepare(*args, **kwargs)
+            latents = (found[0] if isinstance(found, tuple) else found).clone()
+            scale = getattr(pipeline.scheduler, "init_noise_sigma", 1.0)
+            for place, noise in self._noises.items():
+                latents[place] = (noise * scale).to(latents)
+            return (latents, *found[1:]) if isinstance(found, tuple) else latents
+
+        pipeline.prepare_latents = prepared
+        try:
+            yield
+        finally:
+            del pipeline.prepare_latents
+
+    def _finished(self, output: Any) -> Any:
+        if self._checked:
+            places = sorted(self._checked)
+            found = self.guard.copies(torch.stack([_pixels(output[0][n]) for n in places]))
+            self.withhold([n for n, file in zip(places, found, strict=True) if file])
+        withheld = [place for place, record in enumerate(self.records) if record.withheld]
+        if withheld:
+            _blank(output, withheld)
+        return output
+
+
+def _pixels(image: Any) -> Tensor:
+    """An image as a pipeline gives it, [3, height, width] in [0, 1]."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"), np.float32) / 255
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image).movedim(-1, 0)
+    if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3:
+        raise InputError("policy verify: compares pictures; output_type must be pil, np or pt")
+    return image.float().cpu()
+
+
+def _blank(output: Any, places: Sequence[int]) -> None:
+    """Black images at these places of a pipeline's output, in place."""
+    made = output[0]
+    for place in places:
+        made[place] = _black(made[place])
+
+
+def _black(image: Any) -> Any:
+    if isinstance(image, Image.Image):
+        return Image.new(image.mode, image.size)
+    if isinstance(image, list):
+        return [_black(frame) for frame in image]
+    return np.zeros_like(image) if isinstance(image, np.ndarray) else torch.zeros_like(image)
+
+
+def _random_states(asked: Arguments) -> Callable[[], None]:
+    """What puts every source of the run's randomness back to where it is now."""
+    given = asked.get("generator")
+    sources = given if isinstance(given, list | tuple) else [given]
+    kept = [(source, source.get_state()) for source in sources if source is not None]
+    default = torch.random.get_rng_state()
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+
+    def back() -> None:
+        for source, state in kept:
+            source.set_state(state)
+        if not kept:
+            torch.random.set_rng_state(default)
+            if on_devices is not None:
+                torch.cuda.set_rng_state_all(on_devices)
+
+    return back
