@@ -24,14 +24,17 @@ from memfast.precision import wide
 class PromptLook:
     """Looks at prompts under the noises of an audit; what no prompt has touched is kept.
 
-    reworded: of prompts by their digests, what `policies.reword` told in their place, and its
-    score.
+    usual: the references' median of `relative`. reworded: of prompts by their digests, what
+    `policies.reword` told in their place, and its score.
     """
 
     def __init__(self, driver: Driver, calibration: ByPrompt) -> None:
         self.driver, self.calibration = _uncompiled(driver), calibration
         self.settings = calibration.settings
         self.probe = PROBES[self.settings.probe]
+        learnt = calibration.learnt
+        name = next(name for name in reversed(learnt.names) if name.startswith(CARRIED))
+        self.usual = float(learnt.column(name).median())
         self.reworded: OrderedDict[bytes, tuple[Conditioning, float]] = OrderedDict()
         here = statistics_device(self.driver.device)
         self.baselines = [baseline.to(here) for baseline in calibration.learnt.baselines]
@@ -56,13 +59,6 @@ class PromptLook:
                 scene.taps = taps
                 found.append(score_looks(self.probe.looks(scene, unit), names, baseline).cpu())
         return self.calibration.scores(torch.stack(found, 1))
-
-    @property
-    def usual(self) -> float:
-        """The references' median of `relative`."""
-        learnt = self.calibration.learnt
-        name = next(name for name in reversed(learnt.names) if name.startswith(CARRIED))
-        return float(learnt.column(name).median())
 
     def relative(self, told: Conditioning) -> Float[Tensor, " prompts"]:
         """The score `relative` of the look at the last level, under the first noise. Differentiable

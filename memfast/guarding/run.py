@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -211,10 +212,14 @@ class GuardedRun:
 
         def prepared(*args: Any, **kwargs: Any) -> Any:
             found = prepare(*args, **kwargs)
-            latents = (found[0] if isinstance(found, tuple) else found).clone()
-            scale = getattr(pipeline.scheduler, "init_noise_sigma", 1.0)
-            for place, noise in self._noises.items():
-                latents[place] = (noise * scale).to(latents)
+            own = found[0] if isinstance(found, tuple) else found
+            others = self._told_noises(len(own))
+            given = signature(prepare).bind(*args, **kwargs)
+            given.arguments["latents"] = others
+            made = prepare(*given.args, **given.kwargs)
+            places = [*self._noises]
+            latents = own.clone()
+            latents[places] = (made[0] if isinstance(made, tuple) else made)[places]
             return (latents, *found[1:]) if isinstance(found, tuple) else latents
 
         pipeline.prepare_latents = prepared
@@ -222,6 +227,12 @@ class GuardedRun:
             yield
         finally:
             del pipeline.prepare_latents
+
+    def _told_noises(self, images: int) -> Tensor:
+        """What the pipeline is given as its `latents`: the noises that were chosen, each in its
+        place, and any one in the others."""
+        some = next(iter(self._noises.values()))
+        return torch.stack([self._noises.get(place, some) for place in range(images)])
 
     def _finished(self, output: Any) -> Any:
         if self._checked:

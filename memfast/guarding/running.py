@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float64
 from torch import Tensor, nn
@@ -138,10 +139,12 @@ class Watch:
         def post(_: nn.Module, args: tuple, output: Any) -> Any:
             if self.idle or self.call is None:
                 return None
-            first = output[0]
+            several = isinstance(output[0], list)  # an image each
+            first = torch.stack(output[0]) if several else output[0]
             changed = self._aside(self.after, self.call, first)
             if changed is None:
                 return None
+            changed = [*changed] if several else changed
             if isinstance(output, tuple):
                 return (changed, *output[1:])
             name = next(iter(output.keys()))

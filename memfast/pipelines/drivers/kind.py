@@ -87,7 +87,8 @@ class Kind:
     def check(self) -> None:
         """Raise InputError for a pipeline that lacks a part, or whose denoiser takes more."""
         lacking = [part for part in self.needs if getattr(self.pipeline, part, None) is None]
-        if lacking or not any(getattr(self.pipeline, name, None) for name in self.denoisers):
+        denoisers = [getattr(self.pipeline, name, None) for name in self.denoisers]
+        if lacking or all(model is None for model in denoisers):
             names = ", ".join(lacking or self.denoisers)
             raise InputError(
                 f"{type(self.owner).__name__} has no {names}; driving it as {self.kind} needs "
