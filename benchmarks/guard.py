@@ -3,10 +3,10 @@
     python benchmarks/guard.py demo FOLDER ... --out guard.jsonl
 
 A FOLDER is laid out as the embedded model's data. References are half of the held-out captions, by
-glyph; false alarms are counted on the other half, copies on memorized captions that replicate. A
-JSON line a policy, written as it is done; what has a line is not run again. "bare" is the pipeline
-without a guard, whose CLIP scores, copies and times the others are held against; the peers treat
-every prompt, as they are published.
+glyph, and 300 of those seen once; false alarms are counted on the other half, copies on memorized
+captions that replicate. A JSON line a policy, written as it is done; what has a line is not run
+again. "bare" is the pipeline without a guard, whose CLIP scores, copies and times the others are
+held against; the peers treat every prompt, as they are published.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from memfast.prompts import PromptSet, read_prompts
 
 POLICIES = ("note", "reword", "renew", "soften", "blank")
 PEERS = ("prompt-embedding", "random-words")
-SEEDS, BATCH = (0, 1, 2), 16
+SEEDS, BATCH, SINGLES = (0, 1, 2), 16, 300
 STEPS = (1, 3, 7, 10)
 ATTACKED, PRESSED = 12, 3.0  # images under attack; the weight of the guard's score in its loss
 
@@ -65,6 +65,7 @@ class Model:
         driver = driver_of(load_pipeline(folder / "pipeline"))
         driver.pipeline.set_progress_bar_config(disable=True)
         heldout = list(read_prompts(folder / "heldout.jsonl"))
+        seen_once = list(read_prompts(folder / "singles.jsonl"))[:SINGLES]
         groups = np.array([prompt.group or prompt.id for prompt in heldout])
         chosen = drawn(np.ones(len(heldout), bool), groups, 0.5)
         corpus = [p for p in sorted((folder / "images").iterdir()) if "heldout" not in p.name]
@@ -74,7 +75,7 @@ class Model:
             driver,
             ClipScorer(str(own if own.is_dir() else DATA / "clip")),
             torch.stack([pixels(path) for path in corpus]),
-            [prompt for prompt, taken in zip(heldout, chosen, strict=True) if taken],
+            [p for p, taken in zip(heldout, chosen, strict=True) if taken] + seen_once,
             [prompt for prompt, taken in zip(heldout, chosen, strict=True) if not taken],
             Cases(()),
         )

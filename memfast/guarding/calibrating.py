@@ -1,5 +1,6 @@
 """Calibrate a guard on reference prompts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from memfast.auditing.calibration import calibrate
 from memfast.auditing.inputs import FEWEST, Examples, Prompts
+from memfast.auditing.looking.combining import mean
 from memfast.auditing.looking.probes import PROBES
 from memfast.auditing.looking.scores import available
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker
 from memfast.errors import InputError
-from memfast.guarding.calibration import ByPrompt, BySteps, Footing, GuardCalibration
+from memfast.guarding.calibration import SCORE, ByPrompt, BySteps, Footing, GuardCalibration
 from memfast.guarding.running import Call, Differences, Watch
 from memfast.pipelines.drivers.calls import Ended, run
 from memfast.pipelines.drivers.driver import Driver
@@ -25,8 +27,10 @@ from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
 from memfast.progress import Stage, silent
 from memfast.prompts import Prompt, PromptSet, open_list
+from memfast.prompts.groups import prompt_groups
 
 LOOKS = (ByPrompt.look, BySteps.look)
+PROBE, PATH = "levels", (0.3, 0.05)  # the best of all models' worst in docs/audit.md
 AT_ONCE = 16  # prompts of a run that is looked at
 
 
@@ -42,19 +46,24 @@ def calibrate_guard(
 ) -> GuardCalibration:
     """What a guard of the pipeline compares prompts with.
 
-    reference: prompts of the kind that will be asked for and that the model does not memorize, 20
-    at least; of fewer than 1/fpr the threshold is the maximum. look: "prompt", before the first
-    step (as many denoiser rows a prompt as the probe of `settings` takes), or "steps", at the first
-    `steps` of the run that `settings` ask for, which needs guidance and costs nothing. fpr: the
-    share of false alarms. Raises InputError for references or settings that cannot be used.
+    reference: prompts of the kind that will be asked for and that the model does not memorize: 20
+    at least, better several times 1/fpr that are unlike one another (see `Footing.of`). look:
+    "prompt", before the first step (as many denoiser rows a prompt as the probe of `settings`
+    takes), or "steps", at the first `steps` of the run that `settings` ask for, which needs
+    guidance and costs nothing. fpr: the share of false alarms.
+    Raises InputError for references or settings that cannot be used.
     """
     if look not in LOOKS:
         raise InputError(f"look {look!r}: must be one of {', '.join(LOOKS)}")
     if not 0 < fpr < 1:
         raise InputError(f"fpr {fpr}: must lie between 0 and 1")
-    settings = settings or Settings()
+    settings = settings or Settings(probe=PROBE, path=PATH)
     prompts, driver = _once(reference), driver_of(pipeline, **settings.request)
-    footing = Footing.of(fingerprint(driver.model), fpr, len(prompts))
+    model, groups = fingerprint(driver.model), prompt_groups(prompts)
+
+    def footing(scores: Tensor) -> Footing:
+        return Footing.of(model, scores, groups, fpr)
+
     if look == ByPrompt.look:
         return _by_prompt(pipeline, prompts, footing, settings, driver, stage)
     return _by_steps(prompts, footing, settings, driver, steps, stage)
@@ -72,7 +81,7 @@ def _once(reference: Prompts) -> list[Prompt]:
 def _by_prompt(
     pipeline: DiffusionPipeline,
     prompts: list[Prompt],
-    footing: Footing,
+    footing: Callable[[Tensor], Footing],
     settings: Settings,
     driver: Driver,
     stage: Stage,
@@ -86,12 +95,12 @@ def _by_prompt(
         examples = Examples(prompts, [], own=False, told={})
         told = stage("calibrating", len(prompts))
         learnt = calibrate(worker, names, examples, progress=told)
-    return ByPrompt(footing, learnt, settings)
+    return ByPrompt(footing(learnt.column(SCORE)), learnt, settings)
 
 
 def _by_steps(
     prompts: list[Prompt],
-    footing: Footing,
+    footing: Callable[[Tensor], Footing],
     settings: Settings,
     driver: Driver,
     steps: int,
@@ -112,7 +121,7 @@ def _by_steps(
         raise InputError("reference: the model's output is not finite for some of it")
     weight = driver.weight(schedule)
     told = {"num_inference_steps": schedule.num_inference_steps, "weight": weight}
-    return BySteps(footing, reference, told)
+    return BySteps(footing(mean(reference, reference)), reference, told)
 
 
 def _seen(

@@ -4,6 +4,7 @@ Two looks, two kinds: `ByPrompt` before the first step, as an audit looks; `BySt
 ordinary steps, for free where there is guidance.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,17 +27,26 @@ SCORE = "distance"
 
 @dataclass(frozen=True)
 class Footing:
-    """On what a guard's threshold rests. model: the fingerprint of the denoiser that it is of.
-    rate: the share of `references` prompts that exceed it, of false alarms therefore."""
+    """On what a guard stands. model: the fingerprint of the denoiser that it is of. threshold: what
+    is above it is flagged. rate: the share of false alarms that `references` prompts of `groups`
+    near-duplicate groups allow to be promised."""
 
     model: str
+    threshold: float
     rate: float
     references: int
+    groups: int
 
     @classmethod
-    def of(cls, model: str, fpr: float, references: int) -> "Footing":
-        """That of a wanted rate: with fewer than 1/fpr references, of their maximum."""
-        return cls(model, max(fpr, 1 / references), references)
+    def of(
+        cls, model: str, scores: Float64[Tensor, " prompts"], groups: Sequence[int], fpr: float
+    ) -> "Footing":
+        """The least threshold that at most a share `fpr` of the groups has a prompt above: captions
+        that are alike are one observation. Of fewer than 1/fpr groups, their maximum."""
+        highest = scores.new_full((max(groups) + 1,), -torch.inf)
+        highest.scatter_reduce_(0, torch.tensor(groups), scores, "amax")
+        threshold = float(exceeded(highest, fpr))
+        return cls(model, threshold, max(fpr, 1 / len(highest)), len(scores), len(highest))
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,6 @@ class ByPrompt:
     learnt: Calibration
     settings: Settings
     score: str = SCORE
-
-    @property
-    def threshold(self) -> float:
-        """A prompt above it is flagged."""
-        return self.learnt.threshold(self.score, self.footing.rate)
 
     def scores(self, found: Float64[Tensor, "rows noises scores"]) -> Float64[Tensor, " rows"]:
         """The deciding scores of what a look found, a row a prompt."""
@@ -89,11 +94,6 @@ class BySteps:
         """The references' median at every step."""
         return self.reference.median(0).values
 
-    @property
-    def threshold(self) -> float:
-        """An image above it is flagged."""
-        return float(exceeded(mean(self.reference, self.reference), self.footing.rate))
-
     def scores(self, found: Float64[Tensor, "rows steps"]) -> Float64[Tensor, " rows"]:
         """The mean over steps of the logarithms, standardised by the references' quartiles."""
         return mean(found, self.reference)
@@ -111,9 +111,10 @@ def said(made: GuardCalibration) -> dict[str, Any]:
     footing = made.footing
     return {
         "look": made.look,
-        "references": footing.references,
+        "threshold": footing.threshold,
         "false_alarm_rate": footing.rate,
-        "threshold": made.threshold,
+        "references": footing.references,
+        "groups": footing.groups,
         "model": footing.model,
     }
 
@@ -157,8 +158,10 @@ def _of_audit(folder: Path) -> ByPrompt:
         learnt = Calibration.load(folder / manifest.CALIBRATION, run.hash)
         if learnt.adaptive is not None:
             raise InputError(f"{folder}: an adaptive audit; a guard needs one without --adaptive")
-        footing = Footing.of(identity["model"], decision["fpr"], len(learnt.reference))
-        return ByPrompt(footing, learnt, _settings(identity["settings"]), decision["score"])
+        score, number = decision["score"], len(learnt.reference)
+        known = learnt.column(score)
+        footing = Footing.of(identity["model"], known, range(number), decision["fpr"])
+        return ByPrompt(footing, learnt, _settings(identity["settings"]), score)
 
 
 def _settings(told: dict[str, Any]) -> Settings:

@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float64
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from memfast.errors import InputError
 from memfast.guarding.calibrating import calibrate_guard
@@ -78,7 +79,7 @@ class Guard:
         asked: Request = calibration.settings.request if isinstance(calibration, ByPrompt) else {}
         self.driver = driver_of(bare, **asked)
         self._check()
-        self.threshold = calibration.threshold
+        self.threshold = calibration.footing.threshold
         self.look: PromptLook | None = None
         if isinstance(calibration, ByPrompt):
             self.look = PromptLook(self.driver, calibration)
@@ -152,7 +153,7 @@ class Guard:
         self._check_run(asked)
         run = GuardedRun(self, asked)
         try:
-            return run.made(lambda: own(self.pipeline, *args, **kwargs))
+            return run.made(lambda: own(self.pipeline, *_fresh(args), **_fresh(kwargs)))
         finally:
             self.records = run.records
             self._tell(run.records)
@@ -210,6 +211,12 @@ def attach_guard(
 ) -> Guard:
     """A guard that stays until `detach`; the arguments are `Guard`'s."""
     return Guard(pipeline, calibration, policy, **how).attach()
+
+
+def _fresh(given: Any) -> Any:
+    """The same with copies of its lists: some pipelines write into the prompts they are given, and
+    would read that when a run begins again."""
+    return tree_map_only(list, list, given, is_leaf=lambda value: isinstance(value, list))
 
 
 def _policies(given: str | Sequence[str]) -> tuple[str, ...]:

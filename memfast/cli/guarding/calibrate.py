@@ -23,8 +23,8 @@ def calibrate(
         str, typer.Option(help="prompt: before the first step; steps: at guidance's first steps.")
     ] = "prompt",
     steps: Annotated[int, typer.Option(min=1, help="Of --look steps.")] = 7,
-    probe: Annotated[str, typer.Option(help="Of --look prompt, as of an audit.")] = "jump",
-    path: Annotated[str, typer.Option(help="Noise levels of the probe, falling.")] = "0.05",
+    probe: Annotated[str, typer.Option(help="Of --look prompt, as of an audit.")] = "levels",
+    path: Annotated[str, typer.Option(help="Noise levels of the probe, falling.")] = "0.3,0.05",
     fpr: FalsePositives = 0.01,
     seed: options.Seed = 0,
     device: options.Device = "auto",
