@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 
 from memfast.errors import InputError, writing
 from memfast.files import Run, atomic_write, to_json
@@ -105,29 +104,31 @@ def _make(
         output_type="pil",
         **call,
     )
-    lines, names = [], []
+    ending = "webp" if isinstance(made[0][0], list) else "png"
+    names = [
+        f"images/{prompt.line or number:06d}-{seed}.{ending}"
+        for number, (prompt, seed) in zip(numbers, asked, strict=True)
+    ]
+    run.ledger.add(*names)
+    lines = []
     for place, (prompt, seed) in enumerate(asked):
-        name = f"images/{prompt.line or numbers[place]:06d}-{seed}"
-        names.append(_write(run.folder, name, made[0][place]))
+        _write(run.folder / names[place], made[0][place])
         line: dict[str, Any] = {"number": numbers[place], "id": prompt.id, "prompt": prompt.text}
-        line |= {"seed": seed, "image": names[-1]}
+        line |= {"seed": seed, "image": names[place]}
         if guard is not None:
             told = guard.records[place]
             line |= {name: value for name, value in vars(told).items() if name != "prompt"}
         lines.append(line)
-    run.ledger.add(*names)
     with writing(run.folder), open(run.folder / LINES, "a", encoding="utf-8") as file:
         file.writelines(to_json(line) + "\n" for line in lines)
 
 
-def _write(folder: Path, name: str, image: Any) -> str:
-    """A picture, or the frames of a video as an animation; returns the file's name."""
-    frames: list[Image.Image] = image if isinstance(image, list) else [image]
-    name += ".webp" if len(frames) > 1 else ".png"
-    how = {"save_all": True, "append_images": frames[1:]} if len(frames) > 1 else {}
-    kind = "WEBP" if len(frames) > 1 else "PNG"
-    atomic_write(folder / name, lambda path: frames[0].save(path, format=kind, **how))
-    return name
+def _write(path: Path, image: Any) -> None:
+    """A picture, or the frames of a video as an animation."""
+    first, *rest = image if isinstance(image, list) else [image]
+    how = {"save_all": True, "append_images": rest} if rest else {}
+    kind = path.suffix[1:].upper()
+    atomic_write(path, lambda unfinished: first.save(unfinished, format=kind, **how))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
