@@ -1,7 +1,8 @@
 """Calibration on reference prompts: neuron baselines, and a threshold for each score.
 
 Scores that compare with the reference are crossed over halves of it, so that no reference prompt
-is judged by a baseline that it helped to make; otherwise the thresholds would be too low.
+is judged by a baseline that it helped to make; otherwise the thresholds would be too low. Squares
+are brought from the scale of half a reference to that of the whole, by which prompts are judged.
 """
 
 from collections.abc import Callable, Sequence
@@ -156,9 +157,12 @@ def calibrate(
     for own in halves:
         crossed = _baselines(norms[~own], positive, located)
         for column, name in enumerate(names):
-            if of_norms := score_of(name).of_norms:
+            score = score_of(name)
+            if score.of_norms:
+                scale = inflation(len(own)) / inflation(int((~own).sum())) if score.squared else 1.0
                 for noise, baseline in enumerate(crossed):
-                    scores[own, noise, column] = of_norms(norms[own, noise], baseline)
+                    found = score.of_norms(norms[own, noise], baseline)
+                    scores[own, noise, column] = found * scale
     means = scores.mean(1)
     if not bool(means.isfinite().all()):
         finite = means.isfinite().all(1)
@@ -171,6 +175,14 @@ def calibrate(
         examples.seen,
         worker.settings.adaptive,
     )
+
+
+def inflation(count: int) -> float:
+    """How much larger than 1 a new prompt's squared standardised norm is on average, where mean and
+    deviation come from `count` prompts and norms are normal. Of few: as of 4, the fewest that have
+    an average."""
+    count = max(count, 4)
+    return (1 + 1 / count) * (count - 1) / (count - 3)
 
 
 def _observe(

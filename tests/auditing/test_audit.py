@@ -341,7 +341,8 @@ def test_rows_are_spent_where_the_first_look_is_far(tiny_pipeline, settings, tmp
     np.testing.assert_array_equal(seen[:, 2:], full[:, 2:])
     assert np.isnan(seen[~earned, :2]).all()
     for way, rows in (("every", earned), ("one", ~earned)):
-        np.testing.assert_array_equal(found["some"].deciding[rows], found[way].deciding[rows])
+        one, other = found["some"].deciding[rows], found[way].deciding[rows]
+        np.testing.assert_allclose(one, other, rtol=1e-12)  # a power's last bit is of its place
     alone = found["one"].deciding
     assert alone[~earned].max() < alone[earned].min()
     summary = json.loads((tmp_path / "some" / "summary.json").read_text())

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 
+from memfast.auditing.calibration import inflation
 from memfast.auditing.looking.combining import (
     COMBINATIONS,
     combinations,
@@ -84,6 +85,15 @@ def test_energy_against_numpy() -> None:
     np.testing.assert_allclose(found, (z**2).sum(1) / 7, rtol=1e-12)
     part = located_energy(torch.from_numpy(norms), baseline).numpy()
     np.testing.assert_allclose(part, (z[:, [0, 3]] ** 2).mean(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [10, 20, 200])
+def test_energy_of_a_new_prompt_is_as_much_larger_as_the_baseline_is_small(count: int) -> None:
+    source = torch.Generator().manual_seed(count)
+    known = torch.randn(count, 4000, generator=source, dtype=torch.float64)
+    new = torch.randn(100, 4000, generator=source, dtype=torch.float64)
+    found = energy(new, Baseline(known.mean(0), known.std(0))).mean()
+    assert float(found) == pytest.approx(inflation(count), rel=0.02)
 
 
 @pytest.mark.parametrize(("prompts", "neurons"), [(9, 4), (5, 40)])

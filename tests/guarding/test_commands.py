@@ -10,9 +10,10 @@ from PIL import Image
 
 from memfast.cli import main
 from memfast.guarding import generating
-from tests.guarding.test_guard import REFERENCES, TEXTS
+from tests.guarding.test_guard import TEXTS
 
-PROMPTS = [*TEXTS, *REFERENCES[::3]]
+REFERENCES = [f"{word} {letter}" for word in ("red", "a", "c", "on") for letter in "stuvwxyz"]
+PROMPTS = [*TEXTS, *REFERENCES[::4]]
 SHORT = ["--num-inference-steps", "2", "--device", "cpu"]
 
 
@@ -38,7 +39,7 @@ def lists(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def calibration(tiny_folder: Path, lists: tuple[Path, Path], tmp_path: Path) -> Path:
-    """One of which half of the references are false alarms, so that some prompts are flagged."""
+    """Some of the prompts are above its threshold, some are not."""
     out = tmp_path / "g.safetensors"
     words = ["--reference", lists[1], "--out", out, "--fpr", "0.5", *SHORT]
     assert called("calibrate", tiny_folder, *words) == 0

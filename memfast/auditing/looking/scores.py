@@ -116,20 +116,22 @@ class Score:
     """Exactly one of the two functions; `needs` says what must be there for the score to exist.
 
     two_sided: what counts is the squared distance from the reference's mean, in its deviations.
+    squared: a mean of squared standardised norms.
     """
 
     of_looks: Callable[[Sequence[Look]], Scores] | None = None
     of_norms: Callable[[Norms, Baseline], Scores] | None = None
     needs: str = ""
     two_sided: bool = False
+    squared: bool = False
 
 
 SCORES: dict[str, Score] = {
     "norm": Score(of_looks=guidance_norm),
     "relative": Score(of_looks=relative_norm),
     "change": Score(of_looks=change, needs="two looks", two_sided=True),
-    "energy": Score(of_norms=energy),
-    "located": Score(of_norms=located_energy, needs="a subspace"),
+    "energy": Score(of_norms=energy, squared=True),
+    "located": Score(of_norms=located_energy, needs="a subspace", squared=True),
     "discriminant": Score(of_norms=discriminant, needs="memorized prompts"),
 }
 
