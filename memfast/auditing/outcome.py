@@ -26,6 +26,7 @@ from memfast.auditing.storing import manifest
 from memfast.auditing.verifying import OTHERS, Verified, pictures_of, verify
 from memfast.errors import writing
 from memfast.files import Run, atomic_write, atomic_write_json, atomic_write_text
+from memfast.measuring.index import ImageIndex
 from memfast.pipelines.identity import versions
 from memfast.progress import Stage
 from memfast.prompts import inputs
@@ -135,6 +136,7 @@ def second_look(
     share: float,
     seeds: int,
     stage: Stage,
+    index_of_images: ImageIndex | None = None,
 ) -> Outcome:
     """The outcome with the first `share` of all texts verified; writes verified.json, pictures/
     and how many seeds agree and how many match their training image into summary.json."""
@@ -146,7 +148,7 @@ def second_look(
         for chosen in (rank <= count, np.isin(rank, usual))
     )
     advance = stage("verifying", len(rows) * seeds + len(others))
-    verified = list(verify(pipeline, rows, others, seeds, settings, advance))
+    verified = list(verify(pipeline, rows, others, seeds, settings, advance, index_of_images))
     pictures = pictures_of(verified)
     run.ledger.add(*pictures)
     with writing(run.folder):
@@ -160,6 +162,8 @@ def second_look(
         "with_training_image": sum(item.matches_training is not None for item in verified),
         "matches_training": sum(item.matches_training is True for item in verified),
     }
+    if index_of_images is not None:
+        summary["copies_in_index"] = sum(item.copied is not None for item in verified)
     if notes := [f"{item.id}: {item.note}" for item in verified if item.note]:
         summary["notes"] = notes
     atomic_write_json(outcome.folder / "summary.json", summary)

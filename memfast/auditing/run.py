@@ -34,6 +34,7 @@ from memfast.auditing.storing.blocks import Blocks
 from memfast.blocks.families import ffn_sites
 from memfast.errors import InputError, writing
 from memfast.files import Run, first_difference, try_out
+from memfast.measuring.index import ImageIndex
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
@@ -67,6 +68,7 @@ def audit(
     address: str | None = None,
     verify: float = 0.0,
     verify_seeds: int = 4,
+    index: ImageIndex | None = None,
     overwrite: bool = False,
     stage: Stage = silent,
 ) -> Outcome | None:
@@ -79,7 +81,7 @@ def audit(
     discriminant. subspace: neurons that get a score of their own. score: the one that decides.
     shard: (I, N), every N-th block from block I on; then the results are left to `merge`, and None
     is returned. verify: the share of all texts, the most suspicious, from which `verify_seeds`
-    images each are made and compared.
+    images each are made and compared; with an index, with all its training images too.
     Raises InputError for what cannot be used, before anything is written.
     """
     out = Path(out)
@@ -141,7 +143,9 @@ def audit(
         outcome = finish(run, audited, calibration, speed)
         if not verify:
             return outcome
-        return second_look(run, outcome, audited, pipeline, settings, verify, verify_seeds, stage)
+        return second_look(
+            run, outcome, audited, pipeline, settings, verify, verify_seeds, stage, index
+        )
 
 
 def _relative(path: Path, out: Path) -> str:

@@ -3,7 +3,7 @@ captions do not make? Is it the training image? Two verdicts: neither implies th
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +18,7 @@ from memfast.errors import InputError
 from memfast.images import without_place
 from memfast.measuring.distances import l2_ratio, ssim, tiled_l2
 from memfast.measuring.extraction import Cliques
+from memfast.measuring.index import ImageIndex
 from memfast.measuring.similarity import METRICS
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
@@ -50,7 +51,9 @@ class Verified:
     seeds_agree: half of the seeds or more, and at least two, make one picture that other captions
     do not make (spread below 0.5); None where there are fewer than 4 of these. matches_training:
     an image is a copy: SSIM above 0.6 and a ratio below 0.5; None without a training image.
-    images: [seeds, 3, height, width] in [0, 1]. note: why its training image could not be used.
+    copied: the file of the training image, of all in an index, that one of the images is a copy of;
+    that matches too. images: [seeds, 3, height, width] in [0, 1]. note: why its own training image
+    could not be used.
     """
 
     rank: int
@@ -69,6 +72,7 @@ class Verified:
     images: Float[Tensor, "seeds 3 height width"] = field(repr=False)
     own: Float[Tensor, "3 height width"] | None = field(repr=False)
     note: str | None = None
+    copied: str | None = None
 
     def figures(self) -> dict[str, Any]:
         """All but the pictures."""
@@ -83,9 +87,10 @@ def verify(
     seeds: int,
     settings: Settings,
     progress: Callable[[int], None],
+    index: ImageIndex | None = None,
 ) -> Iterator[Verified]:
     """Generate `seeds` images for each row (rank, id, prompt, asked) and compare them, with one
-    another and with an image of each of the `others`.
+    another, with an image of each of the `others`, and with all training images of an index.
 
     An image depends on its prompt's id, the seed (the prompt's own, where it has one) and the
     settings' schedule and guidance alone.
@@ -96,7 +101,8 @@ def verify(
     twins = _twins([*rows, *others])
     for row, images in _batches(driver, rows, seeds, settings, progress):
         apart = [image for other, image in usual if other["prompt"] not in twins[row["prompt"]]]
-        yield compare(row, images, torch.stack(apart) if apart else images[:0])
+        found = compare(row, images, torch.stack(apart) if apart else images[:0])
+        yield found if index is None else _in_index(found, index)
 
 
 def _twins(rows: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
@@ -172,6 +178,12 @@ def compare(row: dict[str, Any], images: Seeds, others: Others) -> Verified:
         own=own,
         note=note,
     )
+
+
+def _in_index(found: Verified, index: ImageIndex) -> Verified:
+    """The same, told whether an image copies any training image."""
+    copied = next((file for file in index.copies(found.images) if file), None)
+    return replace(found, copied=copied, matches_training=bool(found.matches_training or copied))
 
 
 def _spread(clique: Seeds, others: Others) -> float:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from memfast.cli.places import Place
+    from memfast.measuring.index import ImageIndex
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTION = ("auto", "sdpa", "xformers")
@@ -74,6 +75,11 @@ Config = Annotated[
     Path | None,
     typer.Option(help="YAML file of option values.", callback=_read_config, is_eager=True),
 ]
+Index = Annotated[
+    Path | None,
+    typer.Option(help="Training images, by `memfast index`: copies of any of them are found."),
+]
+Weights = Annotated[str | None, typer.Option(help="The file of the index's network, if any.")]
 Graphs = Annotated[
     bool, typer.Option("--graphs/--no-graphs", help="Replay passes on CUDA, where that is safe.")
 ]
@@ -149,6 +155,17 @@ def where(model: str, device: str, dtype: str) -> "Place":
     place = place_for(model, device, dtype)
     typer.echo(place.why, err=True)
     return place
+
+
+def open_index(index: Path | None, weights: str | None) -> "ImageIndex | None":
+    """The index of training images that was named. Raises InputError where it cannot be used."""
+    if index is None:
+        if weights is not None:
+            raise InputError(f"--weights {weights}: needs --index")
+        return None
+    from memfast.measuring.index import ImageIndex
+
+    return ImageIndex.open(index, weights)
 
 
 def check_file(path: Path, overwrite: bool) -> Path:

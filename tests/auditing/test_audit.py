@@ -22,6 +22,7 @@ from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.verifying import compare
 from memfast.errors import InputError
 from memfast.measuring.distances import ssim
+from memfast.measuring.index import ImageIndex, index_images
 from memfast.memory.portions import Portion
 from memfast.pipelines import fitting
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS, StableDiffusion
@@ -473,6 +474,25 @@ def test_a_second_look_makes_pictures(tiny_pipeline, settings, tmp_path: Path) -
         )
     found = json.loads((tmp_path / "out" / "verified.json").read_text())
     assert [item["prompt"] for item in found] == [item.prompt for item in outcome.verified]
+
+
+def test_a_second_look_finds_copies_of_any_image_of_an_index(
+    tiny_pipeline, settings, tmp_path: Path
+) -> None:
+    """No caption names its training image; the index holds one that the model makes."""
+    how = {"reference": REFERENCE, "settings": settings, "verify": 0.2, "verify_seeds": 2}
+    first = audit(tiny_pipeline, TEXTS[:12], tmp_path / "first", **how)
+    assert first is not None
+    pictures = sorted((tmp_path / "first" / "pictures").glob("000001-*.png"))
+    index_images(pictures, tmp_path / "index", "efficientnet-lite0-spatial")
+    index = ImageIndex.open(tmp_path / "index")
+    found = audit(tiny_pipeline, TEXTS[:12], tmp_path / "second", index=index, **how)
+    assert found is not None
+    assert first.verified[0].matches_training is None
+    assert found.verified[0].copied == str(pictures[0])
+    assert found.verified[0].matches_training is True
+    assert found.summary["copies_in_index"] == sum(v.copied is not None for v in found.verified)
+    assert found.summary["matches_training"] == found.summary["copies_in_index"]
 
 
 def test_seeds_that_agree_make_what_other_captions_do_not() -> None:

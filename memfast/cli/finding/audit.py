@@ -66,6 +66,8 @@ def audit(
     ] = None,
     verify: Annotated[float, typer.Option(help="Top share of texts to generate from.")] = 0.0,
     verify_seeds: Annotated[int, typer.Option(min=2, help="Images a verified text.")] = 4,
+    index: options.Index = None,
+    weights: options.Weights = None,
     column: options.Column = None,
     max_rejected: MaxRejected = BORNE,
     limit: Limits = None,
@@ -103,6 +105,7 @@ def audit(
     from memfast.precision import name_of
     from memfast.selection import Subspace
 
+    opened = options.open_index(index, weights)
     place = options.where(model, device, dtype)
     settings = Settings(
         probe=probe,
@@ -141,6 +144,7 @@ def audit(
             address=address,
             verify=verify,
             verify_seeds=verify_seeds,
+            index=opened,
             overwrite=overwrite,
             stage=bar.stage,
         )

@@ -29,6 +29,8 @@ def check(
     fpr: FalsePositives = 0.01,
     most: Annotated[int, typer.Option(min=1, help="Flagged texts to look at again.")] = 100,
     seeds: Annotated[int, typer.Option(min=2, help="Images of each.")] = 4,
+    index: options.Index = None,
+    weights: options.Weights = None,
     fail_over: Annotated[
         float | None, typer.Option(help="Exit with 3 where more than this share replicates.")
     ] = None,
@@ -54,6 +56,7 @@ def check(
     for listed in (prompts, reference):
         if listed is not None:
             open_list(listed, max_rejected=max_rejected)  # before a model is loaded
+    opened = options.open_index(index, weights)
     pipeline: Any = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     steps = request["num_inference_steps"] or Settings.walk_steps
     settings = Settings(
@@ -65,7 +68,7 @@ def check(
     )
     how: dict[str, Any] = {"reference": reference, "settings": settings, "fpr": fpr}
     how |= {"column": column, "max_rejected": max_rejected, "batch_size": batch_size}
-    how |= {"attention": attention, "verify_seeds": seeds}
+    how |= {"attention": attention, "verify_seeds": seeds, "index": opened}
     with progress() as bar:
         outcome = audit(pipeline, prompts, out, overwrite=overwrite, stage=bar.stage, **how)
         assured = min(most, len(outcome.flagged)) if outcome else 0
@@ -98,7 +101,7 @@ def actions(outcome: "Outcome", prompts: Path) -> list[dict[str, Any]]:
         found |= {outcome.result.score: row[outcome.result.score], "line": row["line"]}
         found |= {
             name: getattr(item, name, None)
-            for name in ("seeds_agree", "matches_training", "own_ssim", "clique")
+            for name in ("seeds_agree", "matches_training", "copied", "own_ssim", "clique")
         }
         own = cells.get(row["line"], {})
         rows.append(found | {f"your {name}": cell for name, cell in own.items()})

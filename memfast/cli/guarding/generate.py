@@ -24,10 +24,8 @@ def generate(
         str | None,
         typer.Option(help="note, blank, reword, renew, soften, verify; several by commas."),
     ] = None,
-    index: Annotated[
-        Path | None, typer.Option(help="Of `memfast index`, for the policy verify.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="File of the index's network.")] = None,
+    index: options.Index = None,
+    weights: options.Weights = None,
     seeds: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 1,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
@@ -49,14 +47,13 @@ def generate(
     from memfast.guarding.calibration import load_calibration
     from memfast.guarding.generating import generate as run
     from memfast.guarding.guard import Guard
-    from memfast.measuring.index import ImageIndex
     from memfast.pipelines.drivers.table import driver_of
     from memfast.prompts import inputs, open_list
 
     if guard is None and (policy or index):
         raise InputError("--policy and --index: need --guard")
     calibration = None if guard is None else load_calibration(guard)
-    opened = None if index is None else ImageIndex.open(index, weights)
+    opened = options.open_index(index, weights)
     listed = open_list(prompts, column, max_rejected)
     loaded = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     pipeline: Any = driver_of(loaded).pipeline
