@@ -4,9 +4,9 @@ A policy is given the flagged prompts of one run and says which of them it settl
 did not go to the next policy of the guard.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float64
@@ -18,9 +18,6 @@ from memfast.guarding.looking import PromptLook
 from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.precision import Gradients
 
-if TYPE_CHECKING:
-    from memfast.guarding.run import GuardedRun
-
 STEP, STEPS = 0.01, 60  # of `reword`: the share of an embedding's length, and how often at most
 NOISES = 8  # that `renew` tries
 REMEMBERED = 256  # reworded prompts
@@ -28,6 +25,43 @@ REMEMBERED = 256  # reworded prompts
 
 class Refused(RuntimeError):
     """A guarded pipeline was asked for a prompt that it would copy a training image for."""
+
+
+@runtime_checkable
+class Acting(Protocol):
+    """A run that policies act on, at places of its images. seed: of what they draw."""
+
+    @property
+    def look(self) -> PromptLook:
+        """The look before the first step."""
+        ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def tell(self, places: Sequence[int], told: Conditioning) -> None:
+        """Tell the denoiser this, one row, in place of the images' prompt."""
+        ...
+
+    def rescored(self, flagged: "Flagged", scores: Float64[Tensor, " prompts"]) -> None:
+        """Record what a second look saw."""
+        ...
+
+    def start_from(self, place: int, noise: Tensor) -> None:
+        """Begin the run again, an image's with another initial noise."""
+        ...
+
+    def soften(self, places: Sequence[int]) -> None:
+        """Bring guidance down to its usual share at every step from now on."""
+        ...
+
+    def check(self, places: Sequence[int]) -> None:
+        """Compare the finished images with the index of training images."""
+        ...
+
+    def withhold(self, places: Sequence[int]) -> None:
+        """Give black images in the place of these."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,7 @@ class Flagged:
     scores: Float64[Tensor, " prompts"]
     threshold: float
     images: list[list[int]]
-    run: "GuardedRun"
+    run: "Acting"
 
     def part(self, which: Bool[Tensor, " prompts"]) -> "Flagged":
         """Some of them."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,17 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from memfast.errors import InputError
-from memfast.guarding.calibration import BySteps
+from memfast.guarding.calibration import BySteps, GuardCalibration
 from memfast.guarding.looking import PromptLook
 from memfast.guarding.policies import POLICIES, Flagged
 from memfast.guarding.running import Call, Differences, Watch, guidance_of, texts_of
 from memfast.pipelines.drivers.calls import Arguments
 from memfast.pipelines.drivers.conditioning import Conditioning
+from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL
 from memfast.pipelines.loading import denoisers_of
-
-if TYPE_CHECKING:
-    from memfast.guarding.guard import Guard
 
 
 class Again(Exception):
@@ -47,10 +45,31 @@ class Record:
     withheld: bool = False
 
 
-class GuardedRun:
-    """A run of a guarded pipeline. Policies act on it by its methods, at places of its images."""
+@runtime_checkable
+class Watching(Protocol):
+    """What a run needs of its guard."""
 
-    def __init__(self, guard: "Guard", asked: Arguments) -> None:
+    pipeline: Any
+    driver: Driver
+    calibration: GuardCalibration
+    policies: tuple[str, ...]
+    look: PromptLook | None
+    threshold: float
+    seed: int
+
+    def scores(self, told: Conditioning) -> Float64[Tensor, " prompts"]:
+        """The score of each prompt before the first step."""
+        ...
+
+    def copies(self, images: Tensor) -> list[str | None]:
+        """Of each image the training image that it copies, or None."""
+        ...
+
+
+class GuardedRun:
+    """A run of a guarded pipeline. Policies act on it: see `policies.Acting`."""
+
+    def __init__(self, guard: Watching, asked: Arguments) -> None:
         self.guard, self.texts = guard, texts_of(asked)
         self.weight = guidance_of(guard.driver, asked)
         self.seed = guard.seed
