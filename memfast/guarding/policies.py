@@ -6,7 +6,7 @@ did not go to the next policy of the guard.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float64
@@ -29,15 +29,11 @@ class Refused(RuntimeError):
 
 @runtime_checkable
 class Acting(Protocol):
-    """A run that policies act on, at places of its images. seed: of what they draw."""
+    """A run that policies act on, at places of its images. look: the one before the first step,
+    where the calibration is by prompt. seed: of what policies draw."""
 
-    @property
-    def look(self) -> PromptLook:
-        """The look before the first step."""
-        ...
-
-    @property
-    def seed(self) -> int: ...
+    look: Any
+    seed: int
 
     def tell(self, places: Sequence[int], told: Conditioning) -> None:
         """Tell the denoiser this, one row, in place of the images' prompt."""

@@ -72,7 +72,7 @@ class GuardedRun:
     def __init__(self, guard: Watching, asked: Arguments) -> None:
         self.guard, self.texts = guard, texts_of(asked)
         self.weight = guidance_of(guard.driver, asked)
-        self.seed = guard.seed
+        self.seed, self.look = guard.seed, guard.look
         self.records: list[Record] = []
         self._leaves: dict[int, Mapping[str, Tensor]] = {}
         self._noises: dict[int, Tensor] = {}
@@ -80,12 +80,6 @@ class GuardedRun:
         self._checked: set[int] = set()
         self._told: Conditioning | None = None
         self._states = _random_states(asked)
-
-    @property
-    def look(self) -> PromptLook:
-        """The look before the first step."""
-        assert self.guard.look is not None
-        return self.guard.look
 
     # ------------------------------------------------------------------ the run
 
