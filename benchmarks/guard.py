@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -31,6 +32,7 @@ from memfast.evaluation.mitigations import MITIGATIONS, Setting
 from memfast.guarding.calibrating import calibrate_guard
 from memfast.guarding.guard import Guard
 from memfast.measuring.cases import Cases, load_cases
+from memfast.measuring.index import ImageIndex, index_images
 from memfast.measuring.networks.clip import ClipScorer
 from memfast.measuring.similarity import METRICS, Comparison
 from memfast.pipelines.drivers.conditioning import Conditioning
@@ -58,6 +60,15 @@ class Model:
     references: list[Any]
     heldout: list[Any]
     copied: Cases
+    pictures: Path
+
+    @property
+    def index(self) -> ImageIndex:
+        """Of all training images, by features that come with a package."""
+        with TemporaryDirectory() as folder:
+            files = [p for p in sorted(self.pictures.iterdir()) if "heldout" not in p.name]
+            index_images(files, Path(folder) / "index", "efficientnet-lite0-spatial")
+            return ImageIndex.open(Path(folder) / "index")
 
     @classmethod
     def of(cls, folder: Path, most: int) -> "Model":
@@ -78,6 +89,7 @@ class Model:
             [p for p, taken in zip(heldout, chosen, strict=True) if taken] + seen_once,
             [prompt for prompt, taken in zip(heldout, chosen, strict=True) if not taken],
             Cases(()),
+            folder / "images",
         )
         listed = read_prompts(folder / "memorized.jsonl")
         cases = load_cases(listed, driver.size)
@@ -136,7 +148,8 @@ def judged(model: Model, made: Callable[[int], Tensor], withheld: Callable[[], l
 def by_policy(model: Model, policy: str, calibration: Any) -> dict:
     """A guard's figures with one policy."""
     pipeline, cases = model.driver.pipeline, model.copied
-    with Guard(pipeline, calibration, policy) as guard:
+    index = model.index if "verify" in policy else None
+    with Guard(pipeline, calibration, policy, index=index) as guard:
         records: list[Any] = []
         run = guard.run
 
@@ -150,6 +163,7 @@ def by_policy(model: Model, policy: str, calibration: Any) -> dict:
         held = model.heldout
         model.images(pipeline, [p.text for p in held], [p.id for p in held], 0)
         alarms = [record.flagged for record in records]
+        lost = [record.withheld for record in records]
         records.clear()
 
         def made(seed: int) -> Tensor:
@@ -163,6 +177,7 @@ def by_policy(model: Model, policy: str, calibration: Any) -> dict:
         "look": calibration.look,
         "false_alarms": float(np.mean(alarms)),
         "heldout": len(alarms),
+        "heldout_withheld": float(np.mean(lost)),
         "flagged": float(np.mean(flagged)),
         "settled": float(np.mean(settled)),
         "threshold_rate": calibration.footing.rate,
@@ -311,6 +326,7 @@ def arms(model: Model) -> Iterator[tuple[str, Callable[[], dict]]]:
     for policy in POLICIES:
         look = "steps" if policy == "soften" else "prompt"
         yield policy, lambda p=policy, k=look: by_policy(model, p, calibrated(k))
+    yield "reword,verify", lambda: by_policy(model, "reword,verify", calibrated("prompt"))
     yield "reword,blank", lambda: by_policy(model, "reword,blank", calibrated("prompt"))
     for name in PEERS:
         yield name, lambda n=name: by_peer(model, n)

@@ -175,11 +175,12 @@ class Guard:
     def _tell(self, records: Sequence[Record]) -> None:
         self.counts["images"] += len(records)
         for record in records:
-            if not record.flagged:
+            if not record.flagged and not record.withheld:
                 continue
-            self.counts["flagged"] += 1
-            self.counts[f"policy {record.policy}"] += 1
+            self.counts["flagged"] += record.flagged
             self.counts["withheld"] += record.withheld
+            if record.policy:
+                self.counts[f"policy {record.policy}"] += 1
             told = {**asdict(record), "threshold": self.threshold}
             _log.info("flagged %r by %s", record.prompt, record.policy, extra={"guard": told})
 

@@ -34,7 +34,8 @@ class Record:
 
     prompt: None where embeddings were given. score: above the threshold it is flagged; None where
     the run ended before it was known. policy: the one that settled it, or the last. after: the
-    score that the policy left, where it looked again. withheld: it gave a black image in its place.
+    score that the policy left, where it looked again. copied: the training image that it copies, by
+    the index of `verify`. withheld: a black image was given in its place.
     """
 
     prompt: str | None
@@ -42,6 +43,7 @@ class Record:
     flagged: bool = False
     policy: str | None = None
     after: float | None = None
+    copied: str | None = None
     withheld: bool = False
 
 
@@ -77,7 +79,6 @@ class GuardedRun:
         self._leaves: dict[int, Mapping[str, Tensor]] = {}
         self._noises: dict[int, Tensor] = {}
         self._softened: set[int] = set()
-        self._checked: set[int] = set()
         self._told: Conditioning | None = None
         self._states = _random_states(asked)
 
@@ -206,10 +207,6 @@ class GuardedRun:
         """Bring guidance down to its usual share at every step from now on."""
         self._softened |= set(places)
 
-    def check(self, places: Sequence[int]) -> None:
-        """Compare the finished images with the index of training images."""
-        self._checked |= set(places)
-
     def withhold(self, places: Sequence[int]) -> None:
         """Give black images in the place of these."""
         for place in places:
@@ -248,10 +245,11 @@ class GuardedRun:
         return torch.stack([self._noises.get(place, some) for place in range(images)])
 
     def _finished(self, output: Any) -> Any:
-        if self._checked:
-            places = sorted(self._checked)
-            found = self.guard.copies(torch.stack([_pixels(output[0][n]) for n in places]))
-            self.withhold([n for n, file in zip(places, found, strict=True) if file])
+        if "verify" in self.guard.policies:
+            found = self.guard.copies(torch.stack([_pixels(image) for image in output[0]]))
+            for record, file in zip(self.records, found, strict=True):
+                record.copied = file
+                record.withheld |= file is not None
         withheld = [place for place, record in enumerate(self.records) if record.withheld]
         if withheld:
             _blank(output, withheld)

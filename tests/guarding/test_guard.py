@@ -245,10 +245,15 @@ class Everything:
 
 @pytest.mark.parametrize("kind", ["pil", "np", "pt"])
 def test_verified_copies_are_withheld(plain: Bench, kind: str) -> None:
-    guard = plain.guard("note", -torch.inf)
+    """Flagged or not."""
+    guard = plain.guard("note", torch.inf)
     guard.policies, guard.index = ("verify",), Everything()  # type: ignore[assignment]
     with guard:
         made = plain.pipeline(TEXTS, num_inference_steps=1, output_type=kind).images
+    assert [(r.flagged, r.copied, r.withheld) for r in guard.records] == [
+        (False, "training.png", True)
+    ] * 3
+    assert guard.counts["withheld"] == 3
     assert len(made) == 3
     assert all(not np.asarray(image).any() for image in made)
     if kind == "pil":
