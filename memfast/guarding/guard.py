@@ -27,7 +27,7 @@ from memfast.guarding.calibration import (
 )
 from memfast.guarding.looking import PromptLook
 from memfast.guarding.policies import POLICIES
-from memfast.guarding.run import GuardedRun, Record
+from memfast.guarding.run import NO_PICTURE, GuardedRun, Record
 from memfast.guarding.running import asked_of, guidance_of
 from memfast.measuring.index import ImageIndex
 from memfast.pipelines.drivers.conditioning import Conditioning
@@ -160,6 +160,8 @@ class Guard:
 
     def _check_run(self, asked: dict[str, Any]) -> None:
         calibration = self.calibration
+        if "verify" in self.policies and asked.get("output_type") == "latent":
+            raise InputError(NO_PICTURE)
         if not isinstance(calibration, BySteps):
             return
         steps, weight = asked.get("num_inference_steps"), guidance_of(self.driver, asked)

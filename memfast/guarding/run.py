@@ -24,6 +24,9 @@ from memfast.pipelines.drivers.guidance import CONDITIONAL
 from memfast.pipelines.loading import denoisers_of
 
 
+NO_PICTURE = "policy verify: compares pictures; output_type must be pil, np or pt"
+
+
 class Again(Exception):
     """Ends a run that is to start from other noises; never leaves a guard."""
 
@@ -165,7 +168,7 @@ class GuardedRun:
         together: dict[bytes, list[int]] = {}
         alike = self.guard.look is not None
         for place in places:
-            key = told.digest(place) if alike else bytes([place])
+            key = told.digest(place) if alike else str(place).encode()
             together.setdefault(key, []).append(place)
         images = [*together.values()]
         firsts = [own[0] for own in images]
@@ -263,7 +266,7 @@ def _pixels(image: Any) -> Tensor:
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image).movedim(-1, 0)
     if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3:
-        raise InputError("policy verify: compares pictures; output_type must be pil, np or pt")
+        raise InputError(NO_PICTURE)
     return image.float().cpu()
 
 
