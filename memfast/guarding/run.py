@@ -23,7 +23,6 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL
 from memfast.pipelines.loading import denoisers_of
 
-
 NO_PICTURE = "policy verify: compares pictures; output_type must be pil, np or pt"
 
 

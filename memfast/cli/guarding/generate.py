@@ -40,7 +40,7 @@ def generate(
     **request: Unpack[options.Request],
 ) -> None:
     """Make images of a prompt list, under guard; a line of images.jsonl says what was done."""
-    from memfast.cli.console import progress, show_figures, tell
+    from memfast.cli.console import console, progress, show_figures, tell
     from memfast.cli.provenance import note_provenance
     from memfast.errors import InputError
     from memfast.files import atomic_write_json
@@ -78,4 +78,14 @@ def generate(
     atomic_write_json(out / "summary.json", summary)
     note_provenance(out, "generation", {"model": (model, loaded)}, {"prompts": listed}, seed)
     show_figures("generated", summary)
+    if watching is not None:
+        footing = watching.calibration.footing
+        console.print(
+            f"A guard flags what scores above {watching.threshold:.3g}: at most {footing.rate:.2g} of "
+            f"{footing.groups:,} groups of reference captions do.",
+            highlight=False,
+        )
+    console.print(
+        f"wrote {out}/images, images.jsonl, summary.json", soft_wrap=True, highlight=False
+    )
     tell(summary)
