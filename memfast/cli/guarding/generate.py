@@ -81,8 +81,8 @@ def generate(
     if watching is not None:
         footing = watching.calibration.footing
         console.print(
-            f"A guard flags what scores above {watching.threshold:.3g}: at most {footing.rate:.2g} of "
-            f"{footing.groups:,} groups of reference captions do.",
+            f"The guard flags what scores above {watching.threshold:.3g}: so do at most "
+            f"{footing.rate:.2g} of {footing.groups:,} groups of reference captions.",
             highlight=False,
         )
     console.print(
