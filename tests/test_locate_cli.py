@@ -78,7 +78,7 @@ def test_lists_that_share_a_prompt_are_refused_before_anything_runs(tiny_folder,
     out = tmp_path / "s.safetensors"
     with pytest.raises(InputError, match="both memorized and reference: "):
         memfast(
-            *["locate", "no such model", "--memorized", lists[0], "--reference", lists[1]],
+            *["locate", "no/such-model", "--memorized", lists[0], "--reference", lists[1]],
             *["--out", out, *SHORT],
         )
     assert not out.exists()

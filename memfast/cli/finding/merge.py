@@ -28,8 +28,11 @@ def merge(
         return
     from memfast.cli.console import finish
     from memfast.errors import some
+    from memfast.files import there
     from memfast.statistics import NeuronStatistics, shared_prompts
 
+    for path in sources:
+        there(path, "folder" if len(sources) == 1 else "file")
     if len(sources) < 2:
         raise InputError(f"{sources[0]}: give an audit's folder, or at least two statistics files")
     if out is None:
