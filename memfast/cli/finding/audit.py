@@ -142,7 +142,7 @@ def audit(
             verify=verify,
             verify_seeds=verify_seeds,
             overwrite=overwrite,
-            stage=bar.stage,
+            progress=bar.stage,
         )
     if outcome is None:
         console.print(f"shard {shard} done; when all are: memfast merge {out}", soft_wrap=True)

@@ -74,7 +74,7 @@ def attack(
             metrics=by_comma(metrics) or None,
             weights=given,
             graphs=graphs,
-            stage=bar.stage,
+            progress=bar.stage,
         )
     named = {"memorized": sets[0], "reference": sets[1]}
     summary = result.summary() | {"inputs": inputs(**named)}

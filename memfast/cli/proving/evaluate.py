@@ -126,7 +126,7 @@ def evaluate(
                 folder=opened,
                 overwrite=overwrite,
                 workers=workers,
-                stage=bar.stage,
+                progress=bar.stage,
             )
         named = {"memorized": sets[0], "reference": sets[1], "located": seen, "heldout": unseen}
         summary = result.summary() | {"inputs": inputs(**named)}

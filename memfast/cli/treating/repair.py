@@ -162,7 +162,7 @@ def repair(
                 "notes": notes,
             }
         else:
-            repaired = run(pipeline, first, *sets, stage=bar.stage, **how)
+            repaired = run(pipeline, first, *sets, progress=bar.stage, **how)
             result = repaired.pipeline
             figures = {
                 **repaired.figures,
