@@ -104,7 +104,10 @@ def learn_gates(
             for gate in gates.values():
                 gate.clamp_(0, 1)
         advance(1)
-    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate", "notes": notes}
+    header = header_of(driver, settings, Kept(reference.name, reference)) | {
+        "quantity": "gate",
+        "notes": notes,
+    }
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ def collect(
     sites = ffn_sites(driver.model)
     norms_too = {f"norms of {path}": neurons for path, neurons in sites.items() if prompt_norms}
     state = [Places(sites | norms_too).empty(1)] * settings.steps
-    kept = Kept()
+    kept = Kept(prompts.name)
     skipped: list[dict[str, Any]] = []
     advance = only_stage(progress, "collecting", len(prompts))
 
@@ -176,9 +177,11 @@ NAMED = 10_000  # prompts that a file names; of more it keeps the number and the
 
 
 class Kept:
-    """The prompts behind statistics, in bounded memory: number, digest, and the first names."""
+    """The prompts behind statistics, in bounded memory: their list's name, number, digest, and the
+    first names."""
 
-    def __init__(self, prompts: Iterable[Prompt] = ()):
+    def __init__(self, name: str, prompts: Iterable[Prompt] = ()):
+        self.list = Path(name).name
         self.count, self.named, self._digest = 0, list[Prompt](), sha256()
         self.add(prompts)
 
@@ -194,6 +197,7 @@ class Kept:
         """What a file says of them; the digest is that of a PromptSet of the same prompts."""
         return {
             "prompts": self.count,
+            "lists": [self.list],
             "prompts_digest": [self._digest.hexdigest()],
             "prompt_ids": [prompt.id for prompt in self.named],
             "text_ids": [text_id(prompt.text) for prompt in self.named],

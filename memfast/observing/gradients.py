@@ -61,7 +61,7 @@ def collect_gradients(
     times = driver.times(schedule)[:steps]
     width = sum(site.neurons for site in sites.values())
     state = Moments.empty(steps * width, 1)
-    kept = Kept()
+    kept = Kept(prompts.name)
     notes: list[str] = []
     advance = only_stage(progress, "gradients", len(prompts))
     skipped: list[dict[str, Any]] = []

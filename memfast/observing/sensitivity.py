@@ -72,7 +72,7 @@ def collect_sensitivity(
     sites = find_sites(driver.model)
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
-    kept = Kept()
+    kept = Kept(prompts.name)
     notes: list[str] = []
     advance = only_stage(progress, "sensitivity", len(prompts))
     skipped = []
