@@ -397,7 +397,7 @@ def compared(arm: Arm) -> dict[str, Any]:
             bench.pipeline,
             prompts,
             settings=settings,
-            stage=lambda label, total, marks=marks: lambda n: marks.append(time.perf_counter()),
+            progress=lambda label, total, marks=marks: lambda n: marks.append(time.perf_counter()),
         )
         half = len(marks) // 2
         found[f"ms_{name}"] = 1000 * (marks[-1] - marks[half]) / (len(marks) - 1 - half)

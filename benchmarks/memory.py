@@ -38,7 +38,7 @@ from transformers import (
 
 from memfast import cli
 from memfast.files import atomic_write_json
-from memfast.pipelines.loading import DEMO
+from memfast.pipelines.opening.naming import DEMO
 from memfast.planning.parts import parts_of
 from memfast.planning.plan import plan
 

@@ -115,7 +115,9 @@ def test_memory_is_flat(benchmark, pipeline, tmp_path: Path) -> None:
     reference = [f"green tree number {number}" for number in range(64)]
 
     def run() -> None:
-        audit(pipeline, path, tmp_path / "out", reference=reference, settings=settings, stage=stage)
+        audit(
+            pipeline, path, tmp_path / "out", reference=reference, settings=settings, progress=stage
+        )
 
     benchmark.pedantic(run, rounds=1)
     early = next(memory for done, memory in seen if done >= 1000)

@@ -199,6 +199,7 @@ class NeuronStatistics:
 
 
 ADDITIVE = {
+    "lists": list,
     "notes": list,
     "prompts": int,
     "prompts_digest": list,

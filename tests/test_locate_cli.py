@@ -63,7 +63,15 @@ def test_merge_of_statistics_is_collecting_both(tiny_folder, tmp_path):
         )
         parts.append(path)
     out = tmp_path / "merged.safetensors"
-    memfast("merge", *parts[:2], "--out", out)
+    with pytest.raises(InputError, match=r"two\.txt, and .*one\.safetensors of one\.txt; --across"):
+        memfast("merge", *parts[:2], "--out", out)
+    assert not out.exists()
+    memfast("merge", *parts[:2], "--out", out, "--across-lists")
+    told = json.loads((tmp_path / "merged.summary.json").read_text())["joined"]
+    assert told == {
+        "one.safetensors": "2 of one.txt",
+        "two.safetensors": "1 of two.txt",
+    }
     merged, whole = NeuronStatistics.load(out), NeuronStatistics.load(parts[2])
     for site in whole.sites:  # three prompts, merged in the same order but in another grouping
         assert (merged[site].mean - whole[site].mean).abs().max() < 1e-12
@@ -73,12 +81,30 @@ def test_merge_of_statistics_is_collecting_both(tiny_folder, tmp_path):
     assert not (tmp_path / "no.safetensors").exists()
 
 
+def test_parts_of_one_list_are_merged_unasked(tiny_folder, tmp_path):
+    parts = []
+    for number, text in enumerate(("a cat", "red c")):
+        path = tmp_path / f"{number}.safetensors"
+        listed = prompts(tmp_path / f"part-{number:02}-of-2.txt", [text])
+        memfast("collect", tiny_folder, "--prompts", listed, "--out", path, *SHORT)
+        parts.append(path)
+    memfast("merge", *parts, "--out", tmp_path / "whole.safetensors")
+    merged = NeuronStatistics.load(tmp_path / "whole.safetensors")
+    assert merged.header["lists"] == ["part-00-of-2.txt", "part-01-of-2.txt"]
+    old = dict(merged.header)
+    del old["lists"]  # as an earlier version wrote it
+    NeuronStatistics(merged.moments, old | {"prompt_ids": [], "text_ids": []}).save(parts[0])
+    memfast("merge", *parts, "--out", tmp_path / "again.safetensors")
+    told = json.loads((tmp_path / "again.summary.json").read_text())["joined"]
+    assert told["0.safetensors"] == "2 of a list that it does not name"
+
+
 def test_lists_that_share_a_prompt_are_refused_before_anything_runs(tiny_folder, tmp_path):
     lists = [prompts(tmp_path / f"{n}.txt", ["a cat", f"{n} b"]) for n in ("c", "red")]
     out = tmp_path / "s.safetensors"
     with pytest.raises(InputError, match="both memorized and reference: "):
         memfast(
-            *["locate", "no such model", "--memorized", lists[0], "--reference", lists[1]],
+            *["locate", "no/such-model", "--memorized", lists[0], "--reference", lists[1]],
             *["--out", out, *SHORT],
         )
     assert not out.exists()

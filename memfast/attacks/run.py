@@ -18,7 +18,7 @@ from memfast.measuring.similarity import Toolbox, metric_facts
 from memfast.memory.captured import captured
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.schedule import Request
-from memfast.progress import Stage, silent
+from memfast.progress import Stage, stages
 from memfast.prompts import PromptSet
 
 
@@ -71,16 +71,16 @@ def attack(
     metrics: Sequence[str] | None = None,
     weights: Mapping[str, str] | None = None,
     graphs: bool = True,
-    stage: Stage = silent,
+    progress: bool | Stage = False,
     **asked: Unpack[Request],
 ) -> AttackReport:
     """Attack the memorized images and, as control, as many of the reference captions' images.
 
     Also tried: paraphrases, the words nearest to the embeddings found, and, with
     `extraction_seeds`, Carlini's extraction with so many seeds a caption. graphs: as `collect`'s,
-    for what takes no gradients. asked: see Request.
+    for what takes no gradients. progress: as `audit`'s. asked: see Request.
     """
-    settings = settings or AttackSettings()
+    settings, stage = settings or AttackSettings(), stages(progress)
     driver = driver_of(pipeline, **asked)
     tools, _, missing = instruments(metrics, weights, None, driver.device)
     schedule = driver.schedule()
@@ -130,8 +130,8 @@ def attack(
                 part = encoded[[ours.ids.index(i) for i in ids]]
                 return driver.generate(part, ids, seed, schedule).float().cpu()
 
-            progress = stage("extraction", len(ours) * extraction_seeds)
-            extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=progress))
+            advance = stage("extraction", len(ours) * extraction_seeds)
+            extracted = list(extract(ours.ids, images_of, extraction_seeds, progress=advance))
     facts = {
         **driver.request(schedule),
         "starts": list(starts),

@@ -6,7 +6,7 @@ from typing import Any
 
 from memfast.auditing.storing import manifest
 from memfast.errors import InputError
-from memfast.files import read_json
+from memfast.files import read_json, there
 
 LISTS = ("prompts", "reference", "memorized")
 SAME = ("rests on", "score", "probe", "fpr", "prompts", "texts")
@@ -18,7 +18,7 @@ def compare_audits(folders: Sequence[Path]) -> list[dict[str, Any]]:
     Raises InputError for a folder that holds no finished audit, and for audits of different
     footing, score, false-positive rate or list: their counts are no comparison.
     """
-    summaries = [read_json(folder / "summary.json") for folder in folders]
+    summaries = [read_json(there(folder, "folder") / "summary.json") for folder in folders]
     for folder, summary in zip(folders, summaries, strict=True):
         if not isinstance(summary, dict) or "footing" not in summary:
             raise InputError(f"{folder}: holds no finished audit of this version")

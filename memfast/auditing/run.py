@@ -40,7 +40,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, made_on
 from memfast.precision import name_of
 from memfast.processes.stopping import keeping
-from memfast.progress import Stage, silent
+from memfast.progress import Stage, stages
 from memfast.selection import Subspace
 
 BYTES = 36  # of a block, for each neuron: see Moments
@@ -70,7 +70,7 @@ def audit(
     verify_seeds: int = 4,
     index: ImageIndex | None = None,
     overwrite: bool = False,
-    stage: Stage = silent,
+    progress: bool | Stage = False,
 ) -> Outcome | None:
     """Score every prompt for memorization, in blocks; the same call resumes an unfinished audit.
 
@@ -81,10 +81,12 @@ def audit(
     discriminant. subspace: neurons that get a score of their own. score: the one that decides.
     shard: (I, N), every N-th block from block I on; then the results are left to `merge`, and None
     is returned. verify: the share of all texts, the most suspicious, from which `verify_seeds`
-    images each are made and compared; with an index, with all its training images too.
+    images each are made and compared; with an index, with all its training images too. progress:
+    True shows bars; a function of a label and a total opens each stage and returns what is told of
+    units done.
     Raises InputError for what cannot be used, before anything is written.
     """
-    out = Path(out)
+    out, stage = Path(out), stages(progress)
     settings = settings or Settings()
     if not 0 <= verify <= 1 or verify_seeds < 2:
         raise InputError(f"verify {verify} with {verify_seeds} seeds: 0 to 1, with 2 or more")

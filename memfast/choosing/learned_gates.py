@@ -1,6 +1,6 @@
 """learn_gates: one gate a neuron, closed by descent wherever memorized prompts alone need it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
 from memfast.precision import Gradients, wide
+from memfast.progress import Advance, only_stage
 from memfast.prompts import PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -46,14 +47,15 @@ def learn_gates(
     *,
     pull: Pull | None = None,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Advance = False,
     **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [1, neurons] of one learnt gate each, 0 closed to 1 open, quantity "gate".
 
     A closed gate leaves the neuron's mean activation on reference prompts, which `norms` hold, as
     compensation will. Images as in `collect_sensitivity`. The model stays as it is. Runs of other
-    seeds or prompts merge to mean gates. `progress` is told each step.
+    seeds or prompts merge to mean gates. `progress`: True shows a bar; a function is
+    told each step.
     Raises InputError for an empty set, or when the loss is not finite.
     """
     pull = pull or Pull()
@@ -75,6 +77,7 @@ def learn_gates(
     gates = {p: torch.ones(s.neurons, device=device, requires_grad=True) for p, s in sites.items()}
     optimiser = torch.optim.Adam(gates.values(), lr=pull.learning_rate)
     gradients_by = Gradients(driver.model)
+    advance = only_stage(progress, "learning gates", pull.steps)
     for step in range(pull.steps):
         source = generator(f"gates/{step}", seed)
         (memory, caption), (usual, description) = (_batch(s, pull.batch, source) for s in sets)
@@ -100,9 +103,11 @@ def learn_gates(
         with torch.no_grad():
             for gate in gates.values():
                 gate.clamp_(0, 1)
-        if progress:
-            progress(1)
-    header = header_of(driver, settings, Kept(reference)) | {"quantity": "gate", "notes": notes}
+        advance(1)
+    header = header_of(driver, settings, Kept(reference.name, reference)) | {
+        "quantity": "gate",
+        "notes": notes,
+    }
     return NeuronStatistics(
         {path: _moments(gate) for path, gate in gates.items()},
         header,

@@ -13,9 +13,11 @@ from typer.core import TyperCommand
 
 from memfast.cli.provenance import called
 from memfast.errors import InputError, one_line
+from memfast.files import there
 
 LONGEST = 4096  # characters of a value
 WHOLE = 2**63  # integers are below
+WRITTEN = ("--out", "--export")  # paths that need not be there
 
 
 def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,6 +99,8 @@ def _check_path(option: str, path: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{option} {str(path)[:60]}: cannot be a path here ({reason})") from error
+    if option.startswith("-") and option not in WRITTEN:
+        there(path, "file or folder", f"{option} {path}")
 
 
 def _place(ctx: Any, name: str | None, reason: str) -> None:

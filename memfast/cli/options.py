@@ -8,7 +8,7 @@ import typer
 
 from memfast.cli.command import with_options
 from memfast.errors import InputError, reading, some
-from memfast.files import try_out
+from memfast.files import near, there, try_out
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -49,8 +49,7 @@ def _yaml(path: Path, place: str) -> dict[Any, Any]:
     import yaml
 
     with reading(place):
-        if not path.is_file():
-            raise InputError(f"{place}: no such file")
+        there(path, name=place)
         if path.stat().st_size > LARGEST_CONFIG:
             raise InputError(f"{place}: more than {LARGEST_CONFIG} bytes")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -61,7 +60,19 @@ def _yaml(path: Path, place: str) -> dict[Any, Any]:
         return values
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, or 'demo'.")]
+def model_there(model: str | None) -> str | None:
+    """Refuse the name of a model that is not here and is no hub id, before torch is imported."""
+    from memfast.pipelines.opening.naming import find_model
+
+    if model is not None:
+        find_model(model)
+    return model
+
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A folder, a hub id, or 'demo'.", callback=model_there),
+]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write; must not exist.")]
 OutFolder = Annotated[
     Path, typer.Option("--out", help="Folder to write; must not exist or be empty.")
@@ -181,6 +192,6 @@ def check_file(path: Path, overwrite: bool) -> Path:
         if each.exists() and not overwrite:
             raise InputError(f"--out {path}: {each} exists; name another or pass --overwrite")
     if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}")
+        raise InputError(f"--out {path}: there is no folder {path.parent}{near(path.parent)}")
     try_out(path)
     return path

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from memfast.errors import InputError, one_line
 from memfast.memory.free import free_memory
-from memfast.pipelines.loading import DEMO
+from memfast.pipelines.opening.naming import find_model
 from memfast.precision import name_of
 
 SHARE = 1 / 3  # of free memory that weights of float32 may take
@@ -81,7 +81,9 @@ def devices() -> list[str]:
 
 def stored_values(model: str | Path) -> int:
     """How many values the files of a folder hold; 0 where that needs a download to tell."""
-    folder = DEMO if str(model) == "demo" else Path(model)
+    folder = find_model(model)
+    if folder is None:
+        return 0
     files = [folder] if folder.is_file() else sorted(folder.glob("*/*.safetensors"))
     plain = {path.parent for path in files if path.name.count(".") == 1}
     beside = [path for path in files if path.name.count(".") > 1 and path.parent in plain]

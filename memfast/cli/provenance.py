@@ -111,7 +111,8 @@ def _shown(value: Any) -> str:
 
 def _of_models(models: "Mapping[str, tuple[str, DiffusionPipeline]]") -> dict[str, Any]:
     from memfast.pipelines.identity import fingerprint
-    from memfast.pipelines.loading import denoiser_of, shown_name
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.pipelines.opening.naming import shown_name
     from memfast.precision import name_of
 
     def known(pipeline: "DiffusionPipeline") -> str:

@@ -160,7 +160,7 @@ def run(pipeline: DiffusionPipeline, plan: Plan, kept: Kept, stage: Stage) -> Ex
             of_files(rest),
             settings=settings,
             checkpoint=kept.path("erasing"),
-            stage=stage,
+            progress=stage,
         )
         models["erased"] = erased.pipeline.unet
         erased_damage = {"damage_erased": erased.figures["damage_after"]}

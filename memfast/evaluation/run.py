@@ -23,7 +23,7 @@ from memfast.measuring.similarity import metric_facts
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.schedule import Request
-from memfast.progress import Stage, silent
+from memfast.progress import Stage, stages
 from memfast.prompts import PromptSet
 
 FEATURES = "efficientnet-lite0"
@@ -76,7 +76,7 @@ def evaluate(
     folder: Path | Run | None = None,
     overwrite: bool = False,
     workers: int = 1,
-    stage: Stage = silent,
+    progress: bool | Stage = False,
     **asked: Unpack[Request],
 ) -> Evaluation:
     """Replication and quality of a treated model, or of methods, each beside its controls.
@@ -92,7 +92,7 @@ def evaluate(
     folder: where finished pieces are kept, so that another run with the same arguments goes on (a
     `memfast.files.Run` where it is open already); overwrite: delete those of other arguments;
     asked: steps, guidance and size other than the pipeline's own (see Request).
-    workers: processes on a CPU, one core each (see `pieces.run`).
+    workers: processes on a CPU, one core each (see `pieces.run`). progress: as `audit`'s.
     Raises InputError for unknown names and lists without any training image.
     """
     for name in methods:
@@ -170,7 +170,7 @@ def evaluate(
         "clip": clip.name if clip else None,
         "captions": [cases and cases.digest for cases in (ours, theirs, bench.heldout)],
     }
-    outcomes, pieces = run(bench, chosen, stage, identity, folder, overwrite, workers)
+    outcomes, pieces = run(bench, chosen, stages(progress), identity, folder, overwrite, workers)
     known = None if located is None else seen_in(ours, located)
     left_out = [note for outcome in outcomes.values() for note in outcome.notes]
     notes = (*ours.notes, *theirs.notes, *(unseen.notes if unseen else ()), *left_out)

@@ -17,6 +17,7 @@ from memfast.files.folders import (
 )
 from memfast.files.ledger import Ledger
 from memfast.files.lock import held, locked
+from memfast.files.naming import near, there
 from memfast.files.records import first_difference, read_json, read_record, write_record
 from memfast.files.runs import Run, run_hash
 from memfast.files.tables import safe_cell, write_csv
@@ -42,6 +43,7 @@ __all__ = [
     "held",
     "load_tensors",
     "locked",
+    "near",
     "prepare_out",
     "read_header",
     "read_json",
@@ -52,6 +54,7 @@ __all__ = [
     "safe_cell",
     "save_tensors",
     "sweep",
+    "there",
     "to_json",
     "try_out",
     "write_csv",

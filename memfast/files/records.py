@@ -8,6 +8,7 @@ from typing import Any
 
 from memfast.errors import InputError, reading
 from memfast.files.atomic import atomic_create, atomic_write, text_writer, to_json
+from memfast.files.naming import there
 
 LARGEST = 1 << 26  # bytes of a JSON file of ours
 _OWN = ("kind", "format", "run", "checksum")
@@ -50,10 +51,8 @@ def read_record(path: str | Path, kind: str, form: int, run: str | None = None) 
 
 def read_json(path: str | Path) -> Any:
     """A JSON file of at most 64 MiB. Raises InputError when it is missing or cannot be read."""
-    path = Path(path)
+    path = there(path)
     with reading(path):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: more than {LARGEST} bytes; not a file of memfast")
         return json.loads(path.read_text(encoding="utf-8"))

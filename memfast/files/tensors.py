@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memfast.errors import InputError, reading
 from memfast.files.atomic import atomic_create, atomic_write, to_json
+from memfast.files.naming import there
 from memfast.files.records import check_header
 
 if TYPE_CHECKING:
@@ -40,10 +41,7 @@ def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]"
     """The tensors and the metadata of any safetensors file. Raises InputError for what is none."""
     from safetensors import safe_open
 
-    path = Path(path)
-    with reading(path):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
+    path = there(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})

@@ -25,7 +25,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint
 from memfast.pipelines.noise import generator
 from memfast.pipelines.schedule import Schedule
-from memfast.progress import Stage, silent
+from memfast.progress import Stage, stages
 from memfast.prompts import Prompt, PromptSet, open_list
 from memfast.prompts.groups import prompt_groups
 
@@ -42,7 +42,7 @@ def calibrate_guard(
     fpr: float = 0.01,
     settings: Settings | None = None,
     steps: int = 7,
-    stage: Stage = silent,
+    progress: bool | Stage = False,
 ) -> GuardCalibration:
     """What a guard of the pipeline compares prompts with.
 
@@ -50,14 +50,14 @@ def calibrate_guard(
     at least, better several times 1/fpr that are unlike one another (see `Footing.of`). look:
     "prompt", before the first step (as many denoiser rows a prompt as the probe of `settings`
     takes), or "steps", at the first `steps` of the run that `settings` ask for, which needs
-    guidance and costs nothing. fpr: the share of false alarms.
+    guidance and costs nothing. fpr: the share of false alarms. progress: as `audit`'s.
     Raises InputError for references or settings that cannot be used.
     """
     if look not in LOOKS:
         raise InputError(f"look {look!r}: must be one of {', '.join(LOOKS)}")
     if not 0 < fpr < 1:
         raise InputError(f"fpr {fpr}: must lie between 0 and 1")
-    settings = settings or Settings(probe=PROBE, path=PATH)
+    settings, stage = settings or Settings(probe=PROBE, path=PATH), stages(progress)
     prompts, driver = _once(reference), driver_of(pipeline, **settings.request)
     model, groups = fingerprint(driver.model), prompt_groups(prompts)
 

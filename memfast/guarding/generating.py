@@ -17,7 +17,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, schedule_of
 from memfast.pipelines.noise import generator
 from memfast.processes.stopping import keeping
-from memfast.progress import Stage, silent
+from memfast.progress import Stage, stages
 from memfast.prompts import Prompt, PromptSet
 
 KIND, FORMAT, RECORD, LINES = "generation", 1, "manifest.json", "images.jsonl"
@@ -34,12 +34,12 @@ def generate(
     seed: int = 0,
     batch_size: int | None = None,
     overwrite: bool = False,
-    stage: Stage = silent,
+    progress: bool | Stage = False,
     **request: Any,
 ) -> dict[str, Any]:
     """Make `seeds` images of every prompt in the folder `out`: `images/LINE-SEED.png` and a line of
     `images.jsonl` each. An image depends on its prompt's id and seed alone. guard: attached to this
-    pipeline. request: the run, where not the pipeline's own.
+    pipeline. progress: as `audit`'s. request: the run, where not the pipeline's own.
 
     Returns what was counted. Raises InputError for a policy `refuse`, which would end a batch, and
     for a folder of another run.
@@ -62,7 +62,7 @@ def generate(
         done = _done(run.folder / LINES)
         asked = ((p, n) for p in prompts for n in range(seed, seed + seeds))
         missing = (item for item in enumerate(asked) if item[0] not in done)
-        advance, made = stage("generating", total - len(done)), len(done)
+        advance, made = stages(progress)("generating", total - len(done)), len(done)
         size = batch_size or min(AT_ONCE, driver.portion(AT_ONCE, rows=2).rows)
         with keeping(lambda: f"{made} of {total} images"):
             while batch := [*islice(missing, size)]:

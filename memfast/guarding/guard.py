@@ -26,8 +26,9 @@ from memfast.guarding.calibration import (
     said,
 )
 from memfast.guarding.looking import PromptLook
+from memfast.guarding.pictures import NO_PICTURE
 from memfast.guarding.policies import POLICIES
-from memfast.guarding.run import NO_PICTURE, GuardedRun, Record
+from memfast.guarding.run import GuardedRun, Record
 from memfast.guarding.running import asked_of, guidance_of
 from memfast.measuring.index import ImageIndex
 from memfast.pipelines.drivers.conditioning import Conditioning

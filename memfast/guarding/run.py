@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float64
-from PIL import Image
 from torch import Tensor
 
-from memfast.errors import InputError
 from memfast.guarding.calibration import BySteps, GuardCalibration
 from memfast.guarding.looking import PromptLook
+from memfast.guarding.pictures import blank, pixels
 from memfast.guarding.policies import POLICIES, Flagged
 from memfast.guarding.running import Call, Differences, Watch, guidance_of, texts_of
 from memfast.pipelines.drivers.calls import Arguments
@@ -22,8 +20,6 @@ from memfast.pipelines.drivers.conditioning import Conditioning
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL
 from memfast.pipelines.loading import denoisers_of
-
-NO_PICTURE = "policy verify: compares pictures; output_type must be pil, np or pt"
 
 
 class Again(Exception):
@@ -248,40 +244,14 @@ class GuardedRun:
 
     def _finished(self, output: Any) -> Any:
         if "verify" in self.guard.policies:
-            found = self.guard.copies(torch.stack([_pixels(image) for image in output[0]]))
+            found = self.guard.copies(torch.stack([pixels(image) for image in output[0]]))
             for record, file in zip(self.records, found, strict=True):
                 record.copied = file
                 record.withheld |= file is not None
         withheld = [place for place, record in enumerate(self.records) if record.withheld]
         if withheld:
-            _blank(output, withheld)
+            blank(output[0], withheld)
         return output
-
-
-def _pixels(image: Any) -> Tensor:
-    """An image as a pipeline gives it, [3, height, width] in [0, 1]."""
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"), np.float32) / 255
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image).movedim(-1, 0)
-    if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3:
-        raise InputError(NO_PICTURE)
-    return image.float().cpu()
-
-
-def _blank(output: Any, places: Sequence[int]) -> None:
-    """Black images at these places of a pipeline's output, in place."""
-    made = output[0]
-    for place in places:
-        made[place] = _black(made[place])
-
-
-def _black(image: Any) -> Any:
-    if isinstance(image, Image.Image):
-        return Image.new(image.mode, image.size)
-    if isinstance(image, list):
-        return [_black(frame) for frame in image]
-    return np.zeros_like(image) if isinstance(image, np.ndarray) else torch.zeros_like(image)
 
 
 def _random_states(asked: Arguments) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from memfast.errors import InputError
+from memfast.files import there
 from memfast.measuring.cases import Cases
 from memfast.measuring.groups import duplicate_groups
 from memfast.measuring.networks.backbones import Embed, MissingNetwork
@@ -26,7 +27,7 @@ def instruments(
 
     All compute on `device`.
 
-    Raises InputError for unknown names of metrics, features or weights.
+    Raises InputError for unknown names of metrics, features or weights, and weights not there.
     """
     for what, names, legal in (
         ("metrics", metrics or (), METRICS),
@@ -36,6 +37,8 @@ def instruments(
         for name in names:
             if name not in legal:
                 raise InputError(f"{what}: {name!r} is none of {', '.join(legal)}")
+    for name, path in (weights or {}).items():
+        there(path, "file or folder", f"weights {name}={path}")
     tools = toolbox(None if metrics is None else tuple(metrics), weights, device)
     missing = dict(tools.missing)
     given = dict(weights or {})

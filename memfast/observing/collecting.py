@@ -1,11 +1,12 @@
 """collect: run prompts through a pipeline once and keep exact statistics of its neurons."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.fitting import filling
 from memfast.pipelines.identity import fingerprint, schedule_of, versions
 from memfast.pipelines.schedule import Request, Schedule
+from memfast.progress import Advance, only_stage
 from memfast.prompts import Prompt, PromptSet, text_id
 from memfast.statistics import NeuronStatistics
 
@@ -80,7 +82,7 @@ def collect(
     shared_noise: bool = False,
     padding: bool = False,
     graphs: bool = True,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Advance = False,
     **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] of every feed-forward over the token rows of all prompts.
@@ -100,8 +102,8 @@ def collect(
     replayed where that is safe, with the same bits (see `memory.captured`).
 
     A prompt whose activations are not finite leaves no trace in the statistics: it is logged and
-    listed in `.skipped` with the first step and site. `progress` is told how many prompts each
-    finished batch held.
+    listed in `.skipped` with the first step and site. `progress`: True shows a bar; a function is
+    told how many prompts each finished batch held.
     Raises InputError for an empty prompt set or settings that contradict each other or the model,
     and where no prompt's activations are finite.
     """
@@ -123,8 +125,9 @@ def collect(
     sites = ffn_sites(driver.model)
     norms_too = {f"norms of {path}": neurons for path, neurons in sites.items() if prompt_norms}
     state = [Places(sites | norms_too).empty(1)] * settings.steps
-    kept = Kept()
+    kept = Kept(prompts.name)
     skipped: list[dict[str, Any]] = []
+    advance = only_stage(progress, "collecting", len(prompts))
 
     def heard(batch: list[Prompt]) -> tuple[list[Row], list[Prompt], list[dict[str, Any]]]:
         """The state after a batch, merged whole or run again without its bad prompts; these."""
@@ -157,8 +160,7 @@ def collect(
                 state = after
                 skipped += bad
                 kept.add(good)
-                if progress:
-                    progress(len(whole))
+                advance(len(whole))
     check_kept(kept, skipped)
     for entry in skipped:
         _log.warning("left out %(id)s: not finite at step %(step)s, %(site)s", entry)
@@ -175,9 +177,11 @@ NAMED = 10_000  # prompts that a file names; of more it keeps the number and the
 
 
 class Kept:
-    """The prompts behind statistics, in bounded memory: number, digest, and the first names."""
+    """The prompts behind statistics, in bounded memory: their list's name, number, digest, and the
+    first names."""
 
-    def __init__(self, prompts: Iterable[Prompt] = ()):
+    def __init__(self, name: str, prompts: Iterable[Prompt] = ()):
+        self.list = Path(name).name
         self.count, self.named, self._digest = 0, list[Prompt](), sha256()
         self.add(prompts)
 
@@ -193,6 +197,7 @@ class Kept:
         """What a file says of them; the digest is that of a PromptSet of the same prompts."""
         return {
             "prompts": self.count,
+            "lists": [self.list],
             "prompts_digest": [self._digest.hexdigest()],
             "prompt_ids": [prompt.id for prompt in self.named],
             "text_ids": [text_id(prompt.text) for prompt in self.named],

@@ -1,6 +1,6 @@
 """collect_gradients: how much the denoising loss of each prompt depends on each neuron."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
 from memfast.precision import Gradients
+from memfast.progress import Advance, only_stage
 from memfast.prompts import Prompt, PromptSet
 from memfast.statistics import NeuronStatistics
 
@@ -34,7 +35,7 @@ def collect_gradients(
     steps: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Advance = False,
     **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [steps, neurons] over prompts of activation · gradient of the denoising loss.
@@ -44,6 +45,7 @@ def collect_gradients(
     training image where it names a file, else what the model generates for it; it is noised to the
     first `steps` times of the schedule, with noise that depends on id and `seed` alone. Steps,
     guidance and size as in `collect`.
+    `progress`: as `collect`'s.
     Prompts whose gradients are not finite are left out and listed in `.skipped`.
     An image that cannot be read is noted in the header, and the model's own stands in for it.
     Raises InputError for an empty prompt set, and pipelines that no driver knows.
@@ -59,8 +61,9 @@ def collect_gradients(
     times = driver.times(schedule)[:steps]
     width = sum(site.neurons for site in sites.values())
     state = Moments.empty(steps * width, 1)
-    kept = Kept()
+    kept = Kept(prompts.name)
     notes: list[str] = []
+    advance = only_stage(progress, "gradients", len(prompts))
     skipped: list[dict[str, Any]] = []
 
     def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
@@ -77,8 +80,7 @@ def collect_gradients(
                     continue
                 step = int((~value.isfinite()).nonzero()[0]) // width
                 skipped.append({"id": prompt.id, "step": step, "site": "gradient"})
-            if progress:
-                progress(len(batch))
+            advance(len(batch))
     check_kept(kept, skipped)
     by_step = [state.select(slice(step * width, (step + 1) * width)) for step in range(steps)]
     moments, _ = by_site(by_step, {path: site.neurons for path, site in sites.items()})

@@ -6,7 +6,7 @@ order (Hutchinson's estimator): no loss and no target is needed, and values of a
 What reference prompts are not sensitive to may be removed, whatever else used it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from diffusers import DiffusionPipeline
@@ -28,6 +28,7 @@ from memfast.pipelines.noise import generator
 from memfast.pipelines.pictures import clean_latents
 from memfast.pipelines.schedule import Request
 from memfast.precision import Gradients, wide
+from memfast.progress import Advance, only_stage
 from memfast.prompts import Prompt, PromptSet
 from memfast.selection import iou, top
 from memfast.statistics import NeuronStatistics
@@ -45,7 +46,7 @@ def collect_sensitivity(
     seed: int = 0,
     batch_size: int | None = None,
     by: str = "gradient",
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Advance = False,
     **asked: Unpack[Request],
 ) -> NeuronStatistics:
     """Statistics [strata, neurons], over prompts, of d(v · output)/d gate; stratum 0 is noisiest.
@@ -55,6 +56,7 @@ def collect_sensitivity(
     one noise, timestep and v in each of `strata` equal parts of the noise schedule, by its id and
     `seed` alone. `norms` hold what compensation needs: each neuron's mean activation in a prompt.
     `by` "perturbation" needs no gradient: see `memfast.observing.perturbation`.
+    `progress`: as `collect`'s.
     Prompts whose values are not finite are left out and listed in `.skipped`.
     An image that cannot be read is noted in the header, and the model's own stands in for it.
     Raises InputError for an empty prompt set, and pipelines that no driver knows.
@@ -70,8 +72,9 @@ def collect_sensitivity(
     sites = find_sites(driver.model)
     width = 2 * sum(site.neurons for site in sites.values())
     state = Moments.empty(strata * width, 1)
-    kept = Kept()
+    kept = Kept(prompts.name)
     notes: list[str] = []
+    advance = only_stage(progress, "sensitivity", len(prompts))
     skipped = []
 
     def of_batch(batch: list[Prompt]) -> tuple[list[Prompt], Tensor]:
@@ -88,8 +91,7 @@ def collect_sensitivity(
                     continue
                 stratum = int((~value.isfinite()).nonzero()[0, 0])
                 skipped.append({"id": prompt.id, "step": stratum, "site": QUANTITY})
-            if progress:
-                progress(len(batch))
+            advance(len(batch))
     check_kept(kept, skipped)
     steps = [state.select(slice(k * width, (k + 1) * width)) for k in range(strata)]
     moments, norms = by_site(steps, {path: site.neurons for path, site in sites.items()})

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from torch import nn
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import uncompiled
-from memfast.errors import InputError, one_line, reading
+from memfast.errors import InputError, reading
 from memfast.pipelines.finite import check_weights
-from memfast.pipelines.portable import portable_parts
-from memfast.pipelines.single_file import load_single_file
+from memfast.pipelines.opening.naming import find_model, not_loaded
+from memfast.pipelines.opening.portable import portable_parts
+from memfast.pipelines.opening.single_file import load_single_file
 
-DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
 WEIGHTS = "diffusion_pytorch_model"
 INDEX = "model_index.json"
-GIVE = "give 'demo', a pipeline's folder, a .safetensors file or a hub id"
 
 
 def load_pipeline(
@@ -43,20 +41,16 @@ def load_pipeline(
     Raises InputError if there is no such model, it lacks weights, has some that are not finite, or
     cannot be loaded.
     """
-    source = DEMO if str(model) == "demo" else Path(model)
-    name = f"MODEL {model}"
-    with reading(name):
-        is_file, is_dir = source.is_file(), source.is_dir()
-    if is_file:
-        return _ready(load_single_file(source, dtype), device, name)
-    if is_dir:
-        variant = variant or _variant(source, _index(source, name), name)
-    elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
-        raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
+    name, folder = f"MODEL {model}", find_model(model)
+    if folder is not None:
+        if not folder.is_dir():
+            return _ready(load_single_file(folder, dtype), device, name)
+        variant = variant or _variant(folder, _index(folder, name), name)
+    source = Path(model) if folder is None else folder
     try:
-        with _without_bars() if is_dir else nullcontext():
+        with nullcontext() if folder is None else _without_bars():
             pipeline = DiffusionPipeline.from_pretrained(
-                str(source) if is_dir else str(model),
+                str(source),
                 dtype=dtype,
                 variant=variant,
                 use_safetensors=True,
@@ -64,10 +58,9 @@ def load_pipeline(
                 **portable_parts(source, _json(source / INDEX), dtype, variant),
             )
     except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
-        reason = one_line(error)
-        raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
-    if is_dir:
-        _check_all_there(source, pipeline, name)
+        raise not_loaded(model, error) from error
+    if folder is not None:
+        _check_all_there(folder, pipeline, name)
     return _ready(pipeline, device, name)
 
 
@@ -170,20 +163,6 @@ def _sizes(path: Path) -> Iterator[tuple[str, int]]:
     with safe_open(path, "pt") as file:
         for key in file.keys():  # noqa: SIM118  it is no dict
             yield key, prod(file.get_slice(key).get_shape())
-
-
-def _near(source: Path) -> str:
-    """Folders beside a path that does not exist and are spelled like it."""
-    if source.exists() or not source.parent.is_dir():
-        return ""
-    beside = [path.name for path in source.parent.iterdir() if path.is_dir()]
-    found = get_close_matches(source.name, beside, 2)
-    return f" (there is {' and '.join(found)})" if found else ""
-
-
-def shown_name(model: str) -> str:
-    """What a model is called in what may be published: a hub id, or its folder's name alone."""
-    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def denoisers_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -11,6 +11,7 @@ from torch import nn
 from memfast.errors import reading
 from memfast.files import atomic_write_json, check_replaceable, replace_folder, try_out
 from memfast.pipelines.finite import check_weights
+from memfast.pipelines.opening.naming import is_hub_id
 
 KIND = "model"
 SOURCES = ("_name_or_path", "name_or_path")  # in configs: where the part was loaded from
@@ -55,10 +56,6 @@ def check_room(folder: Path, overwrite: bool, pipeline: DiffusionPipeline | None
 def _without_sources(path: Path) -> None:
     """Drop the names of this machine's folders from a config; hub ids stay."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in SOURCES or _is_hub_id(value)}
+    kept = {key: value for key, value in config.items() if key not in SOURCES or is_hub_id(value)}
     if kept != config:
         atomic_write_json(path, kept)
-
-
-def _is_hub_id(name: object) -> bool:
-    return isinstance(name, str) and name.count("/") == 1 and not Path(name).exists()

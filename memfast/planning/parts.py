@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from memfast.blocks import compact_class  # noqa: F401  tells diffusers of the compact classes
 from memfast.blocks.families.examples import EXAMPLES
 from memfast.blocks.sizes import parameters
-from memfast.errors import InputError, one_line
+from memfast.errors import InputError
+from memfast.files import there
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import DRIVERS
-from memfast.pipelines.loading import DEMO
+from memfast.pipelines.opening.naming import find_model, not_loaded
 
 DENOISERS = ("unet", "transformer")
 
@@ -76,9 +77,8 @@ def parts_of(model: str | Path) -> Parts:
 
     Raises InputError for what is none, and kinds that no driver knows.
     """
-    folder = DEMO if str(model) == "demo" else Path(model)
-    if not folder.is_dir():
-        folder = _fetched(str(model))
+    folder = find_model(model) or _fetched(str(model))
+    there(folder, "folder", f"MODEL {model}")
     index = _json(folder / "model_index.json")
     named = str(index.get("_class_name"))
     driver = next((d for d in DRIVERS if named in (*d.pipelines, *d.siblings)), None)
@@ -145,5 +145,4 @@ def _fetched(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*/config.json"]))
     except Exception as error:
-        reason = one_line(error)
-        raise InputError(f"MODEL {name}: no folder, and not found on the hub ({reason})") from error
+        raise not_loaded(name, error) from error

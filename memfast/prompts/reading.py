@@ -6,7 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from memfast.errors import InputError, reading
+from memfast.errors import InputError
+from memfast.files import there
 from memfast.limits import Limits, current
 from memfast.prompts.columns import Columns
 from memfast.prompts.prompt import Prompt, PromptSet, make_prompt
@@ -37,12 +38,7 @@ def read_prompts(
     The set's `notes` count what was passed over in rows that are kept, such as labels of NaN.
     Raises InputError at once for a missing, unknown, unreadable or empty file or column.
     """
-    path = Path(path)
-    with reading(path):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-        if not path.is_file() and not path.is_dir():
-            raise InputError(f"{path}: neither a file nor a folder")
+    path = there(path, "file or folder")
     wanted = Wanted(column, limits or current())
     notes: dict[str, int] = {}
     prompts = PromptSet(lambda: _prompts(path, wanted, on_rejected, notes), str(path), notes)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memfast.blocks.families import Site
 from memfast.observing.collecting import collect
 from memfast.pipelines.loading import denoiser_of
+from memfast.progress import Advance
 from memfast.prompts import PromptSet
 from memfast.removing.compensation import Correction
 from memfast.removing.masking import check_subspace
@@ -69,14 +70,14 @@ def least_squares(
     *,
     ridge: float = 1e-4,
     memory: int = 4 * GIBIBYTE,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Advance = False,
     **settings: Any,
 ) -> dict[str, Correction]:
     """A correction for every site, solved on all rows of the reference `prompts`.
 
     Pass it as `compensate` to compact, prune or ablate. Blocks without bias get none. `settings`
     are those of `collect`. One pass where all Gram matrices fit into `memory` bytes, else as many
-    as it takes; `progress` is told the prompts done in every pass.
+    as it takes; `progress`, as `collect`'s, is of every pass.
     Raises InputError where `collect` does, and for a subspace that does not fit the model.
     """
     sites = check_subspace(denoiser_of(pipeline), subspace)

@@ -17,7 +17,7 @@ from memfast.measuring.groups import halves
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.schedule import Request
-from memfast.progress import Stage, silent
+from memfast.progress import Stage, silent, stages
 from memfast.prompts import PromptSet
 from memfast.repairing.erasing.perturbing import perturb
 from memfast.repairing.erasing.selecting import MOST, selected_weights
@@ -61,7 +61,7 @@ def repair(
     *,
     settings: RepairSettings | None = None,
     checkpoint: Path | None = None,
-    stage: Stage = silent,
+    progress: bool | Stage = False,
     **asked: Unpack[Request],
 ) -> Repaired:
     """A copy of `pipeline` whose denoiser is repaired towards `original`; see RepairSettings.
@@ -70,6 +70,7 @@ def repair(
     without a training image get one that the original makes (reference) or that the pruned model
     makes (the surrogate of memorized ones); only memorized captions with a training image are
     attacked. asked: steps, guidance and size other than the pipeline's own (see Request).
+    progress: as `audit`'s.
     Raises InputError for a compact original, one of another shape, fewer than 8 reference
     captions, captions in both lists, and what `train` refuses.
     """
@@ -80,7 +81,7 @@ def repair(
     located = None if memorized is None else load_cases(PromptSet.of(memorized), teacher.size)
     check_located(located, reference)
     lesson = Lesson.of(teacher, reference, settings.seed)
-    return lesson.taught(student, located, settings, checkpoint, stage)
+    return lesson.taught(student, located, settings, checkpoint, stages(progress))
 
 
 @dataclass(frozen=True)

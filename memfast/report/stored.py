@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError
-from memfast.files import read_json
+from memfast.files import read_json, there
 from memfast.files.ledger import note_file
 from memfast.report.pictures import read_albums
 from memfast.report.report import Report, Tone
@@ -43,8 +43,7 @@ class Stored:
     @property
     def kind(self) -> str:
         """Raises InputError for a folder that no finished run left."""
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such folder")
+        there(self.folder, "folder")
         audit = (self.folder / "manifest.json").is_file()
         kind = self.provenance.get("kind") or ("audit" if audit else None)
         if kind not in PAGES or not self.summary:

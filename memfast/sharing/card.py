@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from memfast.pipelines.opening.naming import is_hub_id
+
 NOTICE = "Memorization is suppressed, not proven gone: verify with `memfast attack`."
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _LOADING = {
@@ -42,9 +44,9 @@ def model_card(
     """
     base = dict(base or {})
     header = {"library_name": "diffusers", "tags": ["memfast", "pruned", form], **base}
-    if _is_hub_id(source):
+    if is_hub_id(source):
         header |= {"base_model": source, "base_model_relation": "finetune"}
-    shown = source if _is_hub_id(source) else Path(source).name  # no folder of this machine
+    shown = source if is_hub_id(source) else Path(source).name  # no folder of this machine
     trust = ", trust_remote_code=True" if form == "portable" else ""
     licence = (
         "The base model's licence applies."
@@ -72,10 +74,6 @@ pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER"{trust})
 ## What was measured
 {_table(figures)}
 """
-
-
-def _is_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not Path(source).exists() and source[0] not in "./~"
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""LoRAs of the base on a compact model: attention factors as they are, feed-forward ones sliced."""
+"""LoRAs on a compact model: feed-forward factors of its base are sliced, its own are kept whole."""
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from memfast.blocks.families import Site, find_sites
 from memfast.blocks.slicing import KEPT, UNKNOWN, positions
-from memfast.errors import InputError
+from memfast.errors import InputError, reading
+from memfast.files import there
 from memfast.pipelines.loading import denoisers_of
+from memfast.pipelines.opening.naming import is_hub_id
 
 # The end of a key says which of the two factors it is: inputs -> rank, or rank -> outputs.
 _DOWN = re.compile(r"\.(lora_A|lora_down|lora\.down)(\.\w+)?\.weight$")
@@ -21,11 +24,17 @@ _UP = re.compile(r"\.(lora_B|lora_up|lora\.up|lora_magnitude_vector)(\.\w+)?(\.w
 def load_lora(pipeline: DiffusionPipeline, lora: Any, **how: Any) -> None:
     """`pipeline.load_lora_weights` for a pipeline whose denoiser is compact.
 
-    `lora` is a folder, a hub id or a state dict, made for the base model; `how` is passed on
-    (adapter_name, weight_name, …). Raises InputError for adapters of another kind, or another base.
+    `lora` is a folder, a file, a hub id or a state dict, made for the base model or for the compact
+    one; `how` is passed on (adapter_name, weight_name, …). Raises InputError for what is not there,
+    adapters of another kind, and those of another base.
     """
-    reading = {key: how.pop(key) for key in ("weight_name", "subfolder", "revision") if key in how}
-    read: Any = pipeline.lora_state_dict(lora, **reading)  # type: ignore[attr-defined]
+    where = {key: how.pop(key) for key in ("weight_name", "subfolder", "revision") if key in how}
+    named = isinstance(lora, str | Path)
+    name = f"LoRA {lora}" if named else "LoRA"
+    if named and not is_hub_id(lora):
+        there(lora, "file or folder", name)
+    with reading(name):
+        read: Any = pipeline.lora_state_dict(lora, **where)  # type: ignore[attr-defined]
     weights, alphas = (read[0], read[1]) if isinstance(read, tuple) else (read, None)
     models = denoisers_of(pipeline)
     model = models["transformer_2" if how.get("load_into_transformer_2") else next(iter(models))]
@@ -47,7 +56,8 @@ def fold_alphas(
 
 
 def slice_lora(weights: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
-    """A LoRA's state dict with the neurons that `model` still has; other keys as they are.
+    """A LoRA's state dict with the neurons that `model` still has; other keys, and what is of the
+    model's own size already, as they are.
 
     Keys of diffusers and PEFT are understood. Raises InputError where sizes do not fit the base.
     """
@@ -55,11 +65,6 @@ def slice_lora(weights: Mapping[str, Tensor], model: torch.nn.Module) -> dict[st
     for path, site in find_sites(model).items():
         kept = getattr(site.block, KEPT, None)
         if kept is not None:
-            if (kept == UNKNOWN).any():
-                raise InputError(
-                    f"{path}: which neurons it kept is unknown (built from a config, without the "
-                    "weights), so no LoRA can be sliced for it"
-                )
             for key in weights:
                 result[key] = _sliced(key, result[key], path, site, kept.cpu())
     return result
@@ -77,17 +82,20 @@ def _sliced(key: str, weight: Tensor, path: str, site: Site, kept: Tensor) -> Te
                 axis = int(len(weight) == 1)  # of a convolution's magnitudes, [1, outputs, 1, 1]
                 size = weight.shape[axis]
                 neurons = (size - expansion.start) // expansion.halves
-                _check_size(key, neurons, kept)
+                if neurons == len(kept):
+                    return weight
+                _check_size(key, path, neurons, kept)
                 rows = positions(size, neurons, kept, expansion.start, expansion.halves)
                 return weight.index_select(axis, rows)
     if _names(stem, f"{path}.{layout.contraction}"):
         _check_kind(key, match)
         if down:
             neurons = weight.shape[1] - layout.offset
-            _check_size(key, neurons, kept)
-            return weight[
-                :, positions(weight.shape[1], neurons, kept, layout.offset, 1)
-            ].contiguous()
+            if neurons == len(kept):
+                return weight
+            _check_size(key, path, neurons, kept)
+            columns = positions(weight.shape[1], neurons, kept, layout.offset, 1)
+            return weight.index_select(1, columns)
     return weight
 
 
@@ -100,8 +108,14 @@ def _check_kind(key: str, match: re.Match[str] | None) -> None:
         raise InputError(f"lora: {key} is of another kind than LoRA or DoRA and cannot be sliced")
 
 
-def _check_size(key: str, neurons: int, kept: Tensor) -> None:
+def _check_size(key: str, path: str, neurons: int, kept: Tensor) -> None:
+    if (kept == UNKNOWN).any():
+        raise InputError(
+            f"{path}: which neurons it kept is unknown (built from a config, without the weights), "
+            "so no LoRA of the base can be sliced for it"
+        )
     if len(kept) and int(kept.max()) >= neurons:
         raise InputError(
-            f"lora: {key} has {neurons} neurons; this model's base has more than {int(kept.max())}"
+            f"lora: {key} has {neurons} neurons; this model has {len(kept)}, and its base more "
+            f"than {int(kept.max())}"
         )

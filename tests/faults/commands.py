@@ -40,7 +40,7 @@ COMMANDS = {
         f"locate {{model}} {LISTS} --fraction 0.25 {STEPS}",
         "out.safetensors",
     ),
-    "merge": Command("merge {statistics} {others}", "out.safetensors"),
+    "merge": Command("merge {statistics} {others} --across-lists", "out.safetensors"),
     "prune": Command("prune {model} --subspace {subspace}"),
     "compact": Command("compact {model} --subspace {subspace}"),
     "portable": Command("compact {model} --subspace {subspace} --format portable"),

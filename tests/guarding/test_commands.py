@@ -141,7 +141,7 @@ def test_an_audit_s_folder_is_a_calibration(
         (["--guard", "CALIBRATION", "--policy", "shout"], "must be of note"),
         (["--guard", "CALIBRATION", "--policy", "refuse"], "take blank"),
         (["--guard", "CALIBRATION", "--policy", "verify"], "needs index="),
-        (["--guard", "CALIBRATION", "--index", "nowhere"], "no index of images"),
+        (["--guard", "CALIBRATION", "--index", "nowhere"], "no such"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

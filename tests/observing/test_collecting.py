@@ -279,9 +279,10 @@ def test_the_header_says_what_was_run(tiny_pipeline):
 def test_what_is_kept_of_prompts_is_bounded(monkeypatch):
     monkeypatch.setattr(collecting, "NAMED", 2)
     prompts = [make_prompt(text) for text in "abc"]
-    kept = collecting.Kept(prompts[:1])
+    kept = collecting.Kept("lists/some.csv", prompts[:1])
     kept.add(prompts[1:])
     header = kept.header()
     assert header["prompts"] == 3
+    assert header["lists"] == ["some.csv"]
     assert header["prompts_digest"] == [PromptSet.of(prompts).digest]
     assert header["prompt_ids"] == [prompt.id for prompt in prompts[:2]]

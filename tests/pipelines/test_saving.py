@@ -8,7 +8,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from memfast.errors import InputError
-from memfast.pipelines.loading import load_pipeline, shown_name
+from memfast.pipelines.loading import load_pipeline
+from memfast.pipelines.opening.naming import shown_name
 from memfast.pipelines.saving import save_pipeline
 
 

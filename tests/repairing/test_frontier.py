@@ -200,7 +200,7 @@ def test_a_repair_stops_when_it_turns_and_keeps_the_last_good_state(
                 raise KeyboardInterrupt
 
         stage = lambda label, total: progress if label == "repairing" else (lambda n: None)  # noqa: E731
-        return repair(tiny_pipeline, tiny_pipeline, REFERENCE, memorized, stage=stage, **how)
+        return repair(tiny_pipeline, tiny_pipeline, REFERENCE, memorized, progress=stage, **how)
 
     whole = run()
     assert [look.step for look in whole.looks] == [2, 4]

@@ -263,7 +263,7 @@ def test_nan_stops_and_says_what_is_kept(pruned, tmp_path) -> None:
             REFERENCE,
             settings=settings,
             checkpoint=path,
-            stage=lambda label, total: poison,
+            progress=lambda label, total: poison,
             **SCHEDULE,
         )
     assert path.is_file()
@@ -355,7 +355,7 @@ def test_a_rate_that_breaks_the_model_keeps_a_good_state(pruned, tmp_path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        repair(smaller, original, REFERENCE, settings=settings, stage=lambda *_: stop, **how)
+        repair(smaller, original, REFERENCE, settings=settings, progress=lambda *_: stop, **how)
     high = replace(settings, learning_rate=1000.0)
     for _ in range(2):
         with pytest.raises(InputError, match=r"not finite at step 3; the last .* after 2 steps"):

@@ -100,6 +100,39 @@ def test_alphas_are_folded_into_the_upper_factor() -> None:
     assert torch.equal(folded["a.lora_A.weight"], weights["a.lora_A.weight"])
 
 
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_lora_of_the_compact_model_is_taken_as_it_is(name: str, dora: bool) -> None:
+    base = tiny(name)
+    smaller = compact(base, random_subspace(base, 0.3), multiple_of=1)
+    settings = LoraConfig(r=3, lora_alpha=3, target_modules=TARGETS[name], use_dora=dora)
+    smaller.add_adapter(settings)
+    weights = get_peft_model_state_dict(smaller)
+    smaller.unload_lora()
+    sliced = slice_lora(weights, smaller)
+    assert all(torch.equal(sliced[key], value) for key, value in weights.items())
+    empty = type(smaller).from_config(smaller.config)
+    assert slice_lora(weights, empty).keys() == weights.keys()
+
+
+def test_a_pipeline_loads_what_was_trained_on_itself(
+    tiny_pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    tiny_pipeline.unet = unet = compact(tiny_pipeline.unet, random_subspace(tiny_pipeline.unet))
+    inputs = tiny_inputs("SD 1.4", unet)
+    targets = ["to_q", "ff.net.0.proj", "ff.net.2"]
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=targets, init_lora_weights=False))
+    trained = output(unet, inputs)
+    layers = get_peft_model_state_dict(unet)
+    StableDiffusionPipeline.save_lora_weights(tmp_path / "own", unet_lora_layers=layers)
+    unet.unload_lora()
+    assert not torch.allclose(output(unet, inputs), trained, atol=1e-3)
+    load_lora(tiny_pipeline, tmp_path / "own")
+    torch.testing.assert_close(output(unet, inputs), trained, atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match=r"LoRA .*onw: no such file or folder \(there is own\)"):
+        load_lora(tiny_pipeline, tmp_path / "onw")
+
+
 def test_a_lora_of_a_smaller_base_is_refused() -> None:
     base = tiny("Z-Image")
     smaller = compact(base, random_subspace(base, 0.1))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from memfast.auditing.storing.blocks import Blocks
 from memfast.errors import InputError
-from memfast.files import Run
+from memfast.files import Run, there
 
 NAME, CALIBRATION, KIND, FORMAT = "manifest.json", "calibration.safetensors", "audit", 2
 RESULTS = (
@@ -48,7 +48,7 @@ def unit_of(folder: Path) -> int | None:
 
 def check_audit(out: Path) -> None:
     """Raise InputError where `out` is no audit's folder."""
-    if not (out / NAME).is_file():
+    if not (there(out, "folder") / NAME).is_file():
         raise InputError(f"{out}: has no {NAME}; not an audit's folder")
 
 

@@ -146,7 +146,7 @@ def audit(
             verify_seeds=verify_seeds,
             index=opened,
             overwrite=overwrite,
-            stage=bar.stage,
+            progress=bar.stage,
         )
     if outcome is None:
         console.print(f"shard {shard} done; when all are: memfast merge {out}", soft_wrap=True)

@@ -70,11 +70,11 @@ def check(
     how |= {"column": column, "max_rejected": max_rejected, "batch_size": batch_size}
     how |= {"attention": attention, "verify_seeds": seeds, "index": opened}
     with progress() as bar:
-        outcome = audit(pipeline, prompts, out, overwrite=overwrite, stage=bar.stage, **how)
+        outcome = audit(pipeline, prompts, out, overwrite=overwrite, progress=bar.stage, **how)
         assured = min(most, len(outcome.flagged)) if outcome else 0
         if outcome and assured:
             share = (assured - 0.5) / outcome.summary["texts"]
-            outcome = audit(pipeline, prompts, out, verify=share, stage=bar.stage, **how)
+            outcome = audit(pipeline, prompts, out, verify=share, progress=bar.stage, **how)
     if outcome is None:
         return
     rows = actions(outcome, prompts)

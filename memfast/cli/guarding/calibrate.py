@@ -62,7 +62,7 @@ def calibrate(
     )
     with progress() as bar:
         made = calibrate_guard(
-            pipeline, listed, look=look, fpr=fpr, settings=settings, steps=steps, stage=bar.stage
+            pipeline, listed, look=look, fpr=fpr, settings=settings, steps=steps, progress=bar.stage
         )
     made.save(out)
     finish(out, "calibrated", said(made))

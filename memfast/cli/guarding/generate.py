@@ -71,7 +71,7 @@ def generate(
             seed=seed,
             batch_size=batch_size,
             overwrite=overwrite,
-            stage=bar.stage,
+            progress=bar.stage,
             **request,
         )
     summary = counted | {"inputs": inputs(prompts=listed), "guard": watching and watching.told}

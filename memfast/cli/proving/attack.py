@@ -58,6 +58,7 @@ def attack(
     check_replaceable(out, "attack", overwrite)
     try_out(out)
     settings = AttackSettings(parse_steps(steps), learning_rate, draws, seed, batch_size)
+    given = parse_weights(weights, model)
     sets = lists(model, memorized, reference, max_rejected)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
     with progress() as bar:
@@ -71,9 +72,9 @@ def attack(
             limit=captions(limit),
             extraction_seeds=extraction_seeds,
             metrics=by_comma(metrics) or None,
-            weights=parse_weights(weights, model),
+            weights=given,
             graphs=graphs,
-            stage=bar.stage,
+            progress=bar.stage,
         )
     named = {"memorized": sets[0], "reference": sets[1]}
     summary = result.summary() | {"inputs": inputs(**named)}

@@ -16,7 +16,10 @@ def compare(
     models: Annotated[
         list[str], typer.Argument(metavar="MODELS | AUDITS", help="Treated models, or audits.")
     ],
-    original: Annotated[str | None, typer.Option(help="The model that all were made from.")] = None,
+    original: Annotated[
+        str | None,
+        typer.Option(help="The model that all were made from.", callback=options.model_there),
+    ] = None,
     memorized: Annotated[
         Path | None, typer.Option(help="Captions with their training images (demo: its own).")
     ] = None,

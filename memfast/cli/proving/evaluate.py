@@ -38,7 +38,10 @@ def evaluate(
     ] = None,
     reference: Reference = None,
     original: Annotated[
-        str | None, typer.Option(help="The unpruned model, when MODEL is a treated one.")
+        str | None,
+        typer.Option(
+            help="The unpruned model, when MODEL is a treated one.", callback=options.model_there
+        ),
     ] = None,
     located: Annotated[
         Path | None, typer.Option(help="Captions that MODEL was made with, told apart.")
@@ -123,7 +126,7 @@ def evaluate(
                 folder=opened,
                 overwrite=overwrite,
                 workers=workers,
-                stage=bar.stage,
+                progress=bar.stage,
             )
         named = {"memorized": sets[0], "reference": sets[1], "located": seen, "heldout": unseen}
         summary = result.summary() | {"inputs": inputs(**named)}
@@ -178,6 +181,7 @@ def by_comma(text: str | None) -> tuple[str, ...]:
 def parse_weights(entries: Sequence[str] | None, model: str) -> dict[str, str]:
     """{network: file} of NETWORK=FILE entries; the demo model brings its own CLIP."""
     from memfast.demo import DATA
+    from memfast.files import there
 
     found = {}
     if model == "demo" and (DATA / "clip").is_dir():
@@ -186,5 +190,6 @@ def parse_weights(entries: Sequence[str] | None, model: str) -> dict[str, str]:
         name, separator, path = entry.partition("=")
         if not separator or not path:
             raise InputError(f"--weights {entry}: must be NETWORK=FILE")
+        there(path, "file or folder", f"--weights {entry}")
         found[name] = path
     return found

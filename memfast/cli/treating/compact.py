@@ -71,7 +71,8 @@ def compact(
     from memfast.cli.provenance import write_run
     from memfast.cli.treating.reached import harm_before, missed_damage, missed_share, reached
     from memfast.pipelines.attention import set_attention
-    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser, shown_name
+    from memfast.pipelines.loading import denoiser_of, denoisers_of, replace_denoiser
+    from memfast.pipelines.opening.naming import shown_name
     from memfast.pipelines.saving import check_room
     from memfast.prompts import inputs
     from memfast.removing.compact import compact as run

@@ -21,7 +21,8 @@ def prune(
     """Write the pipeline with the subspace set to zero, in the same shapes."""
     from memfast.cli.console import finish
     from memfast.cli.provenance import write_run
-    from memfast.pipelines.loading import denoiser_of, replace_denoiser, shown_name
+    from memfast.pipelines.loading import denoiser_of, replace_denoiser
+    from memfast.pipelines.opening.naming import shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.removing.compensation import check_compensation
     from memfast.removing.masking import check_subspace

@@ -28,7 +28,10 @@ def _read_recipe(ctx, name: str | None) -> str | None:
 @options.with_request
 def repair(
     model: options.Model,
-    original: Annotated[str, typer.Option(help="The model that MODEL was made from.")],
+    original: Annotated[
+        str,
+        typer.Option(help="The model that MODEL was made from.", callback=options.model_there),
+    ],
     reference: Annotated[Path, typer.Option(help="Captions (images optional) to stay good at.")],
     out: options.OutFolder,
     memorized: Annotated[
@@ -93,7 +96,8 @@ def repair(
     from memfast.cli.console import finish, missed, progress
     from memfast.cli.provenance import write_run
     from memfast.files import held
-    from memfast.pipelines.loading import denoiser_of, shown_name
+    from memfast.pipelines.loading import denoiser_of
+    from memfast.pipelines.opening.naming import shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
     from memfast.processes.stopping import keeping
     from memfast.prompts import inputs, open_list
@@ -158,7 +162,7 @@ def repair(
                 "notes": notes,
             }
         else:
-            repaired = run(pipeline, first, *sets, stage=bar.stage, **how)
+            repaired = run(pipeline, first, *sets, progress=bar.stage, **how)
             result = repaired.pipeline
             figures = {
                 **repaired.figures,
