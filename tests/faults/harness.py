@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +51,21 @@ class Run:
             os.kill(self.process.pid, number)
 
     def ended(self, timeout: float = 300) -> Ended:
-        """How it ended. Killed after `timeout` seconds."""
-        self.process.join(timeout)
+        """How it ended. Killed after `timeout` seconds in which it had a processor, or needed none.
+
+        Others' use of the machine makes a run slow, and says nothing of it.
+        """
+        waited = {}
+        while self.process.is_alive() and timeout > 0:
+            started, before = time.monotonic(), waited
+            self.process.join(0.5)
+            waited = {process: in_line(process) for process in (self.process.pid, *self.children())}
+            since = [now - before.get(process, 0) for process, now in waited.items()]
+            timeout -= max(0, time.monotonic() - started - max(since))
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-            raise AssertionError(f"ran for {timeout} seconds: {self.log.read_text()[-2000:]}")
+            raise AssertionError(f"it hangs: {self.log.read_text()[-2000:]}")
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         assert "Traceback" not in text, text
         return Ended(self.process.exitcode, text)
@@ -80,6 +90,14 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def in_line(process: int) -> float:
+    """Seconds that a process has waited for a processor since it began; 0 where nobody counts."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0
 
 
 @dataclass
