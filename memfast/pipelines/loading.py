@@ -20,7 +20,7 @@ from memfast.blocks.denoisers import Denoisers
 from memfast.blocks.families import uncompiled
 from memfast.errors import InputError, one_line, reading
 from memfast.pipelines.finite import check_weights
-from memfast.pipelines.portable import portable_parts
+from memfast.pipelines.portable import portable_from_hub, portable_parts
 from memfast.pipelines.single_file import load_single_file
 
 DEMO = Path(__file__).parents[1] / "demo" / "data" / "pipeline"
@@ -49,26 +49,36 @@ def load_pipeline(
         is_file, is_dir = source.is_file(), source.is_dir()
     if is_file:
         return _ready(load_single_file(source, dtype), device, name)
+    if not is_dir:
+        if source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
+            raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
+        with _loading(name, source):
+            found = portable_from_hub(str(model), INDEX)
+        source, is_dir = found or source, found is not None
     if is_dir:
         variant = variant or _variant(source, _index(source, name), name)
-    elif source.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") != 1:
-        raise InputError(f"{name}: no such folder{_near(source)}; {GIVE}")
-    try:
-        with _without_bars() if is_dir else nullcontext():
-            pipeline = DiffusionPipeline.from_pretrained(
-                str(source) if is_dir else str(model),
-                dtype=dtype,
-                variant=variant,
-                use_safetensors=True,
-                **_absent_parts(_json(source / INDEX)),
-                **portable_parts(source, _json(source / INDEX), dtype, variant),
-            )
-    except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
-        reason = one_line(error)
-        raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
+    with _loading(name, source), _without_bars() if is_dir else nullcontext():
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(source) if is_dir else str(model),
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            **_absent_parts(_json(source / INDEX)),
+            **portable_parts(source, _json(source / INDEX), dtype, variant),
+        )
     if is_dir:
         _check_all_there(source, pipeline, name)
     return _ready(pipeline, device, name)
+
+
+@contextmanager
+def _loading(name: str, source: Path) -> Iterator[None]:
+    """Whatever a damaged, unknown or unreachable model makes libraries raise becomes InputError."""
+    try:
+        yield
+    except Exception as error:
+        reason = one_line(error)
+        raise InputError(f"{name}: cannot be loaded ({reason}){_near(source)}; {GIVE}") from error
 
 
 @contextmanager
