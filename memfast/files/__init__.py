@@ -5,7 +5,6 @@ from memfast.files.atomic import (
     atomic_write,
     atomic_write_json,
     atomic_write_text,
-    sweep,
     to_json,
 )
 from memfast.files.folders import (
@@ -16,7 +15,7 @@ from memfast.files.folders import (
     try_out,
 )
 from memfast.files.ledger import Ledger
-from memfast.files.lock import held, locked
+from memfast.files.lock import locked, locked_out
 from memfast.files.records import first_difference, read_json, read_record, write_record
 from memfast.files.runs import Run, run_hash
 from memfast.files.tables import safe_cell, write_csv
@@ -27,6 +26,7 @@ from memfast.files.tensors import (
     read_tensors,
     save_tensors,
 )
+from memfast.files.unfinished import sweep, unfinished
 
 __all__ = [
     "Ledger",
@@ -39,9 +39,9 @@ __all__ = [
     "check_out",
     "check_replaceable",
     "first_difference",
-    "held",
     "load_tensors",
     "locked",
+    "locked_out",
     "prepare_out",
     "read_header",
     "read_json",
@@ -54,6 +54,7 @@ __all__ = [
     "sweep",
     "to_json",
     "try_out",
+    "unfinished",
     "write_csv",
     "write_record",
 ]
