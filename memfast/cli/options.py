@@ -8,7 +8,6 @@ import typer
 
 from memfast.cli.command import with_options
 from memfast.errors import InputError, reading, some
-from memfast.files import try_out
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -149,21 +148,3 @@ def where(model: str, device: str, dtype: str) -> "Place":
     place = place_for(model, device, dtype)
     typer.echo(place.why, err=True)
     return place
-
-
-def check_file(path: Path, overwrite: bool) -> Path:
-    """`path` as a file that may be written.
-
-    Raises InputError if it exists (unless `overwrite`) or its folder does not.
-    """
-    if path.is_dir():
-        raise InputError(f"--out {path}: is a folder; name a file")
-    from memfast.cli.console import summary_beside
-
-    for each in (path, summary_beside(path)):
-        if each.exists() and not overwrite:
-            raise InputError(f"--out {path}: {each} exists; name another or pass --overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}")
-    try_out(path)
-    return path

@@ -26,7 +26,7 @@ def merge(
             raise InputError(f"--out {out}: an audit is merged in its own folder")
         show(finish_audit(sources[0]))
         return
-    from memfast.cli.console import finish
+    from memfast.cli.one_file import check_file, finish_file
     from memfast.errors import some
     from memfast.statistics import NeuronStatistics, shared_prompts
 
@@ -34,7 +34,7 @@ def merge(
         raise InputError(f"{sources[0]}: give an audit's folder, or at least two statistics files")
     if out is None:
         raise InputError("--out: name the file to write")
-    options.check_file(out, overwrite)
+    check_file(out, overwrite)
     merged = NeuronStatistics.load(sources[0])
     for path in sources[1:]:
         more = NeuronStatistics.load(path)
@@ -44,5 +44,5 @@ def merge(
             merged += more
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    merged.save(out)
-    finish(out, "merged", {"files": len(sources), "prompts": merged.header.get("prompts", 0)})
+    summary = {"files": len(sources), "prompts": merged.header.get("prompts", 0)}
+    finish_file(out, merged.save, "merged", summary, overwrite)
