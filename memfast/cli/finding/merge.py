@@ -14,6 +14,9 @@ def merge(
         list[Path], typer.Argument(metavar="DIR | FILES", help="An audit, or statistics files.")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Merged statistics file.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Where an audit's list is now, if it has moved.")
+    ] = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
@@ -24,12 +27,14 @@ def merge(
 
         if out is not None:
             raise InputError(f"--out {out}: an audit is merged in its own folder")
-        show(finish_audit(sources[0]))
+        show(finish_audit(sources[0], prompts))
         return
     from memfast.cli.one_file import check_file, finish_file
     from memfast.errors import some
     from memfast.statistics import NeuronStatistics, shared_prompts
 
+    if prompts is not None:
+        raise InputError(f"--prompts {prompts}: only of an audit's folder")
     if len(sources) < 2:
         raise InputError(f"{sources[0]}: give an audit's folder, or at least two statistics files")
     if out is None:
