@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from memfast.errors import InputError
-from memfast.files import Ledger, folders, locked, replace_folder
+from memfast.files import Ledger, folders, locked, replace_folder, save_tensors, sweep, try_out
 from memfast.files.folders import recover_folder
 
 WRITE = """
@@ -46,7 +47,8 @@ def make(folder):
     (folder / "part" / "more").write_text("new")
 
 if sys.argv[4] == "folder":
-    replace_folder(path, make, "model", overwrite=True)
+    spent = {path.with_name("kept.safetensors"): "state"}
+    replace_folder(path, make, "model", overwrite=True, spent=spent)
 else:
     atomic_write_text(path, "new")
 print(count)
@@ -56,6 +58,11 @@ print(count)
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", WRITE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def keep(path: Path, kind: str = "state") -> Path:
+    save_tensors(path, {"a": torch.ones(1)}, {"kind": kind, "format": 1})
+    return path
 
 
 def make_old(folder: Path) -> None:
@@ -82,6 +89,7 @@ def kill_everywhere(tmp_path: Path, how: str, kills: int) -> None:
     for fatal in range(0, steps, max(1, steps // kills)):
         path = tmp_path / str(fatal) / "model"
         replace_folder(path, make_old, "model")
+        kept = keep(path.with_name("kept.safetensors"))
         assert run(path, fatal, how, "folder").returncode == 9
         if how == "exchange":
             assert path.is_dir()  # whole at every moment
@@ -89,10 +97,10 @@ def kill_everywhere(tmp_path: Path, how: str, kills: int) -> None:
         state = (path / "weights").read_text()
         assert Ledger(path, "model").foreign() == []
         assert (path / "part" / "more").exists() == (state == "new")
+        assert kept.exists() == (state == "old")
         assert run(path, -1, how, "folder").returncode == 0
         assert (path / "part" / "more").read_text() == "new"
-        left = [entry.name for entry in path.parent.iterdir() if entry.name != "model"]
-        assert all(not (path.parent / name / "target").exists() for name in left)
+        assert os.listdir(path.parent) == ["model"]
 
 
 def test_between_two_renames_the_old_folder_comes_back(tmp_path: Path, monkeypatch) -> None:
@@ -120,8 +128,7 @@ def test_a_file_replaced_by_a_process_killed_anywhere(tmp_path: Path) -> None:
         path.write_text("old")
         assert run(path, fatal, "", "file").returncode == 9
         assert path.read_text() in ("old", "new")
-    with locked(tmp_path):  # takes away what they left
-        pass
+    sweep(tmp_path)
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -160,6 +167,54 @@ def test_what_a_failing_write_leaves(tmp_path: Path) -> None:
             replace_folder(tmp_path / "model", failing, "model", overwrite=True)
         assert os.listdir(tmp_path) in ([], ["model"])
         replace_folder(tmp_path / "model", make_old, "model", overwrite=True)
+
+
+def test_only_what_is_spent_and_ours_goes(tmp_path: Path) -> None:
+    names = ("state", "of another kind", "folder", "folder of another kind", "worked in", "none")
+    state, other, folder, others, worked, none = (tmp_path / name for name in names)
+    keep(state)
+    keep(other, "subspace")
+    for each, kind in ((folder, "kept"), (others, "audit"), (worked, "kept")):
+        each.mkdir()
+        Ledger(each, kind).claim()
+    (folder / ".memfast-0123abcd.tmp").touch()
+    spent = {path: "kept" for path in (folder, others, worked, none)}
+    spent |= {state: "state", other: "state"}
+    out = tmp_path / "out"
+    with locked(worked):
+        replace_folder(out, make_old, "model", spent=spent)
+    left = [other.name, others.name, worked.name, "out"]
+    assert sorted(os.listdir(tmp_path)) == sorted(left)
+
+
+OWN = """
+import sys, time
+from pathlib import Path
+from memfast.files import unfinished
+with unfinished(Path(sys.argv[1])), unfinished(Path(sys.argv[1]), a_folder=True) as folder:
+    (folder / "part").touch()
+    print("made", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_is_unfinished_is_taken_away_when_its_owner_is_dead(tmp_path: Path) -> None:
+    (tmp_path / ".memfast-mine.tmp").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / ".memfast-0123abcd.tmp").symlink_to("pipe")
+    others = sorted(os.listdir(tmp_path))
+    command = [sys.executable, "-c", OWN, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "made\n"
+        sweep(tmp_path)
+        assert len(os.listdir(tmp_path)) == len(others) + 2
+        owner.kill()
+    (tmp_path / ".memfast-0123abcd.lock").touch()
+    os.mkfifo(tmp_path / ".memfast-4567cdef.tmp")
+    try_out(tmp_path / "new")
+    assert sorted(os.listdir(tmp_path)) == others
+    sweep(tmp_path / "none")
 
 
 def test_a_ledger_deletes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
@@ -231,11 +286,9 @@ def test_a_lock_dies_with_its_owner(tmp_path: Path, how: signal.Signals) -> None
                 pass
         owner.send_signal(how)
         owner.wait()
-    (tmp_path / ".memfast-0123abcd.tmp").touch()
-    (tmp_path / ".memfast-mine.tmp").touch()
     with locked(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".memfast-mine.tmp", ".memfast.lock"]
-    assert os.listdir(tmp_path) == [".memfast-mine.tmp"]
+        assert os.listdir(tmp_path) == [".memfast.lock"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_shards_share_a_lock(tmp_path: Path) -> None:

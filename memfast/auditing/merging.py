@@ -22,8 +22,10 @@ def merge(out: str | Path, prompts: Prompts | None = None) -> Outcome:
         source = prompts
         if source is None:
             if found["prompts"]["path"] is None:
-                raise InputError(f"{out}: its prompts came from no file; pass them")
+                raise InputError(f"{out}: its prompts came from no file; pass them (--prompts)")
             source = out / found["prompts"]["path"]
+            if not source.exists():
+                raise InputError(f"{source}: its prompts are not there; pass them (--prompts)")
         audited = Audited.open(source, found["prompts"]["column"], max_rejected=2**62)
         if audited.index.digest != found["identity"]["prompts"]:
             raise InputError(f"{source}: its prompts are not those that {out} was made with")

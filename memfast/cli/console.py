@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from memfast.errors import printable
-from memfast.files import atomic_write_json, to_json
+from memfast.files import to_json
 from memfast.progress import Stage, silent
 
 MISSED = 3  # exit code: a bound or a verdict failed
@@ -142,12 +142,9 @@ def format_figure(value: Any) -> str:
 
 
 def finish(out: Path, title: str, summary: Mapping[str, Any]) -> None:
-    """Write `summary` beside the file `out` (in a folder it was written with it), and print its
-    plain figures."""
-    path = out / "summary.json" if out.is_dir() else summary_beside(out)
-    if not out.is_dir():
-        atomic_write_json(path, dict(summary))
+    """Print the plain figures of what was written as `out`, and where that and its summary are."""
     show_figures(title, summary)
+    path = out / "summary.json" if out.is_dir() else summary_beside(out)
     console.print(f"wrote {out} and {path}", highlight=False, soft_wrap=True)
     tell(summary)
 

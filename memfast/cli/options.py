@@ -8,7 +8,7 @@ import typer
 
 from memfast.cli.command import with_options
 from memfast.errors import InputError, reading, some
-from memfast.files import near, there, try_out
+from memfast.files import there
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -177,21 +177,3 @@ def open_index(index: Path | None, weights: str | None) -> "ImageIndex | None":
     from memfast.measuring.index import ImageIndex
 
     return ImageIndex.open(index, weights)
-
-
-def check_file(path: Path, overwrite: bool) -> Path:
-    """`path` as a file that may be written.
-
-    Raises InputError if it exists (unless `overwrite`) or its folder does not.
-    """
-    if path.is_dir():
-        raise InputError(f"--out {path}: is a folder; name a file")
-    from memfast.cli.console import summary_beside
-
-    for each in (path, summary_beside(path)):
-        if each.exists() and not overwrite:
-            raise InputError(f"--out {path}: {each} exists; name another or pass --overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}{near(path.parent)}")
-    try_out(path)
-    return path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from memfast.errors import InputError, one_line
-from memfast.files import atomic_write_json
+from memfast.files import atomic_write_json, run_hash
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NAME, SUMMARY = "provenance.json", "summary.json"
 _given: ContextVar[str] = ContextVar("given", default="")
+_call: ContextVar[str] = ContextVar("call", default="")
+UNTOLD = {"out", "overwrite", "config", "quiet", "as_json"}  # of a call: no figure rests on them
 
 
 def write_run(
@@ -142,11 +144,19 @@ def _device_name(device: Any) -> str:
     return platform.processor() or platform.machine()
 
 
+def this_call() -> str:
+    """Identifies the command that runs, and every value it was given or has by default."""
+    return _call.get()
+
+
 @contextmanager
 def called(ctx: Any) -> Iterator[None]:
-    """Within the context `note_provenance` knows how a command was called."""
-    token = _given.set(command_line(ctx))
+    """Within the context `note_provenance` and `this_call` know how a command was called."""
+    values = {name: str(value) for name, value in ctx.params.items() if name not in UNTOLD}
+    given = _given.set(command_line(ctx))
+    call = _call.set(run_hash({"command": ctx.info_name, **values}))
     try:
         yield
     finally:
-        _given.reset(token)
+        _given.reset(given)
+        _call.reset(call)

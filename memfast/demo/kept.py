@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -72,16 +72,20 @@ class Kept:
         return made
 
     @property
-    def count(self) -> int:
+    def folder(self) -> Path:
+        """Where they are."""
+        return self.run.folder
+
+    def told(self) -> str:
         """How many results are there."""
-        return len(list(self.run.folder.glob("*.safetensors")))
+        return f"{len(list(self.folder.glob('*.safetensors')))} results"
 
 
 @contextmanager
 def keeping_results(
     out: Path, identity: Mapping[str, Any], overwrite: bool = False
 ) -> Iterator[Kept]:
-    """Within the context, results beside `out`; they go when it ends well.
+    """Within the context, results beside `out`, which are spent when that is written.
 
     Raises InputError for results of another identity.
     """
@@ -89,6 +93,3 @@ def keeping_results(
     with Run.opened(folder, KIND, FORMAT, "demo.json") as run:
         run.begin(identity, overwrite)
         yield Kept(run)
-        run.ledger.clear()
-    with suppress(OSError):
-        folder.rmdir()

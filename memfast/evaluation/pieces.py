@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from memfast.errors import InputError, writing
 from memfast.evaluation.mitigations import Mitigation
 from memfast.evaluation.piece import Piece
 from memfast.evaluation.protocol import ORIGINAL, Bench, Outcome, Trial, controls, measure
-from memfast.files import Run
+from memfast.files import Run, check_out, sweep, unfinished
 from memfast.processes.stopping import keeping
 from memfast.processes.workers import Tether
 from memfast.progress import Stage
 
 KIND, FORMAT, RECORD, FOLDER = "evaluation", 2, "evaluation.json", "unfinished"
+LAST = "summary.json"  # of the results: where it is, the pieces are spent
 Task = tuple[int, int | None]  # a repetition, and the place of a method; None is the original
 _log = logging.getLogger("memfast")
 
@@ -125,7 +126,7 @@ def run(
     if workers > 1 and bench.driver.device.type != "cpu":
         raise InputError("workers: more than one needs --device cpu")
     with ExitStack() as stack:
-        place = folder or Path(stack.enter_context(TemporaryDirectory()))
+        place = folder or stack.enter_context(_passing())
         opened = place if isinstance(place, Run) else stack.enter_context(evaluation_in(place))
         opened.begin(identity, overwrite)
         pieces = Pieces(bench, methods, opened.folder, opened.hash)
@@ -139,10 +140,22 @@ def run(
 
 
 @contextmanager
-def evaluation_in(folder: Path) -> Iterator[Run]:
-    """An evaluation's folder, locked."""
+def evaluation_in(folder: Path, overwrite: bool = True) -> Iterator[Run]:
+    """An evaluation's folder, locked. Raises InputError for a finished one unless `overwrite`."""
     with Run.opened(folder, KIND, FORMAT, RECORD) as opened:
+        if (folder / LAST).exists() and not overwrite:
+            opened.ledger.forget(n for n in opened.ledger.names() if n.startswith(f"{FOLDER}/"))
+            check_out(folder)
         yield opened
+
+
+@contextmanager
+def _passing() -> Iterator[Path]:
+    """A folder for a run that keeps nothing."""
+    system = Path(gettempdir())
+    sweep(system)
+    with unfinished(system, a_folder=True) as folder:
+        yield folder
 
 
 def compute_all(pieces: Pieces, workers: int, advance: Callable[[int], None]) -> None:

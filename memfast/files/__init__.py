@@ -5,7 +5,6 @@ from memfast.files.atomic import (
     atomic_write,
     atomic_write_json,
     atomic_write_text,
-    sweep,
     to_json,
 )
 from memfast.files.folders import (
@@ -16,7 +15,7 @@ from memfast.files.folders import (
     try_out,
 )
 from memfast.files.ledger import Ledger
-from memfast.files.lock import held, locked
+from memfast.files.lock import locked, locked_out
 from memfast.files.naming import near, there
 from memfast.files.records import first_difference, read_json, read_record, write_record
 from memfast.files.runs import Run, run_hash
@@ -28,6 +27,7 @@ from memfast.files.tensors import (
     read_tensors,
     save_tensors,
 )
+from memfast.files.unfinished import sweep, unfinished
 
 __all__ = [
     "Ledger",
@@ -40,9 +40,9 @@ __all__ = [
     "check_out",
     "check_replaceable",
     "first_difference",
-    "held",
     "load_tensors",
     "locked",
+    "locked_out",
     "near",
     "prepare_out",
     "read_header",
@@ -57,6 +57,7 @@ __all__ = [
     "there",
     "to_json",
     "try_out",
+    "unfinished",
     "write_csv",
     "write_record",
 ]

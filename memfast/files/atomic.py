@@ -3,22 +3,12 @@
 import json
 import math
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from memfast.errors import writing
-
-UNFINISHED = re.compile(r"\.memfast-[0-9a-f]{8}\.tmp")  # names that nobody else gives
-
-
-def unfinished(folder: Path) -> Path:
-    """A new name in `folder` for a file or folder that is not finished yet; short, whatever it will
-    be called."""
-    return folder / f".memfast-{secrets.token_hex(4)}.tmp"
+from memfast.files.unfinished import unfinished
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -66,17 +56,6 @@ def to_json(value: Any, **how: Any) -> str:
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **how)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what killed processes left unfinished in `folder`; call it under its lock."""
-    for path in folder.iterdir():
-        if not UNFINISHED.fullmatch(path.name):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -89,15 +68,12 @@ def sync_folder(folder: Path) -> None:
 def _filled(
     path: Path, write: Callable[[Path], object], place: Callable[[Path, Path], None]
 ) -> None:
-    temporary = unfinished(path.parent)
     with writing(path):
-        try:
+        with unfinished(path.parent) as temporary:
             write(temporary)
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             place(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memfast.errors import InputError, reading, some, writing
-from memfast.files.atomic import UNFINISHED, atomic_create, atomic_write_text, text_writer
+from memfast.files.atomic import atomic_create, atomic_write_text, text_writer
+from memfast.files.unfinished import MARK
 
 NAME = ".memfast"
 LOCK = ".memfast.lock"
@@ -127,5 +128,6 @@ def _lines(names: Iterable[str]) -> str:
 def _files(folder: Path) -> Iterable[str]:
     """Everything in a folder but folders and what is unfinished, by relative name."""
     for path in folder.rglob("*"):
-        if (path.is_symlink() or not path.is_dir()) and not UNFINISHED.fullmatch(path.name):
-            yield path.relative_to(folder).as_posix()
+        name = path.relative_to(folder)
+        if (path.is_symlink() or not path.is_dir()) and not any(map(MARK.fullmatch, name.parts)):
+            yield name.as_posix()

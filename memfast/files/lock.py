@@ -8,20 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memfast.errors import InputError, writing
-from memfast.files.atomic import sweep
 from memfast.files.ledger import LOCK
+from memfast.files.unfinished import sign
 
 
 @contextmanager
 def locked(folder: str | Path, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a folder that exists, alone or with others that ask for it `shared`.
 
-    Held alone, what killed processes left unfinished is deleted first. Raises InputError, naming
-    the owner, when another process holds it.
+    Raises InputError, naming the owner, when another process holds it.
     """
     with held(Path(folder) / LOCK, f"{folder}", shared):
-        if not shared:
-            sweep(Path(folder))
+        yield
+
+
+@contextmanager
+def locked_out(out: Path) -> Iterator[None]:
+    """Hold the lock of an output that may not exist yet: a file beside it. Raises InputError as
+    `locked` does."""
+    path = Path(os.path.realpath(out))
+    with held(path.with_name(f".memfast-{sign(path)}.lock"), f"{out}"):
         yield
 
 

@@ -3,18 +3,18 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from memfast.errors import InputError, writing
-from memfast.files.atomic import to_json, unfinished
+from memfast.files.atomic import to_json
 from memfast.files.folders import check_out, try_out
 from memfast.files.ledger import Ledger
 from memfast.files.lock import locked
 from memfast.files.records import first_difference, read_record, write_record
+from memfast.files.unfinished import sweep_below, unfinished
 
 
 class Run:
@@ -34,6 +34,7 @@ class Run:
         cls, folder: str | Path, kind: str, form: int, record: str, *, shared: bool = False
     ) -> "Iterator[Run]":
         """The folder, made if need be and locked; alone or with others that ask for it `shared`.
+        What processes that ended left unfinished in it is deleted.
 
         Nothing is written before `begin`. Raises InputError for what cannot be written, a folder
         that holds anything but such a run, and while another process works there.
@@ -46,6 +47,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folder, shared):
+                sweep_below(folder)
                 yield run
         finally:
             if made:
@@ -80,10 +82,9 @@ class Run:
         """A folder to write results in; with the end of the block they stand in the run's folder,
         each whole, in the place of those of before. Raises InputError for a file there that memfast
         did not write."""
-        made = unfinished(self.folder)
-        with writing(self.folder):
-            made.mkdir()
-        try:
+        with ExitStack() as stack:
+            with writing(self.folder):
+                made = stack.enter_context(unfinished(self.folder, a_folder=True))
             yield made
             files = sorted(path for path in made.rglob("*") if path.is_file())
             names = [path.relative_to(made).as_posix() for path in files]
@@ -92,8 +93,6 @@ class Run:
                 for path, name in zip(files, names, strict=True):
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, self.folder / name)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
 
     def _is_of(self, identity: dict[str, Any]) -> bool:
         try:

@@ -20,7 +20,7 @@ from memfast.blocks.families import uncompiled
 from memfast.errors import InputError, reading
 from memfast.pipelines.finite import check_weights
 from memfast.pipelines.opening.naming import find_model, not_loaded
-from memfast.pipelines.opening.portable import portable_parts
+from memfast.pipelines.opening.portable import portable_from_hub, portable_parts
 from memfast.pipelines.opening.single_file import load_single_file
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -42,26 +42,35 @@ def load_pipeline(
     cannot be loaded.
     """
     name, folder = f"MODEL {model}", find_model(model)
+    if folder is None:
+        with _loading(model):
+            folder = portable_from_hub(str(model), INDEX)
     if folder is not None:
         if not folder.is_dir():
             return _ready(load_single_file(folder, dtype), device, name)
         variant = variant or _variant(folder, _index(folder, name), name)
     source = Path(model) if folder is None else folder
-    try:
-        with nullcontext() if folder is None else _without_bars():
-            pipeline = DiffusionPipeline.from_pretrained(
-                str(source),
-                dtype=dtype,
-                variant=variant,
-                use_safetensors=True,
-                **_absent_parts(_json(source / INDEX)),
-                **portable_parts(source, _json(source / INDEX), dtype, variant),
-            )
-    except Exception as error:  # whatever a damaged or unknown folder makes the libraries raise
-        raise not_loaded(model, error) from error
+    with _loading(model), nullcontext() if folder is None else _without_bars():
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(source),
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            **_absent_parts(_json(source / INDEX)),
+            **portable_parts(source, _json(source / INDEX), dtype, variant),
+        )
     if folder is not None:
         _check_all_there(folder, pipeline, name)
     return _ready(pipeline, device, name)
+
+
+@contextmanager
+def _loading(model: str | Path) -> Iterator[None]:
+    """Whatever a damaged, unknown or unreachable model makes libraries raise becomes InputError."""
+    try:
+        yield
+    except Exception as error:
+        raise not_loaded(model, error) from error
 
 
 @contextmanager

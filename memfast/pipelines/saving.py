@@ -1,7 +1,7 @@
 """Writing a pipeline folder: whole, or not at all, and fit to be published."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ def save_pipeline(
     folder: Path,
     overwrite: bool = False,
     finish: Callable[[Path], object] | None = None,
+    spent: Mapping[Path, str] | None = None,
     **how: Any,
 ) -> None:
     """Write a pipeline folder: whole, or not at all.
 
-    `finish` may add to the unfinished folder; `how` goes to `save_pretrained` (variant,
-    max_shard_size). With `overwrite`, an older folder that memfast wrote is replaced. Configs do
-    not name where on this machine their parts came from. Raises InputError for weights that are not
-    finite and for a folder that `check_room` refuses.
+    `finish` may add to the unfinished folder; `spent` is what `replace_folder` then deletes; `how`
+    goes to `save_pretrained` (variant, max_shard_size). With `overwrite`, an older folder that
+    memfast wrote is replaced. Configs do not name where on this machine their parts came from.
+    Raises InputError for weights that are not finite and for a folder that `check_room` refuses.
     """
     check_weights(f"--out {folder}: nothing is saved", pipeline.components)
 
@@ -41,7 +42,7 @@ def save_pipeline(
         if finish is not None:
             finish(unfinished)
 
-    replace_folder(folder, write, KIND, overwrite)
+    replace_folder(folder, write, KIND, overwrite, spent)
 
 
 def check_room(folder: Path, overwrite: bool, pipeline: DiffusionPipeline | None = None) -> None:

@@ -20,6 +20,7 @@ from memfast.auditing.looking.worker import Block, Worker
 from memfast.auditing.storing import manifest
 from memfast.auditing.storing.blocks import Blocks
 from memfast.auditing.verifying import compare
+from memfast.cli import main
 from memfast.errors import InputError
 from memfast.measuring.distances import ssim
 from memfast.measuring.index import ImageIndex, index_images
@@ -139,6 +140,29 @@ def test_shards_are_merged(tiny_pipeline, lists, settings, tmp_path, whole) -> N
     audit(tiny_pipeline, lists[0], out, shard=(1, 3), **arguments)
     outcome = merge(out)
     assert outcome.summary["texts"] == 20
+    assert bits(out) == whole
+
+
+def test_a_list_that_has_moved_is_named(
+    tiny_pipeline, lists, settings, tmp_path, whole, monkeypatch
+) -> None:
+    out, moved, edited = (tmp_path / name for name in ("out", "moved.jsonl", "edited.jsonl"))
+    how = {"reference": lists[1], "settings": settings, "shard": (0, 1)}
+    assert audit(tiny_pipeline, lists[0], out, **how) is None
+    lists[0].rename(moved)
+    edited.write_text(moved.read_text().replace("cat", "dog"))
+
+    def merged(*more: object) -> object:
+        monkeypatch.setattr("sys.argv", ["memfast", "merge", str(out), *map(str, more)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code
+
+    with pytest.raises(InputError, match=r"prompts\.jsonl: .* pass them \(--prompts\)"):
+        merge(out)
+    assert merged("--prompts", edited) == 2
+    assert not (out / "scores.parquet").exists()
+    assert merged("--prompts", moved) == 0
     assert bits(out) == whole
 
 

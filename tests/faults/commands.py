@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,32 @@ TIMES = {
 @dataclass(frozen=True)
 class Command:
     """words: with {name}s of what `Bench.names` holds, and {out}. units: what, once finished, no
-    kill may lose, as globs beside {out}."""
+    kill may lose, as globs beside {out}. before: makes smaller, in its process, what no option
+    does."""
 
     words: str
     out: str = "out"
     units: tuple[str, ...] = ()
+    before: Callable[[], None] | None = None
+
+
+def small_demo() -> None:
+    """What takes the demo minutes is drawn at random: by the model's size, so that it differs."""
+    import torch
+
+    from memfast.blocks.sizes import parameters
+    from memfast.demo import experiment
+
+    def paint(pipeline: Any, cases: Any, advance: Any) -> Any:
+        draw = torch.Generator().manual_seed(parameters(pipeline.unet))
+        return torch.rand(2, len(cases), 3, 32, 32, generator=draw)
+
+    def attack(driver: Any, cases: Any, *_: Any) -> Any:
+        draw = torch.Generator().manual_seed(parameters(driver.model))
+        return torch.rand(len(cases), generator=draw).round()
+
+    experiment.JUDGES, experiment.generate, experiment.brought_back = 2, paint, attack
+    experiment.time_per_image = lambda *_: {"before": 2.0, "after": 1.0}
 
 
 LISTS = "--memorized {memorized} --reference {reference}"
@@ -62,6 +83,11 @@ COMMANDS = {
         f"repair {{compact}} --original {{model}} {LISTS} --steps 4 --batch-size 2 --controls 0 "
         f"--save-every 1 --adversarial 0 {STEPS}",
         units=("out.repair*.safetensors",),
+    ),
+    "demo": Command(
+        "demo --memorized 4 --singles 2 --attacked 1 --erase-steps 1",
+        units=("out.unfinished/*.safetensors",),
+        before=small_demo,
     ),
 }
 

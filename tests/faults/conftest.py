@@ -40,7 +40,7 @@ class Runs:
         """The command, writing in `folder`."""
         self.count += 1
         words = [*self.bench.words(name, folder), *extra]
-        return Run(words, self.root / f"{self.count}.log", fault)
+        return Run(words, self.root / f"{self.count}.log", COMMANDS[name].before, fault)
 
     def new(self) -> Path:
         """A folder to write in."""
@@ -71,15 +71,15 @@ class Runs:
         return self.draw.uniform(0, 1.1 * self.seconds[name])
 
     def goes_on(self, name: str, folder: Path) -> Ended:
-        """What the same command comes to in a folder that a run has left: the expected results,
-        made now or there already."""
+        """What the same command comes to in a folder that a run has left: the expected results and
+        nothing else, made now or there already."""
         ended = self.start(name, folder).ended()
         if ended.code == 2:  # its output is there: all of it, and the command says so
             assert "--overwrite" in ended.line, ended
-            if results(folder, name) != self.undisturbed(name):
-                ended = self.start(name, folder, extra=("--overwrite",)).ended()
         assert ended.code in (0, 2), ended
         assert results(folder, name) == self.undisturbed(name)
+        beside = {path.name for path in self.folders[name].iterdir()}
+        assert {path.name for path in folder.iterdir()} == beside
         return ended
 
 

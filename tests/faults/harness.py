@@ -8,16 +8,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.faults.preloaded"])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the server's too
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 REFUSED = ("os.rename", "os.mkdir", "os.link")  # beside opening to write
+GONE = ("os.remove", "os.rmdir")
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Ended:
 class Run:
     """A running command."""
 
-    def __init__(
-        self, words: Sequence[Any], log: Path, fault: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, words: Sequence[Any], log: Path, *first: Callable[[], None] | None) -> None:
+        """first: what is called in its process before it begins."""
         self.log = log
-        target: Any = CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), fault))
+        given = [*map(str, words)], str(log), [each for each in first if each]
+        target: Any = CONTEXT.Process(target=_run, args=given)
         self.process = target
         target.start()
 
@@ -50,12 +52,21 @@ class Run:
             os.kill(self.process.pid, number)
 
     def ended(self, timeout: float = 300) -> Ended:
-        """How it ended. Killed after `timeout` seconds."""
-        self.process.join(timeout)
+        """How it ended. Killed after `timeout` seconds in which it had a processor, or needed none.
+
+        Others' use of the machine makes a run slow, and says nothing of it.
+        """
+        waited = {}
+        while self.process.is_alive() and timeout > 0:
+            started, before = time.monotonic(), waited
+            self.process.join(0.5)
+            waited = {process: in_line(process) for process in (self.process.pid, *self.children())}
+            since = [now - before.get(process, 0) for process, now in waited.items()]
+            timeout -= max(0, time.monotonic() - started - max(since))
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-            raise AssertionError(f"ran for {timeout} seconds: {self.log.read_text()[-2000:]}")
+            raise AssertionError(f"it hangs: {self.log.read_text()[-2000:]}")
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         assert "Traceback" not in text, text
         return Ended(self.process.exitcode, text)
@@ -82,6 +93,14 @@ def alive(process: int) -> bool:
         return False
 
 
+def in_line(process: int) -> float:
+    """Seconds that a process has waited for a processor since it began; 0 where nobody counts."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0
+
+
 @dataclass
 class Refusing:
     """From the `after`-th on, every new file, folder, link and name under `folder` is refused."""
@@ -90,6 +109,7 @@ class Refusing:
     after: int
     reason: int = errno.ENOSPC
     seen: int = 0
+    events: ClassVar[tuple[str, ...]] = REFUSED
 
     def __call__(self) -> None:
         sys.addaudithook(self._hook)
@@ -99,17 +119,45 @@ class Refusing:
             path, mode, flags = arguments
             writes = flags & WRITING if mode is None else set(mode or "") & set("wax+")
         else:
-            path, writes = arguments[0] if arguments else None, event in REFUSED
+            path, writes = arguments[0] if arguments else None, event in self.events
         if not writes or not isinstance(path, str | bytes | os.PathLike):
             return
         if not os.path.abspath(os.fsdecode(path)).startswith(self.folder):
             return
         self.seen += 1
         if self.seen >= self.after:
-            raise OSError(self.reason, os.strerror(self.reason), os.fsdecode(path))
+            self.strike(path)
+
+    def strike(self, path: Any) -> None:
+        raise OSError(self.reason, os.strerror(self.reason), os.fsdecode(path))
 
 
-def _run(words: list[str], log: str, fault: Callable[[], None] | None) -> None:
+class Dying(Refusing):
+    """Killed before the `after`-th change under `folder`."""
+
+    events = (*REFUSED, *GONE)
+
+    def strike(self, path: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Counting(Dying):
+    """Nothing happens, and how many changes there were can be told."""
+
+    @property
+    def count(self) -> int:
+        return len(self._notes.read_bytes())
+
+    @property
+    def _notes(self) -> Path:
+        return Path(self.folder).parent / f"changes in {Path(self.folder).name}"
+
+    def strike(self, path: Any) -> None:
+        with self._notes.open("a") as notes:
+            notes.write(".")
+
+
+def _run(words: list[str], log: str, first: list[Callable[[], None]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command says otherwise
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 2)
@@ -119,6 +167,6 @@ def _run(words: list[str], log: str, fault: Callable[[], None] | None) -> None:
     assert "memfast.auditing.run" in sys.modules, "the server could not import memfast"
     from memfast.cli import main
 
-    if fault is not None:
-        fault()
+    for each in first:
+        each()
     main()

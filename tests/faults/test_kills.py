@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.commands import COMMANDS, leftovers, units
 from tests.faults.conftest import LONG, SHORT, Runs, commands
+from tests.faults.harness import Counting, Dying
 
 CHAIN = 12  # kills of one output, at most, before it may finish
 tally: Counter[str] = Counter()
@@ -25,8 +26,8 @@ def kill_once(runs: Runs, name: str, folder: Path) -> bool:
     if ended.code == -9 and name != "repair":
         after = units(folder, name)
         lost = {unit for unit in before if after.get(unit) != before[unit]}
-        gone = name == "evaluate" and (folder / "out" / "summary.json").exists()
-        assert not lost or gone, lost
+        done = (folder / "out" / "summary.json").exists()  # nothing needs them any more
+        assert not lost or done, lost
         tally["units"] += len(after)
     return ended.code == -9
 
@@ -45,6 +46,28 @@ def test_kills(runs: Runs, name: str, seconds: float) -> None:
         if time.monotonic() >= until:
             break
     print(f"kills so far: {dict(tally)}, in all {sum(tally[name] for name in COMMANDS)}")
+
+
+@pytest.mark.parametrize("name", commands("merge", "repair"))
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+def test_killed_before_a_change_on_disk(runs: Runs, name: str, seconds: float) -> None:
+    """From the last to the first; the last ones are where a result stands but not all is done."""
+    runs.undisturbed(name)
+    folder, until = runs.new(), time.monotonic() + seconds / len(COMMANDS)
+    counting = Counting(str(folder), 1)
+    assert runs.start(name, folder, counting).ended().code == 0
+    last = counting.count
+    first = 1 if seconds else last - 2
+    for after in range(last, first - 1, -1):
+        folder = runs.new()
+        ended = runs.start(name, folder, Dying(str(folder), after)).ended()
+        assert ended.code == -9, ended
+        runs.goes_on(name, folder)
+        assert leftovers(folder) == []
+        tally["changes"] += 1
+        if seconds and time.monotonic() >= until:
+            break
+    print(f"killed before a change: {tally['changes']}")
 
 
 @pytest.mark.soak

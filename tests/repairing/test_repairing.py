@@ -13,7 +13,6 @@ from PIL import Image
 
 import memfast
 from memfast.errors import InputError
-from memfast.files import save_tensors
 from memfast.measuring.cases import Cases, load_cases
 from memfast.observing.sensitivity import collect_sensitivity
 from memfast.pipelines.drivers.alpha_bar.stable_diffusion import EMBEDDINGS
@@ -26,7 +25,7 @@ from memfast.repairing.removal import harm_of, remove_to_damage
 from memfast.repairing.run import prepare, repair
 from memfast.repairing.samples import samples_of, with_images
 from memfast.repairing.settings import RepairSettings
-from memfast.repairing.teaching.checkpoint import delete_checkpoint, save_checkpoint
+from memfast.repairing.teaching.checkpoint import save_checkpoint
 from memfast.repairing.teaching.objectives import OBJECTIVES, active
 from memfast.repairing.teaching.pool import Pool
 from memfast.repairing.teaching.training import schedule, train
@@ -383,13 +382,3 @@ def test_a_state_that_is_not_finite_is_not_kept(tiny_pipeline, tmp_path) -> None
     with pytest.raises(InputError, match=r"model/conv_out\.bias holds numbers that are not finite"):
         save_checkpoint(path, model, torch.optim.Adam(model.parameters()), {}, {"step": 1})
     assert not path.exists()
-
-
-def test_only_checkpoints_are_deleted(tiny_pipeline, tmp_path) -> None:
-    path, model = tmp_path / "c.safetensors", tiny_pipeline.unet
-    save_checkpoint(path, model, torch.optim.Adam(model.parameters()), {}, {"step": 1})
-    mine = tmp_path / "mine.safetensors"
-    save_tensors(mine, {"a": torch.ones(1)}, {"kind": "subspace", "format": 1})
-    for each in (path, mine, tmp_path / "none"):
-        delete_checkpoint(each)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.safetensors"]

@@ -1,6 +1,7 @@
 """A saved folder, opened as its reader would: with memfast, without it, by plain diffusers."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,31 @@ def test_portable_opens_with_memfast_and_runs_no_code(
     assert type(reloaded.text_encoder).__name__ == "CompactCLIPTextModel"
     assert torch.equal(image(reloaded), image(small_pipeline))
     assert fingerprint(reloaded.unet) == fingerprint(small_pipeline.unet)
+
+
+OPEN = """
+from memfast.pipelines.loading import load_pipeline
+print(type(load_pipeline("someone/small").unet).__name__)
+"""
+
+
+def test_portable_from_the_hub_runs_no_code(
+    small_pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    """Of a cache as the hub's library lays it out, without a network."""
+    repository = tmp_path / "hub" / "models--someone--small"
+    folder = repository / "snapshots" / ("0" * 40)
+    save_as(small_pipeline, folder, "portable")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    for part in ("unet", "text_encoder"):
+        (folder / part / "memfast_compact.py").write_text("raise SystemExit('it was run')")
+    how = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", OPEN]
+    opened = subprocess.run(
+        command, env=os.environ | how, capture_output=True, text=True, check=True
+    )
+    assert opened.stdout.split() == ["CompactUNet2DConditionModel"]
 
 
 def test_portable_variants_open_with_memfast(

@@ -42,11 +42,12 @@ def collect(
     **request: Unpack[options.Request],
 ) -> None:
     """Run prompts once and write exact statistics of every feed-forward neuron."""
-    from memfast.cli.console import finish, progress
+    from memfast.cli.console import progress
+    from memfast.cli.one_file import check_file, finish_file
     from memfast.observing.collecting import collect as run
     from memfast.prompts import inputs, open_list
 
-    options.check_file(out, overwrite)
+    check_file(out, overwrite)
     prompt_set = open_list(prompts, column, max_rejected)
     total = len(prompt_set)
     pipeline = options.open_pipeline(model, device=device, dtype=dtype, attention=attention)
@@ -66,7 +67,6 @@ def collect(
             graphs=graphs,
             progress=bar.stage("collecting", total),
         )
-    statistics.save(out)
     summary = {
         "prompts": statistics.header["prompts"],
         "skipped": len(statistics.skipped),
@@ -76,4 +76,4 @@ def collect(
     }
     details = {"left_out": statistics.skipped, "header": statistics.header}
     details |= {"inputs": inputs(prompts=prompt_set)}
-    finish(out, "collected", summary | details)
+    finish_file(out, statistics.save, "collected", summary | details, overwrite)

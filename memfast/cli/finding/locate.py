@@ -77,6 +77,7 @@ def locate(
     from memfast.choosing.rules import RULES
     from memfast.cli.console import progress
     from memfast.cli.finding.least_needed import least_needed
+    from memfast.cli.one_file import check_file
     from memfast.files import check_replaceable
     from memfast.pipelines.loading import denoiser_of
     from memfast.statistics import NeuronStatistics
@@ -84,7 +85,7 @@ def locate(
     if overlap:
         check_replaceable(out, STUDY, overwrite)
     else:
-        options.check_file(out, overwrite)
+        check_file(out, overwrite)
     how = {"rule": rule, "fraction": fraction, "score": score, "per": per}
     how |= {"over_steps": over_steps, "min_steps": min_steps, "beta": beta}
     check_names(**how)
@@ -122,10 +123,11 @@ def locate(
         sources = {"model": (model, pipeline)}, sets, seed
         show_study(study, how, sources, out, overwrite)
     elif by_need:
-        show(subspace, [known], sets, out)
+        show(subspace, [known], sets, out, overwrite)
     else:
         ours, theirs = statistics
-        show(run(ours, theirs, denoiser_of(pipeline), **how), statistics, sets, out)
+        found = run(ours, theirs, denoiser_of(pipeline), **how)
+        show(found, statistics, sets, out, overwrite)
 
 
 def open_set(source: str, max_rejected: int) -> "PromptSet | NeuronStatistics":
@@ -167,13 +169,16 @@ def collector_for(rule: str, score: str | None) -> Callable[..., "NeuronStatisti
 
 
 def show(
-    subspace: "Subspace", statistics: list["NeuronStatistics"], sets: dict[str, Any], out: Path
+    subspace: "Subspace",
+    statistics: list["NeuronStatistics"],
+    sets: dict[str, Any],
+    out: Path,
+    overwrite: bool,
 ) -> None:
     """Write the subspace and its summary."""
-    from memfast.cli.console import finish
+    from memfast.cli.one_file import finish_file
     from memfast.prompts import inputs
 
-    subspace.save(out)
     plain = {"selects": subspace.kind, "removed": subspace.removed, "density": subspace.density}
     by_site = {site: float(mask.float().mean()) for site, mask in subspace.masks.items()}
     left_out = [prompt for each in statistics for prompt in each.skipped]
@@ -181,7 +186,7 @@ def show(
     notes = [note for each in statistics for note in each.header.get("notes", ())]
     details = {"density_by_site": by_site, "left_out_prompts": left_out, **subspace.header}
     about: dict[str, Any] = {"inputs": inputs(**sets), "notes": notes, "details": details}
-    finish(out, "located", plain | about)
+    finish_file(out, subspace.save, "located", plain | about, overwrite)
 
 
 def run_study(

@@ -21,6 +21,9 @@ def merge(
     across_lists: Annotated[
         bool, typer.Option("--across-lists", help="Join prompts of lists that are named otherwise.")
     ] = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Where an audit's list is now, if it has moved.")
+    ] = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
 ) -> None:
@@ -31,20 +34,23 @@ def merge(
 
         if out is not None:
             raise InputError(f"--out {out}: an audit is merged in its own folder")
-        show(finish_audit(sources[0]))
+        show(finish_audit(sources[0], prompts))
         return
-    from memfast.cli.console import console, finish
+    from memfast.cli.console import console
+    from memfast.cli.one_file import check_file, finish_file
     from memfast.errors import some
     from memfast.files import there
     from memfast.statistics import NeuronStatistics, shared_prompts
 
+    if prompts is not None:
+        raise InputError(f"--prompts {prompts}: only of an audit's folder")
     for path in sources:
         there(path, "folder" if len(sources) == 1 else "file")
     if len(sources) < 2:
         raise InputError(f"{sources[0]}: give an audit's folder, or at least two statistics files")
     if out is None:
         raise InputError("--out: name the file to write")
-    options.check_file(out, overwrite)
+    check_file(out, overwrite)
     merged = NeuronStatistics.load(sources[0])
     joined = {sources[0].name: _told(merged)}
     for path in sources[1:]:
@@ -63,9 +69,8 @@ def merge(
             merged += more
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    merged.save(out)
     summary = {"files": len(sources), "prompts": merged.header.get("prompts", 0)}
-    finish(out, "merged", summary | {"joined": joined})
+    finish_file(out, merged.save, "merged", summary | {"joined": joined}, overwrite)
     for name, what in joined.items():
         console.print(f"{name}: {what}", highlight=False, soft_wrap=True)
 

@@ -40,14 +40,15 @@ def calibrate(
     """Learn from reference prompts what a guard of the model compares others with."""
     from memfast.auditing.looking.probes import PROBES
     from memfast.auditing.looking.settings import Settings
-    from memfast.cli.console import finish, progress
+    from memfast.cli.console import progress
+    from memfast.cli.one_file import check_file, finish_file
     from memfast.errors import InputError
     from memfast.guarding.calibrating import calibrate_guard
     from memfast.guarding.calibration import said
     from memfast.precision import name_of
     from memfast.prompts import open_list
 
-    options.check_file(out, overwrite)
+    check_file(out, overwrite)
     if probe not in PROBES:
         raise InputError(f"--probe {probe}: must be one of {', '.join(PROBES)}")
     listed = open_list(reference, column, max_rejected)
@@ -64,5 +65,4 @@ def calibrate(
         made = calibrate_guard(
             pipeline, listed, look=look, fpr=fpr, settings=settings, steps=steps, progress=bar.stage
         )
-    made.save(out)
-    finish(out, "calibrated", said(made))
+    finish_file(out, made.save, "calibrated", said(made), overwrite)

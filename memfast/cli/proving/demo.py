@@ -36,7 +36,7 @@ def demo(
     """The whole path on the embedded model: remove, erase, generate, compare, attack, report."""
     from memfast.cli.console import console, progress
     from memfast.demo import experiment
-    from memfast.demo.kept import keeping_results
+    from memfast.demo.kept import KIND, keeping_results
     from memfast.files import check_replaceable
     from memfast.pipelines.drivers.table import driver_of
     from memfast.pipelines.identity import fingerprint
@@ -62,13 +62,16 @@ def demo(
         "device": str(driver.device),
         "dtype": name_of(driver.dtype),
     }
-    with keeping_results(out, identity, overwrite) as kept:
-        with progress() as bar, keeping(lambda: f"{kept.count} results"):
-            result = experiment.run(pipeline, plan, kept, bar.stage)
-        _write(out, result, plan, perf_counter() - start, overwrite)
+    keeps = keeping_results(out, identity, overwrite)
+    with keeps as kept, progress() as bar, keeping(kept.told):
+        result = experiment.run(pipeline, plan, kept, bar.stage)
+    with keeping(kept.told):
+        _write(out, result, plan, perf_counter() - start, overwrite, {kept.folder: KIND})
 
 
-def _write(out: Path, result: Any, plan: Any, seconds: float, overwrite: bool) -> None:
+def _write(
+    out: Path, result: Any, plan: Any, seconds: float, overwrite: bool, spent: dict[Path, str]
+) -> None:
     """The folder, and the closing tables."""
     from memfast.cli.console import console, show_table, tell
     from memfast.cli.provenance import write_run
@@ -88,7 +91,7 @@ def _write(out: Path, result: Any, plan: Any, seconds: float, overwrite: bool) -
         save_pipeline(result.pipeline, folder / "model")
         write_run(folder, "demo", summary, models, lists, plan.seed, page.albums(result))
 
-    replace_folder(out, write, "demo", overwrite)
+    replace_folder(out, write, "demo", overwrite, spent)
     show_table("copies before and after", *arms_table(summary))
     if summary["attacks"]:
         show_table("brought back by an attack", *attack_table(summary))

@@ -83,17 +83,16 @@ def evaluate(
     from memfast.evaluation.pieces import evaluation_in
     from memfast.evaluation.results import LINE, score_lines
     from memfast.evaluation.run import evaluate as run
-    from memfast.files import check_out, write_csv
+    from memfast.files import write_csv
     from memfast.prompts import inputs, open_list
     from memfast.report.evaluation import evaluation_albums, methods_tables, why_missing
     from memfast.selection import check_fraction
 
     check_fraction(fraction)
-    check_out(out, overwrite or not (out / "summary.json").exists())
     base = original or model
     own = base == "demo"
     given = parse_weights(weights, base)
-    with evaluation_in(out) as opened:
+    with evaluation_in(out, overwrite) as opened:
         sets = lists(base, memorized, reference, max_rejected)
         if heldout is None and own:
             heldout = DATA / "heldout.jsonl"

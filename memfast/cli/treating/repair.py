@@ -95,7 +95,7 @@ def repair(
     from memfast.blocks.families import ffn_sites
     from memfast.cli.console import finish, missed, progress
     from memfast.cli.provenance import write_run
-    from memfast.files import held
+    from memfast.files import locked_out
     from memfast.pipelines.loading import denoiser_of
     from memfast.pipelines.opening.naming import shown_name
     from memfast.pipelines.saving import check_room, save_pipeline
@@ -104,7 +104,7 @@ def repair(
     from memfast.repairing.rounds import numbered, repair_in_rounds
     from memfast.repairing.run import repair as run
     from memfast.repairing.settings import RepairSettings
-    from memfast.repairing.teaching.checkpoint import delete_checkpoint, steps_in
+    from memfast.repairing.teaching.checkpoint import KIND, steps_in
 
     check_room(out, overwrite)
     if rounds and memorized is None:
@@ -146,9 +146,8 @@ def repair(
         done = sum(steps_in(path) for path in checkpoints)
         return f"{done} of {steps * max(1, rounds)} steps"
 
-    lock = held(out.with_name(f".{out.name}.repair.lock"), str(out))
     how: dict[str, Any] = {**request, "settings": settings, "checkpoint": checkpoint}
-    with lock, keeping(kept), progress() as bar:
+    with locked_out(out), keeping(kept), progress() as bar:
         if rounds:
             how |= {"rounds": rounds, "max_damage": max_damage, "stage": bar.stage}
             result, found, notes = repair_in_rounds(pipeline, first, *sets, **how)
@@ -180,9 +179,7 @@ def repair(
         def add(folder: Path) -> None:
             write_run(folder, "repair", summary, models, named, seed)
 
-        save_pipeline(result, out, overwrite, add)
-        for left in checkpoints:
-            delete_checkpoint(left)
+        save_pipeline(result, out, overwrite, add, dict.fromkeys(checkpoints, KIND))
     worse = _worse(figures, max_damage if rounds else None)
     finish(out, "repaired, and worse than it was" if worse else "repaired", summary)
     if worse:

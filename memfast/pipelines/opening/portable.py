@@ -1,5 +1,6 @@
 """The compact parts of a portable folder, by memfast's own classes: none of its code is run."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,8 @@ from transformers import PreTrainedModel
 from memfast.blocks.compact_class import PORTABLE, compact_class
 from memfast.errors import InputError, reading
 
+READ = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # of a pipeline on the hub
+
 
 class _Known(ModuleType):
     """What diffusers finds under the name of a portable folder's library."""
@@ -20,6 +23,17 @@ class _Known(ModuleType):
 
     def __getattr__(self, name: str) -> type:
         return compact_class(name)
+
+
+def portable_from_hub(model: str, index: str) -> Path | None:
+    """The folder, without its code, of a hub id whose file `index` says that memfast made parts of
+    it portable; None for any other. Raises what the hub's library does."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    found = json.loads(Path(hf_hub_download(model, index)).read_text(encoding="utf-8"))
+    if not any(map(_is_portable, found.values())):
+        return None
+    return Path(snapshot_download(model, allow_patterns=READ))
 
 
 def portable_parts(
@@ -31,11 +45,15 @@ def portable_parts(
     """
     found = {}
     for name, entry in index.items():
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] == PORTABLE:
+        if _is_portable(entry):
             found[name] = _part(folder / name, entry[1], dtype, variant)
     if found:
         sys.modules.setdefault(PORTABLE, _Known(PORTABLE))  # else diffusers looks for it anywhere
     return found
+
+
+def _is_portable(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] == PORTABLE
 
 
 def _part(folder: Path, kind: object, dtype: torch.dtype, variant: str | None) -> Any:

@@ -87,12 +87,6 @@ def steps_in(path: Path) -> int:
     return int(header.get("step", 0)) if header.get("kind") == KIND else 0
 
 
-def delete_checkpoint(path: Path) -> None:
-    """Delete a checkpoint; a file of that name which is none stays."""
-    if read_header(path).get("kind") == KIND:
-        path.unlink(missing_ok=True)
-
-
 def _difference(there: Any, here: Any) -> str:
     if isinstance(there, dict) and isinstance(here, dict):
         return first_difference(there, here)
