@@ -17,6 +17,7 @@ from memfast.files import to_json
 from memfast.progress import Stage, silent
 
 MISSED = 3  # exit code: a bound or a verdict failed
+FIGURE, LONGEST = 24, 40  # characters of a cell that is not wrapped, and of any unbroken word
 EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
@@ -123,13 +124,39 @@ def progress() -> Iterator[Bar | Lines | Silent]:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; the first column is text, the others are figures."""
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*(format_figure(cell) for cell in row))
-    console.print(table)
+    """Print a table; the first column is text, the others are figures.
+
+    No figure is cut or wrapped: columns that the terminal has no room for follow in further tables,
+    beside the first column again.
+    """
+    cells = [[format_figure(cell) for cell in row] for row in rows]
+    widths = [unbroken(column) for column in zip(columns, *cells, strict=True)]
+    for number, part in enumerate(abreast(widths, console.width)):
+        table = Table(title=None if number else title, title_justify="left")
+        for place in part:
+            justify = "right" if place else "left"
+            table.add_column(columns[place], justify=justify, min_width=widths[place])
+        for row in cells:
+            table.add_row(*(row[place] for place in part))
+        console.print(table)
+
+
+def unbroken(column: Sequence[str]) -> int:
+    """Characters that a column needs at least: its figures whole, texts and its title by words."""
+    title, *cells = column
+    parts = [part for cell in cells for part in ([cell] if len(cell) <= FIGURE else cell.split())]
+    return min(LONGEST, max(map(len, [*title.split(), *parts]), default=0))
+
+
+def abreast(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """The columns of each table: all where there is room, else in parts, each after the first."""
+    part = [0]
+    for place in range(1, len(widths)):
+        if len(part) > 1 and sum(widths[p] + 3 for p in [*part, place]) + 1 > room:
+            yield part
+            part = [0]
+        part.append(place)
+    yield part
 
 
 def format_figure(value: Any) -> str:

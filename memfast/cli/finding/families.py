@@ -8,7 +8,7 @@ import typer
 from memfast.cli import options
 
 RUNS = ("collect", "locate", "prune", "compact", "audit", "evaluate", "attack", "repair")
-COLUMNS = ("model", "class", "activation", "sites", "neurons", "% params", "% FLOPs")
+FIGURES = ("sites", "neurons", "% params", "% FLOPs")
 
 
 def families(
@@ -18,37 +18,37 @@ def families(
 ) -> None:
     """List the models whose feed-forwards are known, and what works on which pipelines."""
     from memfast.blocks.families.examples import EXAMPLES
-    from memfast.blocks.families.figures import FIGURES
+    from memfast.blocks.families.figures import FIGURES as KNOWN
 
     if model is not None:
         _look_into(model)
         return
     rows = []
     for name, example in EXAMPLES.items():
-        sites, neurons, parameters, flops = FIGURES[name]
-        kind = (name, example.model, example.activation)
-        rows.append((*kind, str(sites), f"{neurons:,}", f"{parameters:.1f}", f"{flops:.1f}"))
-    _print(COLUMNS, rows)
+        _, neurons, parameters, flops = KNOWN[name]
+        shares = f"{parameters:.1f}", f"{flops:.1f}"
+        rows.append((name, example.model, f"{neurons:,}", *shares))
+    _print(("model", "class", *FIGURES[1:]), rows)
     typer.echo()
     _kinds()
 
 
 def _kinds() -> None:
-    """Which commands work on which kinds of pipelines; methods of evaluate that do not apply."""
+    """The kinds of pipelines, and which methods of evaluate do not apply to all of them."""
     from memfast.evaluation.mitigations import MITIGATIONS
     from memfast.pipelines.drivers.table import DRIVERS
 
-    rows = []
-    for driver in DRIVERS:
-        apart = [
-            m.name
-            for m in MITIGATIONS.values()
-            if m.needs_clip_attention and not driver.clip_attention
-        ]
-        classes = ", ".join(name.removesuffix("Pipeline") for name in driver.pipelines)
-        rows.append((driver.kind, classes, ", ".join(apart) or "-", *["yes"] * len(RUNS)))
-    _print(("kind", "pipelines", "methods that do not apply", *RUNS), rows)
-    typer.echo("Image-to-image, inpainting and ControlNet pipelines of a kind run from text alone.")
+    rows = [
+        (driver.kind, ", ".join(name.removesuffix("Pipeline") for name in driver.pipelines))
+        for driver in DRIVERS
+    ]
+    _print(("kind", "pipelines"), rows)
+    apart = [method.name for method in MITIGATIONS.values() if method.needs_clip_attention]
+    of = [driver.kind for driver in DRIVERS if driver.clip_attention]
+    typer.echo(f"\n{', '.join(RUNS)} run on all;")
+    typer.echo(f"of evaluate's methods {' and '.join(apart)}")
+    typer.echo(f"on {', '.join(of)} alone.")
+    typer.echo("Image-to-image, inpainting and ControlNet pipelines run from text alone.")
 
 
 def _look_into(model: str) -> None:
@@ -69,15 +69,15 @@ def _look_into(model: str) -> None:
             size = size_of(part)
             counts = (str(size.sites), f"{size.neurons:,}", f"{100 * size.share:.1f}")
             rows.append((name, type(part).__name__, kinds, *counts))
-    _print(("component", "class", "family", *COLUMNS[3:6]), rows)
+    _print(("component", "class", "family", *FIGURES[:3]), rows)
 
 
 def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Plain columns that no terminal width cuts: three of text, the others of figures."""
+    """Plain columns, of text and then of figures; every row is shorter than 80 characters."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
         cells = [
-            cell.ljust(width) if place < 3 else cell.rjust(width)
+            cell.rjust(width) if columns[place] in FIGURES else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         typer.echo("  ".join(cells).rstrip())
