@@ -16,6 +16,7 @@ from tests.support.planted import pictures, save_set
 SHORT = {"num_inference_steps": 2, "guidance_scale": 1.5}
 CAPTIONS = ["red b", "blue c", "c", "dog on red", "cat on blue", "b background", "a b", "red c"]
 MANY = [f"{a} {b}" for a in ("a", "b", "c", "on") for b in ("cat", "dog", "red", "blue", "a")]
+NETWORK = "efficientnet-lite0-spatial"
 SUBSPACE = {"rule": "neurons", "fraction": 0.1}
 
 
@@ -69,6 +70,18 @@ LONG = {  # what shows these stages
             **how,
         ),
         {"attacking: memorized": 4, "attacking: control": 4, "triggers": 4},
+    ),
+    "calibrate_guard": (
+        lambda p, memorized, reference, out, progress=False, **_: memfast.calibrate_guard(
+            p, MANY, settings=Settings(**SHORT), progress=progress
+        ),
+        {"calibrating": 20},
+    ),
+    "index_images": (
+        lambda p, memorized, reference, out, progress=False, **_: memfast.index_images(
+            [prompt.image for prompt in memorized], out, NETWORK, progress=progress
+        ),
+        {"indexing": 4},
     ),
     "repair": (
         lambda p, *_, **how: memfast.repair(p, p, CAPTIONS, settings=RepairSettings(2), **how),

@@ -136,7 +136,7 @@ def check_replaceable(path: str | Path, kind: str, overwrite: bool) -> None:
 
 def recover_folder(path: str | Path) -> None:
     """Put right what a killed `replace_folder` of `path` left: the old folder in its place, what a
-    new one made superfluous away, and what is unfinished beside it."""
+    new one made superfluous away, and what is unfinished in it and beside it."""
     path = Path(os.path.realpath(path))
     ours = re.compile(rf"\.memfast-{sign(path)}-[0-9a-f]{{8}}\.folder")
     with suppress(OSError):
@@ -146,6 +146,7 @@ def recover_folder(path: str | Path) -> None:
                     if nobodys:
                         _settle(work, path)
     sweep(path.parent)
+    sweep(path)
 
 
 def _swap(work: Path, path: Path) -> None:

@@ -15,11 +15,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from memfast.errors import InputError, reading
-from memfast.files import read_record, replace_folder, write_record
+from memfast.files import read_record, replace_folder, there, write_record
 from memfast.images import fit, read_image, without_place
 from memfast.measuring.networks.backbones import MissingNetwork
 from memfast.measuring.networks.table import load_network
 from memfast.measuring.similarity import METRICS, Metric
+from memfast.progress import Stage, stages
 
 KIND, FORMAT = "image index", 1
 FEATURES, FILES, RECORD = "features.npy", "images.txt", "index.json"
@@ -92,26 +93,28 @@ def index_images(
     *,
     weights: str | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Stage = False,
 ) -> dict[str, Any]:
     """Make an index of image files, or of all below a folder, in the folder `out`.
 
     network: an entry of `judging()`; weights: its file, where it needs one. Images are read as they
-    are needed: memory is that of their features. Returns what the record says: how many are in it,
-    and notes on those that cannot be read, which are left out.
+    are needed: memory is that of their features. progress: as `audit`'s. Returns what the record
+    says: how many are in it, and notes on those that cannot be read, which are left out.
     Raises InputError for no usable image, an unknown network, and an `out` that cannot be written.
     """
     if network not in judging():
         raise InputError(f"network {network!r}: must be one of {', '.join(judging())}")
-    embed, notes = _network(network, weights), []
+    files = _files(images)
+    embed, advance = _network(network, weights), stages(progress)("indexing", len(files))
     kept: list[str] = []
+    notes: list[str] = []
     rows: list[np.ndarray] = []
-    for paths, batch in _batches(_files(images), notes):
+    for paths, batch in _batches(files, notes):
         features = F.normalize(embed(batch).float(), dim=1)
         rows.append(features.cpu().numpy().astype(np.float32))
         kept += paths
-        if progress:
-            progress(len(paths))
+        advance(len(paths))
+    advance(len(notes))
     if not kept:
         raise InputError(f"images: none can be used ({notes[0] if notes else 'there is none'})")
     record = {"network": network, "images": len(kept), "notes": notes}
@@ -129,9 +132,7 @@ def index_images(
 def _files(images: str | Path | Sequence[str | Path]) -> list[str]:
     if not isinstance(images, str | Path):
         return [str(path) for path in images]
-    folder = Path(images)
-    if not folder.is_dir():
-        raise InputError(f"images {folder}: no such folder")
+    folder = there(images, "folder")
     return sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
 
 

@@ -27,9 +27,7 @@ def index(
     from memfast.measuring.index import index_images
 
     with progress() as bar:
-        advance = bar.stage("indexing", 0)
-        made = index_images(
-            images, out, network, weights=weights, overwrite=overwrite, progress=advance
-        )
+        how = {"weights": weights, "overwrite": overwrite, "progress": bar.stage}
+        made = index_images(images, out, network, **how)
     show_figures("indexed", made)
     tell(made)
