@@ -23,7 +23,8 @@ from transformers import CLIPModel, CLIPTextModelWithProjection
 
 from memfast.demo.build.measure import GUIDANCE, INFERENCE_STEPS
 from memfast.demo.build.nets.denoiser import build_denoiser, build_scheduler
-from memfast.pipelines.loading import DEMO, load_pipeline
+from memfast.pipelines.loading import load_pipeline
+from memfast.pipelines.opening.naming import DEMO
 from memfast.pipelines.schedule import Schedule, remember
 
 CLIP = DEMO.parent / "clip"
