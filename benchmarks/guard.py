@@ -302,7 +302,7 @@ def aware(
         losses = driver.loss(
             clean.repeat_interleave(4, 0), told.repeat_interleave(4), noise, drawn_at
         )
-        score = (look.relative(told) / look.usual).log().clamp(min=0)
+        score = look.relative(told).log().clamp(min=0).mean(1)
         total = losses.sum() / 4 + PRESSED * score.sum()
         for leaf, slope in zip(
             sought.values(), gradients.of(total, list(sought.values())), strict=True

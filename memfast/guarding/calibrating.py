@@ -18,6 +18,7 @@ from memfast.auditing.looking.settings import Settings
 from memfast.auditing.looking.worker import Worker
 from memfast.errors import InputError
 from memfast.guarding.calibration import SCORE, ByPrompt, BySteps, Footing, GuardCalibration
+from memfast.guarding.looking import PromptLook
 from memfast.guarding.running import Call, Differences, Watch
 from memfast.pipelines.drivers.calls import Ended, run
 from memfast.pipelines.drivers.driver import Driver
@@ -31,6 +32,7 @@ from memfast.prompts.groups import prompt_groups
 
 LOOKS = (ByPrompt.look, BySteps.look)
 PROBE, PATH = "levels", (0.3, 0.05)  # the best of all models' worst in docs/audit.md
+REWORDED = (0.6, 0.3, 0.05)  # noise levels
 AT_ONCE = 16  # prompts of a run that is looked at
 
 
@@ -95,7 +97,19 @@ def _by_prompt(
         examples = Examples(prompts, [], own=False, told={})
         told = stage("calibrating", len(prompts))
         learnt = calibrate(worker, names, examples, progress=told)
-    return ByPrompt(footing(learnt.column(SCORE)), learnt, settings)
+    made = ByPrompt(footing(learnt.column(SCORE)), learnt, settings, usual={})
+    return replace(made, usual=_usual(driver, made, [prompt.text for prompt in prompts]))
+
+
+@torch.no_grad()
+def _usual(driver: Driver, made: ByPrompt, texts: list[str]) -> dict[float, float]:
+    """The texts' median of `relative` at the levels that `reword` goes by."""
+    look, found = PromptLook(driver, made), []
+    for start in range(0, len(texts), AT_ONCE):
+        told = driver.encode(texts[start : start + AT_ONCE])
+        found.append(torch.stack([look.relative_at(level, told) for level in REWORDED], 1))
+    medians = torch.cat(found).median(0).values.tolist()
+    return dict(zip(REWORDED, medians, strict=True))
 
 
 def _by_steps(

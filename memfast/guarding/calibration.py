@@ -4,7 +4,7 @@ Two looks, two kinds: `ByPrompt` before the first step, as an audit looks; `BySt
 ordinary steps, for free where there is guidance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +14,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from memfast.auditing.calibration import Calibration
-from memfast.auditing.looking.combining import exceeded, mean
-from memfast.auditing.looking.scores import Baseline
+from memfast.auditing.looking.combining import CARRIED, exceeded, mean
+from memfast.auditing.looking.scores import Baseline, parts
 from memfast.auditing.looking.settings import Settings
 from memfast.auditing.storing import manifest
 from memfast.errors import InputError, reading
@@ -52,12 +52,13 @@ class Footing:
 @dataclass(frozen=True)
 class ByPrompt:
     """Of looks before the first step. learnt: an audit's calibration, made under `settings`.
-    score: the column that decides."""
+    score: the column that decides. usual: by noise level, the references' median of `relative`."""
 
     look: ClassVar[str] = "prompt"
     footing: Footing
     learnt: Calibration
     settings: Settings
+    usual: Mapping[float, float]
     score: str = SCORE
 
     def scores(self, found: Float64[Tensor, "rows noises scores"]) -> Float64[Tensor, " rows"]:
@@ -71,6 +72,7 @@ class ByPrompt:
         for field in ("mean", "deviation"):
             tensors[field] = torch.stack([getattr(each, field) for each in learnt.baselines])
         told = {"names": learnt.names, "score": self.score, "settings": self.settings.as_dict()}
+        told["usual"] = [*self.usual.items()]
         _save(path, self, tensors, told)
 
 
@@ -142,7 +144,8 @@ def load_calibration(path: str | Path) -> GuardCalibration:
         means, deviations = tensors["mean"], tensors["deviation"]
         baselines = [Baseline(*each) for each in zip(means, deviations, strict=True)]
         learnt = Calibration(header["names"], baselines, tensors["reference"], seen=[])
-        return ByPrompt(footing, learnt, _settings(header["settings"]), header["score"])
+        usual = dict(header["usual"])
+        return ByPrompt(footing, learnt, _settings(header["settings"]), usual, header["score"])
 
 
 def _of_audit(folder: Path) -> ByPrompt:
@@ -161,7 +164,17 @@ def _of_audit(folder: Path) -> ByPrompt:
         score, number = decision["score"], len(learnt.reference)
         known = learnt.column(score)
         footing = Footing.of(identity["model"], known, range(number), decision["fpr"])
-        return ByPrompt(footing, learnt, _settings(identity["settings"]), score)
+        settings = _settings(identity["settings"])
+        return ByPrompt(footing, learnt, settings, _usual(learnt, settings), score)
+
+
+def _usual(learnt: Calibration, settings: Settings) -> dict[float, float]:
+    """What an audit knows: its levels' medians, or the one of all."""
+    names = parts(settings.path)
+    if names[0] not in learnt.names:
+        return {settings.path[-1]: float(learnt.column(CARRIED).median())}
+    columns = zip(settings.path, names, strict=True)
+    return {level: float(learnt.column(name).median()) for level, name in columns}
 
 
 def _settings(told: dict[str, Any]) -> Settings:

@@ -8,7 +8,6 @@ from jaxtyping import Float, Float64
 from memfast_kernels.shapes import statistics_device
 from torch import Tensor
 
-from memfast.auditing.looking.combining import CARRIED
 from memfast.auditing.looking.probes import PROBES, Scene, Unit
 from memfast.auditing.looking.taps import tap
 from memfast.auditing.looking.worker import score_looks
@@ -24,7 +23,7 @@ from memfast.precision import wide
 class PromptLook:
     """Looks at prompts under the noises of an audit; what no prompt has touched is kept.
 
-    usual: the references' median of `relative`. reworded: of prompts by their digests, what
+    reworded: of prompts by their digests, what
     `policies.reword` told in their place, and its score.
     """
 
@@ -32,9 +31,6 @@ class PromptLook:
         self.driver, self.calibration = _uncompiled(driver), calibration
         self.settings = calibration.settings
         self.probe = PROBES[self.settings.probe]
-        learnt = calibration.learnt
-        name = next(name for name in reversed(learnt.names) if name.startswith(CARRIED))
-        self.usual = float(learnt.column(name).median())
         self.reworded: OrderedDict[bytes, tuple[Conditioning, float]] = OrderedDict()
         here = statistics_device(self.driver.device)
         self.baselines = [baseline.to(here) for baseline in calibration.learnt.baselines]
@@ -60,20 +56,24 @@ class PromptLook:
                 found.append(score_looks(self.probe.looks(scene, unit), names, baseline).cpu())
         return self.calibration.scores(torch.stack(found, 1))
 
-    def relative(self, told: Conditioning) -> Float[Tensor, " prompts"]:
-        """The score `relative` of the look at the last level, under the first noise. Differentiable
-        there: what came before is taken as it is."""
-        scene, driver, path = self.scenes[0], self.driver, self.driver.path
-        level, rows = scene.levels[-1], len(told)
+    def relative(self, told: Conditioning) -> Float[Tensor, "prompts levels"]:
+        """The score `relative` at each level whose usual value is known, in units of that value.
+        Under the first noise. Differentiable at the level: how it came there is taken as it is."""
+        usual = self.calibration.usual.items()
+        return torch.stack([self.relative_at(level, told) / value for level, value in usual], 1)
+
+    def relative_at(self, level: float, told: Conditioning) -> Float[Tensor, " prompts"]:
+        """The score `relative` one step from pure noise."""
+        scene, driver, path, rows = self.scenes[0], self.driver, self.driver.path, len(told)
+        begin, time = scene.schedule[0], path.time_of(level)
         start = scene.noise.expand(rows, *scene.noise.shape[1:])
         with torch.no_grad():
-            output = wide(driver.predict(start, scene.schedule[0], told))
-            begun = wide(start)
-            clean = path.clean(output, begun, scene.schedule[0])
-            latents = path.add(clean, path.noise(output, begun, scene.schedule[0]), level)
-            empty = driver.predict(latents, level, driver.no_prompt.expand(rows))
-            without = path.noise(wide(empty), latents, level)
-        given = path.noise(wide(driver.predict(latents, level, told)), latents, level)
+            output, begun = wide(driver.predict(start, begin, told)), wide(start)
+            clean, noise = path.clean(output, begun, begin), path.noise(output, begun, begin)
+            latents = path.add(clean, noise, time)
+            empty = driver.predict(latents, time, driver.no_prompt.expand(rows))
+            without = path.noise(wide(empty), latents, time)
+        given = path.noise(wide(driver.predict(latents, time, told)), latents, time)
         return _length(given - without) / _length(without)
 
     def _noise(self, number: int) -> Tensor:

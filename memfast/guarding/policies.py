@@ -113,15 +113,14 @@ def blank(flagged: Flagged) -> Settled:
 
 
 def reword(flagged: Flagged) -> Settled:
-    """Move the prompt's embedding against the gradient of `relative` at the audit's last noise
-    level (after Wen et al., ICLR 2024, who take its norm at the first step), a hundredth of its
-    length at a time, until that is the references' median; settled where a second look no longer
-    flags it."""
+    """Move the prompt's embedding against the gradient of `relative` at several noise levels (after
+    Wen et al., ICLR 2024, who take its norm at the first step), a hundredth of its length at a
+    time, until each is the references' median; settled where a second look no longer flags it."""
     look, known = flagged.run.look, flagged.run.look.reworded
     digests = [flagged.told.digest(n) for n in range(len(flagged.texts))]
     new = [n for n, digest in enumerate(digests) if digest not in known]
     if new:
-        told = lowered(look, flagged.told[torch.tensor(new)], look.usual)
+        told = lowered(look, flagged.told[torch.tensor(new)])
         for n, after in enumerate(look.scores(told).tolist()):
             known[digests[new[n]]] = told[[n]], after
     found = [known[digest] for digest in digests]
@@ -134,18 +133,18 @@ def reword(flagged: Flagged) -> Settled:
     return after <= flagged.threshold
 
 
-def lowered(look: PromptLook, told: Conditioning, usual: float) -> Conditioning:
-    """Each prompt's conditioning moved until its relative norm is `usual`, or STEPS times."""
+def lowered(look: PromptLook, told: Conditioning) -> Conditioning:
+    """Each prompt's conditioning moved until its relative norms are usual, or STEPS times."""
     gradients = Gradients(look.driver.model)
     with torch.enable_grad():
         sought = told.sought()
         lengths = {name: _length(leaf).detach() for name, leaf in sought.items()}
         for _ in range(STEPS):
             norms = look.relative(told.found(sought))
-            far = norms.detach() > usual
+            far = (norms.detach() > 1).any(1)
             if not far.any():
                 break
-            found = gradients.of(norms.sum(), list(sought.values()))
+            found = gradients.of(norms.log().clamp(min=0).sum(), list(sought.values()))
             with torch.no_grad():
                 for (name, leaf), slope in zip(sought.items(), found, strict=True):
                     step = STEP * lengths[name] / _length(slope).clamp(min=1e-30)
