@@ -22,6 +22,7 @@ PAGES = {  # kind of run: the module whose `page` makes its report
     "compact": "memfast.report.treated",
     "prune": "memfast.report.treated",
     "repair": "memfast.report.treated",
+    "make-safe": "memfast.report.treated",
 }
 NAME, SUMMARY, PROVENANCE = "report.html", "summary.json", "provenance.json"
 

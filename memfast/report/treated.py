@@ -8,11 +8,15 @@ from memfast.report.figures import estimate, percent, spread
 from memfast.report.report import Report
 from memfast.report.stored import Stored
 
+PARTS = ("compact", "repaired", "evaluation")  # folders of make-safe
 NEXT = "Memorization is suppressed, not proven gone: `memfast evaluate` and `memfast attack` tell."
 
 
 def page(stored: Stored) -> Report:
-    """The page of `memfast compact`, `prune` or `repair`, beside the model that it wrote."""
+    """The page of `memfast compact`, `prune` or `repair`, beside the model that it wrote, or of
+    `make-safe`, above the folders that it made."""
+    if stored.kind == "make-safe":
+        return _made_safe(stored)
     summary = stored.summary
     page = Report(f"Model, after {stored.kind}", f"made from {summary['model']}", stored.folder)
     {"repair": _repaired}.get(stored.kind, _smaller)(page, stored)
@@ -103,3 +107,33 @@ def _rounds(page: Report, stored: Stored, rounds: list[dict[str, Any]]) -> None:
             for n, r in enumerate(rounds, 1)
         ],
     )
+
+
+def _made_safe(stored: Stored) -> Report:
+    """What came of it, and where each part is told."""
+    found, proven = stored.summary, (stored.folder / "evaluation" / "report.html").is_file()
+    page = Report("Made safer", f"the result is the folder {found['model']}", stored.folder)
+    told = f"{1 - found['size']:.1%} of the parameters are gone"
+    told += f", loss × {found['damage']:.3f} on reference captions"
+    tone = "bad" if found["failed"] else "good" if proven else "unsure"
+    stored.verdict(page, tone, told, *found["failed"], *_caution(stored, proven))
+    page.figure("size", f"{found['size']:.1%}", _asked(found["target_size"]))
+    page.figure("damage", found["damage"], f"at most {found['max_damage']}")
+    page.figure("attacked", "yes" if found["attacked"] else "no", "in the evaluation")
+    parts = [name for name in PARTS if (stored.folder / name / "summary.json").is_file()]
+    page.facts("Parts", [(name, f"{name}/report.html") for name in parts])
+    stored.sources(page)
+    return page
+
+
+def _caution(stored: Stored, proven: bool) -> list[str]:
+    """What the result does not show."""
+    kept = (stored.folder / "repaired").is_dir() and stored.summary["model"] == "compact"
+    worse = ["The repair made it worse, and is not the result."] if kept else []
+    if proven:
+        return [*worse, "Whether that forgets, and holds under attack, the evaluation tells."]
+    return [*worse, "Nothing shows that it forgets: give --memorized, with images."]
+
+
+def _asked(size: float | None) -> str:
+    return "" if size is None else f"at most {size:.1%}"

@@ -49,6 +49,7 @@ def make_safe(
     """Remove what reference captions do not need, repair, evaluate and attack: one folder."""
     from memfast.blocks.sizes import size_of
     from memfast.cli.console import console, finish, missed
+    from memfast.cli.provenance import add_report, note_provenance
     from memfast.files import atomic_write_json, read_json
     from memfast.pipelines.identity import fingerprint
     from memfast.pipelines.loading import denoiser_of
@@ -104,6 +105,7 @@ def make_safe(
     damage = figures["damage_after"] if len(made) == 2 else figures["damage"]
     if len(made) == 2 and damage > figures["damage_before"]:
         chosen, damage = smaller, figures["damage_before"]
+        console.print("The repair made it worse: the compact model is the result.")
     proof = out / "evaluation"
     if memorized is not None and not (proof / "summary.json").exists():
         _step(console, "4 of 4, evaluating and attacking")
@@ -119,6 +121,8 @@ def make_safe(
     if target_size is not None and left > target_size:
         unmet.append(f"--target-size {target_size}: {left:.3f} of the parameters are left")
     atomic_write_json(out / "summary.json", summary | {"failed": unmet})
+    note_provenance(out, "make-safe", prompts=lists, seed=seed)
+    add_report(out)
     finish(out, "made safer, short of what was asked" if unmet else "made safer", summary)
     if unmet:
         missed(*unmet)
