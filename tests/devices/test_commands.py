@@ -63,6 +63,11 @@ class Shop:
         return self.run("locate", *REFERENCE)
 
     @property
+    def calibration(self) -> Path:
+        """Made in float32 on the CPU: it is of the model in every dtype."""
+        return self.run("calibrate", *REFERENCE)
+
+    @property
     def compact(self) -> Path:
         return self.run("compact", *REFERENCE)
 
@@ -102,6 +107,18 @@ def losses(folder: Path) -> Tensor:
 def rates(folder: Path) -> Tensor:
     """How many there are: whether an untrained model's image is a copy hangs on a rounding."""
     return torch.tensor([float(len(json.loads((folder / "summary.json").read_text())["rates"]))])
+
+
+def seen(path: Path) -> Tensor:
+    """What every reference prompt showed, but how the picture changes: that is small here."""
+    return load_file(path)["reference"][:, [0, 1, 3]]
+
+
+def lines(folder: Path) -> Tensor:
+    """How many images there are, and that some were acted on: which ones hangs on a rounding."""
+    found = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
+    assert any(line["policy"] for line in found)
+    return torch.tensor([float(len(found))])
 
 
 Read = Callable[[Path], Tensor]
@@ -231,6 +248,29 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
         "",
         rates,
     ),
+    "calibrate": (
+        "calibrate",
+        lambda s: [s.model, "--reference", s.usual, "--fpr", 0.5, *SHORT],
+        ".safetensors",
+        seen,
+    ),
+    "generate": (
+        "generate",
+        lambda s: (
+            [
+                s.model,
+                "--prompts",
+                s.memorized,
+                "--guard",
+                s.calibration,
+                "--policy",
+                "reword,renew,blank",
+                *SHORT,
+            ]
+        ),
+        "",
+        lines,
+    ),
     "repair": (
         "repair",
         lambda s: (
@@ -252,9 +292,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Shop], list[Any]], str, Read]] = {
         figures("damage_before", "damage_after"),
     ),
 }
-EVERYDAY = {("sd-v", FAR, "float32"): {"collect", "locate", "compact", "audit", "attack"}} | {
-    ("sd-v", FAR, "bfloat16"): {"collect", "audit", "repair"}
-}
+EVERYDAY = {
+    ("sd-v", FAR, "float32"): {"collect", "locate", "compact", "audit", "attack", "generate"}
+} | {("sd-v", FAR, "bfloat16"): {"collect", "audit", "repair", "calibrate", "generate"}}
 CELLS = [
     pytest.param(
         kind,
