@@ -1,4 +1,5 @@
-"""Properties with two budgets: a short one for CI, a long one under the marker soak."""
+"""Properties with two budgets: a short one for CI, always of the same examples, and a long one
+under the marker soak, of others each time."""
 
 import os
 from collections.abc import Callable
@@ -27,6 +28,7 @@ def fuzzed(short: int, **strategies: st.SearchStrategy) -> Callable:
                 max_examples=examples,
                 deadline=None,
                 database=None,
+                derandomize=examples == short,
                 suppress_health_check=list(HealthCheck),
             )
             bounds(given(**strategies)(check))()
