@@ -1,7 +1,8 @@
 """Images of a prompt list, under guard or not; the same call goes on where it ended."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from memfast.guarding.guard import Guard
 from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.table import driver_of
 from memfast.pipelines.identity import fingerprint, schedule_of
-from memfast.pipelines.noise import generator
 from memfast.processes.stopping import keeping
 from memfast.progress import Stage, stages
 from memfast.prompts import Prompt, PromptSet
@@ -92,10 +92,7 @@ def _make(
     guard: Guard | None,
 ) -> None:
     """One batch: its pictures, then its lines."""
-    sources = [
-        torch.Generator().manual_seed(p.noise_seed(n)) if p.seed is not None else generator(p.id, n)
-        for p, n in asked
-    ]
+    sources = [torch.Generator().manual_seed(prompt.noise_seed(seed)) for prompt, seed in asked]
     call = driver.call(len(asked), driver.schedule())
     made = driver.pipeline(
         prompt=[prompt.text for prompt, _ in asked],
@@ -132,18 +129,12 @@ def _write(path: Path, image: Any) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [*_read(path)]
-
-
-def _read(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a file that may end in half a one."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+    lines: list[dict[str, Any]] = []
+    with suppress(ValueError):
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            lines.append(json.loads(line))
+    return lines
 
 
 def _done(path: Path) -> set[int]:

@@ -23,8 +23,7 @@ from memfast.precision import wide
 class PromptLook:
     """Looks at prompts under the noises of an audit; what no prompt has touched is kept.
 
-    reworded: of prompts by their digests, what
-    `policies.reword` told in their place, and its score.
+    reworded: by prompts' digests, what `policies.reword` told in their place, and its score.
     """
 
     def __init__(self, driver: Driver, calibration: ByPrompt) -> None:

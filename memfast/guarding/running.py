@@ -17,8 +17,6 @@ from memfast.pipelines.drivers.driver import Driver
 from memfast.pipelines.drivers.guidance import CONDITIONAL, UNCONDITIONAL
 from memfast.precision import exact
 
-Change = Callable[["Call"], Arguments | None]
-
 
 def asked_of(pipeline: DiffusionPipeline, args: tuple, kwargs: Mapping[str, Any]) -> Arguments:
     """All arguments of the pipeline's call by name, its defaults among them."""

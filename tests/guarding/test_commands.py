@@ -1,32 +1,19 @@
 """The guard from the command line: calibrate, index, generate."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from memfast.cli import main
 from memfast.guarding import generating
 from tests.guarding.test_guard import TEXTS
+from tests.test_commands import call
 
 REFERENCES = [f"{word} {letter}" for word in ("red", "a", "c", "on") for letter in "stuvwxyz"]
 PROMPTS = [*TEXTS, *REFERENCES[::4]]
 SHORT = ["--num-inference-steps", "2", "--device", "cpu"]
-
-
-def called(*words: Any) -> int:
-    """The command's exit code."""
-    before, sys.argv = sys.argv, ["memfast", *map(str, words)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture
@@ -42,7 +29,7 @@ def calibration(tiny_folder: Path, lists: tuple[Path, Path], tmp_path: Path) -> 
     """Some of the prompts are above its threshold, some are not."""
     out = tmp_path / "g.safetensors"
     words = ["--reference", lists[1], "--out", out, "--fpr", "0.5", *SHORT]
-    assert called("calibrate", tiny_folder, *words) == 0
+    assert call("calibrate", tiny_folder, *words) == 0
     told = json.loads((tmp_path / "g.summary.json").read_text())
     assert told["false_alarm_rate"] == 0.5
     assert told["references"] == len(REFERENCES)
@@ -62,9 +49,9 @@ def test_generates_under_guard_what_it_generates_without(
 ) -> None:
     bare, guarded = tmp_path / "bare", tmp_path / "guarded"
     words = ["--prompts", lists[0], "--seeds", "2", *SHORT]
-    assert called("generate", tiny_folder, *words, "--out", bare) == 0
+    assert call("generate", tiny_folder, *words, "--out", bare) == 0
     more = ["--guard", calibration, "--policy", "blank"]
-    assert called("generate", tiny_folder, *words, *more, "--out", guarded) == 0
+    assert call("generate", tiny_folder, *words, *more, "--out", guarded) == 0
     found, images, plain = lines(guarded), pixels(guarded), pixels(bare)
     assert len(found) == len(plain) == 2 * len(PROMPTS)
     assert [line["prompt"] for line in found] == [text for text in PROMPTS for _ in range(2)]
@@ -91,7 +78,7 @@ def test_goes_on_where_it_was_stopped(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     words = ["--prompts", lists[0], "--guard", calibration, "--batch-size", "1", *SHORT]
-    assert called("generate", tiny_folder, *words, "--out", whole) == 0
+    assert call("generate", tiny_folder, *words, "--out", whole) == 0
     make, made = generating._make, []
 
     def stopping(*given: Any) -> None:
@@ -101,15 +88,15 @@ def test_goes_on_where_it_was_stopped(
         make(*given)
 
     monkeypatch.setattr(generating, "_make", stopping)
-    assert called("generate", tiny_folder, *words, "--out", stopped) == 130
+    assert call("generate", tiny_folder, *words, "--out", stopped) == 130
     with open(stopped / "images.jsonl", "a") as file:
         file.write('{"number": 2, "half a li')  # as a kill leaves it
     monkeypatch.setattr(generating, "_make", make)
-    assert called("generate", tiny_folder, *words, "--out", stopped) == 0
+    assert call("generate", tiny_folder, *words, "--out", stopped) == 0
     assert pixels(stopped) == pixels(whole)
     assert lines(stopped) == lines(whole)
     other = ["--prompts", lists[0], "--batch-size", "1", *SHORT]
-    assert called("generate", tiny_folder, *other, "--out", stopped) == 2
+    assert call("generate", tiny_folder, *other, "--out", stopped) == 2
 
 
 def test_an_audit_s_folder_is_a_calibration(
@@ -120,16 +107,12 @@ def test_an_audit_s_folder_is_a_calibration(
     prompts = tmp_path / "many.txt"
     prompts.write_text("\n".join([*PROMPTS, *(f"{text} on {text}" for text in REFERENCES)]))
     audit[1] = prompts
-    assert (
-        called("audit", tiny_folder, *audit, "--reference", lists[1], "--out", with_reference) == 0
-    )
-    assert called("audit", tiny_folder, *audit, "--out", without) == 0
+    assert call("audit", tiny_folder, *audit, "--reference", lists[1], "--out", with_reference) == 0
+    assert call("audit", tiny_folder, *audit, "--out", without) == 0
     words = ["--prompts", lists[0], *SHORT]
     out = tmp_path / "images"
-    assert called("generate", tiny_folder, *words, "--guard", with_reference, "--out", out) == 0
-    assert (
-        called("generate", tiny_folder, *words, "--guard", without, "--out", tmp_path / "no") == 2
-    )
+    assert call("generate", tiny_folder, *words, "--guard", with_reference, "--out", out) == 0
+    assert call("generate", tiny_folder, *words, "--guard", without, "--out", tmp_path / "no") == 2
     assert not (tmp_path / "no").exists()
 
 
@@ -156,7 +139,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     more = [str(calibration) if word == "CALIBRATION" else word for word in more]
     capsys.readouterr()
     words = ["--prompts", lists[0], "--out", tmp_path / "out", *SHORT]
-    assert called("generate", tiny_folder, *words, *more) == 2
+    assert call("generate", tiny_folder, *words, *more) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert says in said[-1]
     assert not (tmp_path / "out").exists()
@@ -168,13 +151,13 @@ def test_an_index_withholds_copies(
     """The index holds half of what the model makes: that is withheld, flagged or not."""
     bare, out = tmp_path / "bare", tmp_path / "out"
     words = ["--prompts", lists[0], *SHORT]
-    assert called("generate", tiny_folder, *words, "--out", bare) == 0
+    assert call("generate", tiny_folder, *words, "--out", bare) == 0
     index = ["--out", tmp_path / "index", "--network", "efficientnet-lite0-spatial"]
     for path in sorted((bare / "images").iterdir())[::2]:
         path.unlink()
-    assert called("index", bare / "images", *index) == 0
+    assert call("index", bare / "images", *index) == 0
     more = ["--guard", calibration, "--policy", "verify", "--index", tmp_path / "index"]
-    assert called("generate", tiny_folder, *words, *more, "--out", out) == 0
+    assert call("generate", tiny_folder, *words, *more, "--out", out) == 0
     kept = {path.name for path in (bare / "images").iterdir()}
     for line in lines(out):
         assert line["withheld"] == (line["copied"] is not None)

@@ -15,9 +15,7 @@ def index(
     network: Annotated[
         str, typer.Option(help="Its features: sscd_disc_large, sscd_disc_mixup, …")
     ] = "sscd_disc_large",
-    weights: Annotated[
-        str | None, typer.Option(help="The network's file, if it needs one.")
-    ] = None,
+    weights: options.Weights = None,
     limit: Limits = None,
     overwrite: options.Overwrite = False,
     config: options.Config = None,
